@@ -1,0 +1,74 @@
+"""What flows from the data to the objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the UNet is told besides the noisy latents; opaque to the training core.
+
+    Either `hidden` (text embeddings, when the text encoders are frozen) or `tokens` (when they are
+    trained, or for a sampler) is set.
+
+    Attributes:
+        tokens: `[B, encoders, T]` int64 token ids, one plane per text encoder.
+        hidden: `[B, T, D]` hidden states for cross-attention.
+        pooled: `[B, P]` pooled text embedding (SDXL).
+        time_ids: `[B, 6]` original size, crop corner, target size in pixels (SDXL).
+        control: `[B, 3, H, W]` control picture in [0, 1] (ControlNet).
+    """
+
+    tokens: Tensor | None = None
+    hidden: Tensor | None = None
+    pooled: Tensor | None = None
+    time_ids: Tensor | None = None
+    control: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Conditioning:
+        """The same values on `device`."""
+        return replace(
+            self,
+            **{f.name: v.to(device) for f in fields(self) if (v := getattr(self, f.name)) is not None},
+        )
+
+    @staticmethod
+    def stack(rows: list[Conditioning]) -> Conditioning:
+        """Joins conditionings along the batch dimension; all must have the same fields set."""
+        names = [f.name for f in fields(Conditioning) if getattr(rows[0], f.name) is not None]
+        return Conditioning(**{n: torch.cat([getattr(row, n) for row in rows]) for n in names})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows to train on.
+
+    Attributes:
+        numbers: The global sample number of each row; every random draw is made from it (P1).
+        latents: `[B, C, h, w]` scaled latents (VAE output times the scaling factor).
+        conditioning: `B` rows of what the UNet is told.
+        weight: `[B]` weight of each row in the loss; 1 for ordinary rows, λ for prior preservation.
+        names: Where each row came from (a file name), for messages.
+    """
+
+    numbers: tuple[int, ...]
+    latents: Tensor
+    conditioning: Conditioning
+    weight: Tensor
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same rows on `device`."""
+        return replace(
+            self,
+            latents=self.latents.to(device),
+            conditioning=self.conditioning.to(device),
+            weight=self.weight.to(device),
+        )
