@@ -1,0 +1,125 @@
+"""Checkpoints: everything that resuming to the bit needs, and only data (promises P2 and P6).
+
+Random draws are functions of the sample number (P1), and the learning rate is one of the step, so a
+checkpoint is the trained parameters, their moving average, the optimizer's state and the step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from finetune.errors import WeightsError
+from finetune.files import whole_folder
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run after `step` optimizer steps.
+
+    Attributes:
+        step: Optimizer steps taken.
+        weights: The trained parameters by name.
+        average: Their exponential moving average by name; empty without EMA.
+        optimizer: `optimizer.state_dict()["state"]`: parameter index → name → tensor or number.
+        scaler: State of the fp16 gradient scaler; empty in other precisions.
+        run: What the run is, to be compared on resume.
+    """
+
+    step: int
+    weights: Mapping[str, Tensor]
+    average: Mapping[str, Tensor]
+    optimizer: Mapping[int, Mapping[str, Any]]
+    scaler: Mapping[str, Any] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes the folder `path`, whole or not at all."""
+    tensors, numbers = _split(checkpoint.optimizer)
+    facts = {
+        "step": checkpoint.step,
+        "optimizer": numbers,
+        "scaler": dict(checkpoint.scaler),
+        "run": dict(checkpoint.run),
+    }
+    with whole_folder(path) as folder:
+        save_file(_plain(checkpoint.weights), folder / "weights.safetensors")
+        save_file(_plain(checkpoint.average), folder / "average.safetensors")
+        save_file(_plain(tensors), folder / "optimizer.safetensors")
+        (folder / "state.json").write_text(json.dumps(facts, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads what `write_checkpoint` wrote.
+
+    Raises:
+        WeightsError: If the folder is damaged.
+    """
+    try:
+        facts = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        tensors = load_file(path / "optimizer.safetensors")
+        return Checkpoint(
+            step=facts["step"],
+            weights=load_file(path / "weights.safetensors"),
+            average=load_file(path / "average.safetensors"),
+            optimizer=_join(tensors, facts["optimizer"]),
+            scaler=facts["scaler"],
+            run=facts["run"],
+        )
+    except Exception as error:  # safetensors raises its own kinds besides OSError and KeyError
+        raise WeightsError(
+            f"This checkpoint cannot be read: {error}",
+            where=str(path),
+            mend="Remove the folder; --resume then takes the checkpoint before it.",
+        ) from error
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # A copy of each: safetensors refuses tensors that share memory, as bitsandbytes' tables do.
+    return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+
+
+def _split(state: Mapping[Any, Any], path: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Takes a nested dictionary apart into tensors by path and a like dictionary of what is left."""
+    tensors: dict[str, Tensor] = {}
+    rest: dict[str, Any] = {}
+    for key, value in state.items():
+        if isinstance(value, Tensor):
+            tensors[f"{path}{key}"] = value
+        elif isinstance(value, Mapping):  # bitsandbytes nests its quantisation tables
+            inner, rest[str(key)] = _split(value, f"{path}{key}/")
+            tensors.update(inner)
+        else:
+            rest[str(key)] = value
+    return tensors, rest
+
+
+def _join(tensors: Mapping[str, Tensor], rest: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """The reverse of `_split`."""
+    for path, tensor in tensors.items():
+        *folders, name = path.split("/")
+        place = rest
+        for folder in folders:
+            place = place[folder]
+        place[name] = tensor
+    return {int(index): entries for index, entries in rest.items()}
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
+    """The state of each parameter by its index."""
+    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+    return state
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, Any]]) -> None:
+    """Puts back what `optimizer_state` gave; the settings stay those of `optimizer`."""
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": dict(state), "param_groups": groups})

@@ -1,0 +1,318 @@
+"""The training loop: accumulate, backward, clip, step, average, preview, checkpoint, log.
+
+It knows no recipe and no model family. What is trained, what the loss is and where the rows come
+from are given to it; every random draw is made from the sample numbers it hands out (P1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from finetune.adapters.base import ParameterGroup
+from finetune.config.sections import OptimizerSection, TrainingSection
+from finetune.errors import ConfigError, Interrupted, NonFiniteLoss
+from finetune.training.average import Average
+from finetune.training.checkpoint import (
+    Checkpoint,
+    load_optimizer_state,
+    optimizer_state,
+    read_checkpoint,
+    write_checkpoint,
+)
+from finetune.training.metrics import Metrics
+from finetune.training.optimizers import make_optimizer, rate_factor
+from finetune.training.progress import Progress, Rate, StopSignal
+from finetune.training.run_folder import RunFolder
+
+BatchT = TypeVar("BatchT", bound="Rows")
+
+
+class Rows(Protocol):
+    """What the trainer asks of a batch."""
+
+    numbers: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def to(self: BatchT, device: torch.device | str) -> BatchT:
+        """The same rows on `device`."""
+        ...
+
+
+class Source(Protocol[BatchT]):
+    """Gives the rows of sample numbers; a pure function of them."""
+
+    def batch(self, numbers: Sequence[int]) -> BatchT:
+        """The rows of these samples, on the CPU."""
+        ...
+
+
+class Trained(Protocol):
+    """What the trainer asks of a model besides being a module; every `Adapter` has it."""
+
+    def groups(self) -> list[ParameterGroup]:
+        """The trained fp32 parameters."""
+        ...
+
+    def set_samples(self, numbers: Sequence[int], seed: int) -> None:
+        """Told before each forward pass which samples it holds."""
+        ...
+
+
+Objective = Callable[[Any, BatchT], Tensor]
+"""(model, batch) → weighted loss of each row, `[B]` in fp32."""
+
+Hook = Callable[[int], None]
+"""Called after a step, with the averaged weights in place and the model in evaluation mode."""
+
+
+class Trainer(Generic[BatchT]):
+    """Trains `model` on `source` by `objective`.
+
+    Args:
+        model: A module that is also `Trained`, such as an `Adapter`.
+        objective: The loss of each row.
+        source: Where the rows come from.
+        training: Steps, batch, precision, checkpoints.
+        optimizer: Optimizer, rates, schedule.
+        folder: Where checkpoints and metrics go.
+        hooks: Pairs of (every how many steps, what to call); previews, for instance.
+        identity: What the run is (plain data); resuming with another identity is refused.
+
+    Raises:
+        ConfigError: If the precision or the optimizer cannot be had on this machine.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective[BatchT],
+        source: Source[BatchT],
+        training: TrainingSection,
+        optimizer: OptimizerSection,
+        folder: RunFolder,
+        *,
+        hooks: Sequence[tuple[int, Hook]] = (),
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.training, self.folder, self.source, self.objective = training, folder, source, objective
+        self.hooks, self.identity = [pair for pair in hooks if pair[0]], dict(identity or {})
+        self.accelerator = _accelerator(training, folder)
+        self.trained: Any = model
+        groups: list[ParameterGroup] = self.trained.groups()
+        self.parameters = {name: p for group in groups for name, p in group.parameters}
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(True)
+        rates = {"text_encoder": optimizer.text_encoder_lr or optimizer.lr}
+        self.rates = [rates.get(group.name, optimizer.lr) for group in groups]
+        self.optimizer = make_optimizer(
+            [{"params": [p for _, p in g.parameters], "lr": r} for g, r in zip(groups, self.rates, strict=True)],
+            optimizer,
+        )
+        self.rate_factor = rate_factor(optimizer, training.steps)
+        self.average = Average(self.parameters, training.ema_decay) if training.ema else None
+        if training.gradient_checkpointing:
+            self.trained.enable_gradient_checkpointing()
+        self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
+        self.step = 0
+
+    @property
+    def rows_per_step(self) -> int:
+        """Samples that one optimizer step sees, over all processes."""
+        return self.training.batch_size * self.training.accumulation * self.accelerator.num_processes
+
+    def run(self) -> None:
+        """Trains up to `training.steps`, from wherever `resume` left off.
+
+        Raises:
+            NonFiniteLoss: Naming the step and the files; the last checkpoint is untouched.
+            Interrupted: On SIGINT or SIGTERM, after a checkpoint was written.
+        """
+        main = self.accelerator.is_main_process
+        metrics = Metrics(self.folder.metrics, self.step) if main else None
+        self.accelerator.init_trackers("finetune")
+        rate = Rate(self.rows_per_step)
+        self.model.train()
+        with StopSignal() as stop, Progress(self.training.steps, self.step, shown=main) as progress:
+            for loss, norm in self._steps():
+                values = {"loss": loss, "grad_norm": norm, **self._rates(), "images_per_second": rate.tick()}
+                progress.advance(self.step, values)
+                if metrics and (self.step % self.training.log_every == 0 or self._done):
+                    metrics.write(self.step, **values)
+                    self.accelerator.log(values, step=self.step)
+                due = self.step % self.training.checkpoint_every == 0
+                if due or self._done or stop.asked:
+                    self.save()
+                if stop.asked and not self._done:
+                    raise Interrupted(
+                        f"Stopped after step {self.step}; a checkpoint was written. Go on with --resume."
+                    )
+                with progress.paused():
+                    self._call_hooks()
+                rate.restart()
+        self.accelerator.end_training()
+
+    def save(self) -> None:
+        """Writes a checkpoint of the present step and removes old ones."""
+        if not self.accelerator.is_main_process:
+            return
+        scaler = self.accelerator.scaler
+        checkpoint = Checkpoint(
+            step=self.step,
+            weights=dict(self.parameters),
+            average=self.average.values if self.average else {},
+            optimizer=optimizer_state(self.optimizer),
+            scaler=scaler.state_dict() if scaler else {},
+            run=self.identity,
+        )
+        write_checkpoint(self.folder.checkpoint(self.step), checkpoint)
+        self.folder.prune(self.training.keep_checkpoints)
+
+    def resume(self) -> bool:
+        """Takes up the newest checkpoint of the run folder; False if there is none.
+
+        Raises:
+            ConfigError: If the checkpoint is of a run with other settings.
+            WeightsError: If it is damaged.
+        """
+        path = self.folder.latest()
+        if path is None:
+            return False
+        checkpoint = read_checkpoint(path)
+        different = sorted(
+            key for key in {*checkpoint.run, *self.identity} if checkpoint.run.get(key) != self.identity.get(key)
+        )
+        if different:
+            raise ConfigError(
+                f"The run cannot be resumed with other settings; these differ: {', '.join(different)}.",
+                where=str(path),
+                mend="Resume with the run folder's own recipe.yaml, or start a new run.",
+            )
+        if set(checkpoint.weights) != set(self.parameters):
+            raise ConfigError(
+                "The checkpoint holds other parameters than this run trains.",
+                where=str(path),
+                mend="Resume with the run folder's own recipe.yaml, or start a new run.",
+            )
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(checkpoint.weights[name])
+        if self.average:
+            self.average.load(checkpoint.average)
+        load_optimizer_state(self.optimizer, checkpoint.optimizer)
+        if self.accelerator.scaler and checkpoint.scaler:
+            self.accelerator.scaler.load_state_dict(dict(checkpoint.scaler))
+        self.step = checkpoint.step
+        return True
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside, the averaged weights are in place (if there are any) and dropout is off."""
+        self.model.eval()
+        with self.average.in_place() if self.average else nullcontext():
+            yield
+        self.model.train()
+
+    @property
+    def _done(self) -> bool:
+        return self.step >= self.training.steps
+
+    def _steps(self) -> Iterator[tuple[float, float]]:
+        """Takes one optimizer step after another, yielding its loss and gradient norm."""
+        with ThreadPoolExecutor(1) as ahead:  # the next rows are fetched while this step computes
+            pending = ahead.submit(self._batches, self.step)
+            while not self._done:
+                batches = pending.result()
+                if self.step + 1 < self.training.steps:
+                    pending = ahead.submit(self._batches, self.step + 1)
+                yield self._step(batches)
+
+    def _batches(self, step: int) -> list[BatchT]:
+        size, processes = self.training.batch_size, self.accelerator.num_processes
+        first = step * self.rows_per_step + self.accelerator.process_index * size
+        starts = [first + k * size * processes for k in range(self.training.accumulation)]
+        return [self.source.batch(range(start, start + size)) for start in starts]
+
+    def _step(self, batches: list[BatchT]) -> tuple[float, float]:
+        """One optimizer step on one or more accumulated batches: the mean loss, the gradient's norm."""
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self.rate_factor(self.step)
+        total = torch.zeros((), device=self.accelerator.device)
+        for index, batch in enumerate(batches):
+            last = index == len(batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                self.trained.set_samples(batch.numbers, self.training.seed)
+                losses = self.objective(self.model, batch.to(self.accelerator.device))
+                self._check(losses, batch)
+                # Processes are averaged by the backward pass; batches are summed by it.
+                loss = losses.sum() * (self.accelerator.num_processes / self.rows_per_step)
+                self.accelerator.backward(loss)
+                total += loss.detach()
+        norm = self._clip()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        if self.average:
+            self.average.update(self.step)
+        return float(self.accelerator.reduce(total, "mean")), norm
+
+    def _clip(self) -> float:
+        limit = self.training.max_grad_norm
+        norm = self.accelerator.clip_grad_norm_(self.parameters.values(), limit or math.inf)
+        # fp16 finds its loss scale by running into overflows, and then skips the step.
+        if self.accelerator.scaler is None and not torch.isfinite(norm):
+            raise NonFiniteLoss(
+                f"The gradient became {float(norm)} at step {self.step + 1}. {self._last_good()}\n"
+                "  mend:  lower the learning rate, or train with --precision fp32"
+            )
+        return float(norm)
+
+    def _check(self, losses: Tensor, batch: BatchT) -> None:
+        if bool(torch.isfinite(losses).all()):
+            return
+        bad = [name for name, loss in zip(batch.names, losses.tolist(), strict=True) if not math.isfinite(loss)]
+        raise NonFiniteLoss(
+            f"The loss became NaN or infinite at step {self.step + 1}, on {', '.join(bad)}. {self._last_good()}\n"
+            "  mend:  lower the learning rate, train with --precision fp32, or look at these files"
+        )
+
+    def _last_good(self) -> str:
+        latest = self.folder.latest()
+        return f"The last good checkpoint is {latest}." if latest else "There is no checkpoint yet."
+
+    def _rates(self) -> dict[str, float]:
+        return {
+            "lr" if index == 0 else f"lr_{index}": group["lr"]
+            for index, group in enumerate(self.optimizer.param_groups)
+        }
+
+    def _call_hooks(self) -> None:
+        due = [hook for every, hook in self.hooks if self.step % every == 0 or self._done]
+        if due and self.accelerator.is_main_process:
+            with self.evaluating():
+                for hook in due:
+                    hook(self.step)
+
+
+def _accelerator(training: TrainingSection, folder: RunFolder) -> Accelerator:
+    """The device, precision and processes."""
+    cuda = torch.cuda.is_available()
+    precision = training.precision
+    if precision == "auto":
+        precision = "fp32" if not cuda else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if precision == "fp16" and not cuda:
+        raise ConfigError(
+            "fp16 training needs a GPU.", where="training.precision", mend="Use fp32 or bf16 on a CPU."
+        )
+    return Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision,
+        log_with="tensorboard" if training.tensorboard else None,
+        project_dir=str(folder.logs) if training.tensorboard else None,
+    )
