@@ -1,0 +1,10 @@
+"""Loaded Stable Diffusion models (SD 1.x, SD 2.x, SDXL) and all that is special about each family."""
+
+from __future__ import annotations
+
+from finetune.backbones.backbone import Backbone
+from finetune.backbones.families import Family
+from finetune.backbones.load import load_backbone
+from finetune.backbones.resolve import resolve_model
+
+__all__ = ["Backbone", "Family", "load_backbone", "resolve_model"]

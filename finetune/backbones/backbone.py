@@ -1,0 +1,298 @@
+"""A loaded Stable Diffusion: the only owner of family knowledge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune.backbones import text
+from finetune.backbones.families import Family
+from finetune.backbones.fingerprint import fingerprint
+from finetune.backbones.memory import move
+from finetune.backbones.names import classic_text_name, original_unet_name
+from finetune.backbones.pipelines import build_pipeline
+from finetune.diffusion.batch import Conditioning
+
+Size = tuple[int, int]
+
+
+@dataclass
+class Backbone:
+    """A pretrained Stable Diffusion 1.x, 2.x or SDXL, frozen, in fp32 and on the CPU when loaded.
+
+    Attributes:
+        family: `sd1`, `sd2` or `sdxl`.
+        name: What the user called it, for messages and metadata.
+        unet: The `UNet2DConditionModel`.
+        vae: The `AutoencoderKL`, which always stays in fp32 (SDXL's overflows in fp16).
+        text_encoders: One, or two for SDXL.
+        tokenizers: One for each text encoder.
+        scheduler: The model's own, from which betas and prediction type are read.
+        notes: What the user should be told about how the model was read.
+    """
+
+    family: Family
+    name: str
+    unet: Any
+    vae: Any
+    text_encoders: tuple[Any, ...]
+    tokenizers: tuple[Any, ...]
+    scheduler: Any
+    notes: tuple[str, ...] = field(default=())
+
+    # --- what the model says of itself -------------------------------------------------------
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels per latent along a side (8 for the published models)."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent (4 for the published models)."""
+        return int(self.vae.config.latent_channels)
+
+    @property
+    def native_size(self) -> int:
+        """Side in pixels that the model was trained at."""
+        return int(self.unet.config.sample_size) * self.latent_factor
+
+    @property
+    def prediction_type(self) -> str:
+        """What the UNet predicts: `epsilon` or `v_prediction`."""
+        return str(self.scheduler.config.prediction_type)
+
+    @property
+    def token_length(self) -> int:
+        """Tokens of a caption, begin and end included (77 for the published models)."""
+        return text.token_length(self.tokenizers, self.text_encoders)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet is."""
+        device: torch.device = next(self.unet.parameters()).device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the UNet's frozen weights; fp32 when all of them are trained."""
+        return next((p.dtype for p in self.unet.parameters() if not p.requires_grad), torch.float32)
+
+    def fingerprint_vae(self) -> str:
+        """Content hash of everything that a latent is made with, hexadecimal."""
+        return fingerprint([self.vae], [self.vae.config])
+
+    def fingerprint_text(self) -> str:
+        """Content hash of everything that a text embedding is made with, hexadecimal."""
+        settings: list[Any] = [self.family, str(self.token_length)]
+        for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
+            # Padding and truncation are whatever the last call asked for, no part of the tokenizer.
+            state = json.loads(tokenizer.backend_tokenizer.to_str())
+            settings += [state | {"padding": None, "truncation": None}, str(tokenizer.pad_token_id)]
+            settings += [encoder.config.to_dict()]
+        return fingerprint(self.text_encoders, settings)
+
+    # --- text ----------------------------------------------------------------------------------
+
+    def tokenize(self, captions: Sequence[str]) -> Tensor:
+        """Captions to token ids, cut to what fits: `[B, encoders, T]` int64 on the CPU."""
+        return text.tokenize(self.tokenizers, captions, self.token_length)
+
+    def truncated(self, caption: str) -> str | None:
+        """The end of `caption` that the model will not see, in whole words; None if all of it fits."""
+        return text.truncated(self.tokenizers[0], caption, self.token_length)
+
+    def encode_text(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Token ids to text embeddings; differentiable where the encoders are trained.
+
+        Args:
+            tokens: `[B, encoders, T]` from `tokenize`; moved to the encoders' device.
+
+        Returns:
+            Hidden states `[B, T, D]` for cross-attention and the pooled text `[B, P]` (SDXL only).
+        """
+        tokens = tokens.to(next(self.text_encoders[0].parameters()).device)
+        if self.family == "sdxl":
+            return text.encode_penultimate(self.text_encoders, tokens)
+        return text.encode_last(self.text_encoders[0], tokens[:, 0]), None
+
+    def time_ids(self, original: Size, crop: Size, target: Size) -> Tensor | None:
+        """SDXL's size conditioning (arXiv:2307.01952, section 2.2) for one picture.
+
+        Args:
+            original: Height and width of the picture before it was resized, in pixels.
+            crop: Top and left of the crop in the resized picture, in pixels.
+            target: Height and width of what the UNet sees, in pixels.
+
+        Returns:
+            `[1, 6]` fp32, or None for families without it.
+        """
+        if self.family != "sdxl":
+            return None
+        return torch.tensor([[*original, *crop, *target]], dtype=torch.float32)
+
+    def conditioning(
+        self, captions: Sequence[str], sizes: Sequence[tuple[Size, Size, Size]] | None = None
+    ) -> Conditioning:
+        """Tokens and time ids of some captions, on the CPU.
+
+        Args:
+            captions: `B` captions.
+            sizes: For each the arguments of `time_ids`; an uncropped picture of native size if None.
+        """
+        side = (self.native_size, self.native_size)
+        rows = sizes if sizes is not None else [(side, (0, 0), side)] * len(captions)
+        ids = [t for t in (self.time_ids(*row) for row in rows) if t is not None]
+        return Conditioning(tokens=self.tokenize(captions), time_ids=torch.cat(ids) if ids else None)
+
+    # --- pictures ------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures to the posterior of their latents, scaled as the UNet wants them, always in fp32.
+
+        Args:
+            pixels: `[B, 3, H, W]` in [-1, 1]; H and W multiples of `latent_factor`.
+
+        Returns:
+            Mean and standard deviation, each `[B, C, H/f, W/f]` fp32. A latent is mean + std x noise.
+        """
+        device = next(self.vae.parameters()).device
+        with torch.autocast(device.type, enabled=False):
+            posterior = self.vae.encode(pixels.to(device, torch.float32)).latent_dist
+        shift, scale = self._latent_affine(posterior.mean)
+        return (posterior.mean - shift) * scale, posterior.std * scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents `[B, C, h, w]` to pictures `[B, 3, h x f, w x f]` in [-1, 1], fp32."""
+        device = next(self.vae.parameters()).device
+        latents = latents.to(device, torch.float32)
+        shift, scale = self._latent_affine(latents)
+        with torch.autocast(device.type, enabled=False):
+            pixels: Tensor = self.vae.decode(latents / scale + shift).sample
+        return pixels.clamp(-1, 1)
+
+    def _latent_affine(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        # A few SDXL offspring give mean and deviation per channel besides the scaling factor.
+        config = self.vae.config
+        scale = float(config.scaling_factor)
+        if getattr(config, "latents_mean", None) is not None:
+            mean, std = (
+                like.new_tensor(v).view(1, -1, 1, 1) for v in (config.latents_mean, config.latents_std)
+            )
+            return mean, scale / std
+        return float(getattr(config, "shift_factor", None) or 0.0), scale
+
+    # --- the UNet ------------------------------------------------------------------------------
+
+    def predict(
+        self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, **unet_kwargs: Any
+    ) -> Tensor:
+        """What the UNet says about noisy latents.
+
+        Args:
+            noisy_latents: `[B, C, h, w]` scaled latents with noise.
+            timesteps: `[B]` in [0, number of training timesteps).
+            conditioning: `B` rows; text embeddings are made from its tokens where it has none.
+            **unet_kwargs: Passed on, e.g. a ControlNet's residuals.
+
+        Returns:
+            `[B, C, h, w]`: noise or velocity, by `prediction_type`.
+        """
+        hidden, pooled = conditioning.hidden, conditioning.pooled
+        if hidden is None:
+            if conditioning.tokens is None:
+                raise ValueError("a Conditioning needs hidden or tokens")
+            hidden, pooled = self.encode_text(conditioning.tokens)
+        dtype, device = self.dtype, noisy_latents.device
+        if self.family == "sdxl":
+            if pooled is None or conditioning.time_ids is None:
+                raise ValueError("SDXL's Conditioning needs pooled and time_ids")
+            unet_kwargs["added_cond_kwargs"] = {
+                "text_embeds": pooled.to(device, dtype),
+                "time_ids": conditioning.time_ids.to(device),
+            }
+        prediction: Tensor = self.unet(
+            noisy_latents.to(dtype), timesteps, hidden.to(device, dtype), return_dict=False, **unet_kwargs
+        )[0]
+        return prediction
+
+    def pipeline(self) -> Any:
+        """A diffusers pipeline that shares these very modules: no safety checker, no progress bar.
+
+        With the UNet in half precision decode with `decode` (`output_type="latent"`), since the VAE
+        stays in fp32.
+
+        Returns:
+            A `StableDiffusionPipeline`, or a `StableDiffusionXLPipeline` for SDXL.
+        """
+        return build_pipeline(
+            self.family, self.unet, self.vae, self.text_encoders, self.tokenizers, self.scheduler
+        )
+
+    # --- memory --------------------------------------------------------------------------------
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Backbone:
+        """Moves all parts to `device` and casts frozen weights to `dtype`, except the VAE's.
+
+        Weights that are trained (`requires_grad`) keep their precision, as all do if `dtype` is None.
+        Returns itself.
+        """
+        for module in (self.unet, *self.text_encoders):
+            move(module, device, dtype)
+        move(self.vae, device, None)
+        return self
+
+    def free_encoders(self) -> None:
+        """Takes the VAE and the text encoders that are not trained off the GPU, keeping them in RAM."""
+        for module in (self.vae, *self.text_encoders):
+            if not any(p.requires_grad for p in module.parameters()):
+                move(module, "cpu", None)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def bring_encoders(self) -> None:
+        """Puts VAE and text encoders back beside the UNet: undoes `free_encoders`."""
+        for module in (self.vae, *self.text_encoders):
+            move(module, self.device, None)
+
+    # --- names in files ------------------------------------------------------------------------
+
+    def module_roots(self) -> dict[str, nn.Module]:
+        """The trainable models by the names that diffusers' LoRA files prefix keys with."""
+        encoders = {
+            f"text_encoder_{i + 1}" if i else "text_encoder": e for i, e in enumerate(self.text_encoders)
+        }
+        return {"unet": self.unet} | encoders
+
+    @property
+    def kohya_roots(self) -> dict[str, str]:
+        """For each of `module_roots` the prefix of kohya's keys."""
+        if self.family == "sdxl":
+            return {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
+        return {"unet": "lora_unet", "text_encoder": "lora_te"}
+
+    def file_name(self, root: str, module_name: str) -> str:
+        """The classic dotted name of a live module or parameter below `root`, as in diffusers' files."""
+        module = self.module_roots()[root]
+        return module_name if root == "unet" else classic_text_name(module, module_name)
+
+    def kohya_unet_name(self, module_name: str) -> str:
+        """A UNet module's name in kohya's files, without prefix: for SDXL that of the original code."""
+        if self.family == "sdxl":
+            module_name = original_unet_name(self.unet, module_name)
+        return module_name.replace(".", "_")
+
+    def kohya_name(self, root: str, module_name: str) -> str:
+        """The whole kohya name of a live module below `root`, e.g. `lora_te_text_model_encoder_…`."""
+        if root == "unet":
+            tail = self.kohya_unet_name(module_name)
+        else:
+            tail = self.file_name(root, module_name).replace(".", "_")
+        return f"{self.kohya_roots[root]}_{tail}"

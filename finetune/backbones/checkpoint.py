@@ -1,0 +1,138 @@
+"""What a single-file checkpoint is, told from its keys and shapes before its weights are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+
+from finetune.backbones.families import SUPPORTED, Family, refuse_channels
+from finetune.backbones.folder import PICKLES, pickle_refused
+from finetune.errors import ModelError
+
+UNET = "model.diffusion_model."
+_FIRST_CONV = f"{UNET}input_blocks.0.0.weight"
+# A key that only this kind of file has, and what to say of it.
+_OTHERS = (
+    ("lora_", "a LoRA, not a whole model", "Name the base model it was made for with --model."),
+    ("control_model.", "a ControlNet, not a whole model", SUPPORTED),
+    ("joint_blocks.", "Stable Diffusion 3", SUPPORTED),
+    ("double_blocks.", "Flux", SUPPORTED),
+    ("down_blocks.", "one part of a diffusers model", "Give the whole diffusers folder."),
+    ("first_stage_model.", "a VAE alone", SUPPORTED),
+    ("encoder.down.", "a VAE alone", SUPPORTED),
+)
+
+
+@dataclass(frozen=True)
+class Header:
+    """Keys, shapes and metadata of a checkpoint file.
+
+    Attributes:
+        shapes: The shape of each tensor.
+        metadata: The text metadata of a safetensors file; empty for others.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    metadata: Mapping[str, str]
+
+
+def read_header(file: Path, allow_pickle: bool) -> Header:
+    """Reads names and shapes without the weights.
+
+    Args:
+        file: A `.safetensors` file, or a pickle if that is allowed.
+        allow_pickle: The user's explicit word; even then only weights are unpickled, no code.
+
+    Raises:
+        ModelError: If the file cannot be read or is a pickle without permission.
+    """
+    if file.suffix in PICKLES:
+        if not allow_pickle:
+            raise pickle_refused(file)
+        return Header({k: tuple(v.shape) for k, v in _unpickle(file).items()}, {})
+    try:
+        with safe_open(str(file), framework="pt") as opened:
+            # get_slice reads a shape from the header; nothing else of the file is touched.
+            shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
+            return Header(shapes, opened.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"this file is no safetensors checkpoint, or is cut short ({error})",
+            where=str(file),
+            mend="Get the file again; a .ckpt file must keep its name.",
+        ) from error
+
+
+def _unpickle(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # zip, pickle and torch faults alike
+        raise ModelError(
+            f"this checkpoint cannot be read as plain weights ({type(error).__name__})",
+            where=str(file),
+            mend="Get the .safetensors version of the model.",
+        ) from error
+    content = content.get("state_dict", content)
+    return {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
+
+
+def family_of_checkpoint(header: Header, where: str) -> Family:
+    """The family, from which text encoder the file holds under which name.
+
+    Raises:
+        ModelError: If it is no whole text-to-image model of a known family.
+    """
+    shapes = header.shapes
+    if _FIRST_CONV not in shapes:
+        for mark, kind, mend in _OTHERS:
+            if any(mark in key for key in shapes):
+                raise ModelError(f"this file is {kind}", where=where, mend=mend)
+        raise ModelError("this file is no Stable Diffusion checkpoint", where=where, mend=SUPPORTED)
+    refuse_channels(shapes[_FIRST_CONV][1], where)
+    if _any(shapes, "conditioner.embedders.1.model."):
+        return "sdxl"
+    if _any(shapes, "conditioner.embedders.0.model."):
+        raise ModelError("this is the SDXL refiner, which is not trained alone", where=where, mend=SUPPORTED)
+    if f"{UNET}label_emb.0.0.weight" in shapes:
+        raise ModelError("a UNet that takes more than text (unCLIP)", where=where, mend=SUPPORTED)
+    if _any(shapes, "cond_stage_model.model."):
+        return "sd2"
+    if _any(shapes, "cond_stage_model.transformer.text_model."):
+        return "sd1"
+    raise ModelError(
+        "this checkpoint has no text encoder that is known", where=where, mend="Use one with all its parts."
+    )
+
+
+def stated_prediction(file: Path, header: Header) -> tuple[str, str] | None:
+    """What the UNet predicts, where the checkpoint says it.
+
+    It may stand in a YAML file beside the checkpoint (as A1111 reads it), in the metadata
+    (`modelspec.prediction_type`), or be marked by a tensor named `v_pred`.
+
+    Returns:
+        The prediction type and where it was said, or None.
+    """
+    sidecar = file.with_suffix(".yaml")
+    if sidecar.is_file():
+        try:
+            params = yaml.safe_load(sidecar.read_text(encoding="utf-8"))["model"]["params"]
+            said = params.get("parameterization", "eps")
+        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+            said = None
+        if said in ("v", "eps"):
+            return ("v_prediction" if said == "v" else "epsilon"), sidecar.name
+    told = header.metadata.get("modelspec.prediction_type", "").lower()
+    known = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon", "eps": "epsilon"}
+    if told in known:
+        return known[told], "the file's metadata"
+    return ("v_prediction", "the file's v_pred mark") if "v_pred" in header.shapes else None
+
+
+def _any(shapes: Mapping[str, object], prefix: str) -> bool:
+    return any(key.startswith(prefix) for key in shapes)

@@ -1,0 +1,98 @@
+"""Which family a model belongs to, told from its configuration; models that do not fit are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from finetune.errors import ModelError
+
+Family = Literal["sd1", "sd2", "sdxl"]
+SUPPORTED = "Use a text-to-image model of Stable Diffusion 1.x, 2.x or SDXL."
+
+
+def family_of(index: Mapping[str, Any], unet: Mapping[str, Any], where: str) -> Family:
+    """The family of a diffusers model.
+
+    SD 1.x and 2.x differ in the width of their text embeddings (768, 1024); models of another width
+    (small ones, as in tests) are told apart by SD 2's linear projections in the attention blocks.
+
+    Args:
+        index: The content of `model_index.json`.
+        unet: The content of `unet/config.json`.
+        where: The model's name, for messages.
+
+    Raises:
+        ModelError: If it is another kind of model: inpainting, a refiner, an upscaler, unCLIP, or not
+            a Stable Diffusion with a UNet at all.
+    """
+    refuse_channels(unet.get("in_channels", 4), where)
+    if unet.get("class_embed_type") is not None or unet.get("encoder_hid_dim_type") is not None:
+        raise ModelError(
+            "the UNet takes more than text (unCLIP or image prompts)", where=where, mend=SUPPORTED
+        )
+    if unet.get("addition_embed_type") == "text_time":
+        if not _has(index, "text_encoder"):
+            raise ModelError(
+                "this is the SDXL refiner, which is not trained alone", where=where, mend=SUPPORTED
+            )
+        if not _has(index, "text_encoder_2"):
+            raise ModelError("an SDXL model without its second text encoder", where=where, mend=SUPPORTED)
+        return "sdxl"
+    if unet.get("addition_embed_type") is not None:
+        kind = unet["addition_embed_type"]
+        raise ModelError(f"unknown extra embedding {kind!r} of the UNet", where=where, mend=SUPPORTED)
+    width = unet.get("cross_attention_dim")
+    if width in (768, 1024):
+        return "sd1" if width == 768 else "sd2"
+    return "sd2" if unet.get("use_linear_projection") else "sd1"
+
+
+def refuse_channels(channels: int, where: str) -> None:
+    """Refuses UNets that take more than noisy latents.
+
+    Args:
+        channels: Input channels of the UNet; 4 for a text-to-image model.
+        where: The model's name, for the message.
+
+    Raises:
+        ModelError: For any other number than 4.
+    """
+    kinds = {
+        9: "an inpainting model",
+        8: "an editing model (InstructPix2Pix)",
+        7: "an upscaler",
+        5: "a depth model",
+    }
+    if channels != 4:
+        kind = kinds.get(channels, "another kind of model")
+        raise ModelError(f"{kind}: its UNet takes {channels} channels, not 4", where=where, mend=SUPPORTED)
+
+
+def refuse_other_pipelines(index: Mapping[str, Any], where: str) -> None:
+    """Refuses pipelines that are no Stable Diffusion, from `model_index.json` alone.
+
+    Raises:
+        ModelError: If the pipeline has no UNet, VAE or text encoder (SD 3, Flux, Stable Cascade …).
+    """
+    name = index.get("_class_name", "unknown")
+    if not _has(index, "unet"):
+        raise ModelError(f"a {name} has no UNet and cannot be trained here", where=where, mend=SUPPORTED)
+    parts = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler", "unet")
+    strange = [p for p in index if not p.startswith("_") and _has(index, p) and p not in parts + _OPTIONAL]
+    classes = {part: index[part][1] for part in parts if _has(index, part)}
+    expected = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+    wrong = [f"{part} is a {classes.get(part)}" for part, cls in expected.items() if classes.get(part) != cls]
+    if strange or wrong:
+        told = "; ".join([f"unknown part {part!r}" for part in strange] + wrong)
+        raise ModelError(
+            f"a {name} is not a Stable Diffusion known here ({told})", where=where, mend=SUPPORTED
+        )
+
+
+_OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder", "watermark")
+
+
+def _has(index: Mapping[str, Any], part: str) -> bool:
+    entry = index.get(part)
+    return isinstance(entry, (list, tuple)) and len(entry) == 2 and entry[0] is not None

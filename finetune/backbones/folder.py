@@ -1,0 +1,194 @@
+"""Reads a diffusers folder: one subfolder for each part of the pipeline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import AutoencoderKL, UNet2DConditionModel
+
+from finetune.backbones.backbone import Backbone
+from finetune.backbones.families import SUPPORTED, family_of, refuse_other_pipelines
+from finetune.backbones.quiet import quiet
+from finetune.config.sections import ModelSection
+from finetune.errors import ModelError
+
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+_STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
+
+
+def load_folder(path: Path, section: ModelSection) -> Backbone:
+    """Loads a backbone from a diffusers folder.
+
+    Args:
+        path: The folder that holds `model_index.json`.
+        section: The recipe's model, for its name, prediction type and permission to load pickles.
+
+    Raises:
+        ModelError: If the folder is no model, a part is missing or damaged, or it is another kind of model.
+    """
+    index, unet_config = _read_configs(path)
+    family = family_of(index, unet_config, str(path))
+    numbers = ("", "_2") if family == "sdxl" else ("",)
+    encoder_classes = (transformers.CLIPTextModel, transformers.CLIPTextModelWithProjection)
+    notes: list[str] = []
+
+    def part(kind: type[Any], name: str) -> Any:
+        return _load_part(kind, path / name, section.allow_pickle, notes)
+
+    unet = part(UNet2DConditionModel, "unet")
+    vae = part(AutoencoderKL, "vae")
+    encoders = tuple(part(encoder_classes[i], f"text_encoder{n}") for i, n in enumerate(numbers))
+    tokenizers = tuple(_load_tokenizer(path / f"tokenizer{n}") for n in numbers)
+    backbone = Backbone(
+        family=family,
+        name=section.name,
+        unet=unet,
+        vae=vae,
+        text_encoders=encoders,
+        tokenizers=tokenizers,
+        scheduler=_load_scheduler(index, path / "scheduler", section),
+        notes=tuple(notes),
+    )
+    freeze(backbone)
+    return backbone
+
+
+def freeze(backbone: Backbone) -> None:
+    """Puts all parts into evaluation mode and makes all weights untrained."""
+    for module in (backbone.unet, backbone.vae, *backbone.text_encoders):
+        module.eval().requires_grad_(False)
+
+
+def _read_configs(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    if not (path / "model_index.json").is_file():
+        inside = sorted(path.glob("*.safetensors"))
+        mend = f"To use the checkpoint inside: --model {inside[0]}" if inside else SUPPORTED
+        raise ModelError(
+            "this folder is no diffusers model: it has no model_index.json", where=str(path), mend=mend
+        )
+    index = _read_json(path / "model_index.json")
+    refuse_other_pipelines(index, str(path))
+    return index, _read_json(path / "unet" / "config.json")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(file, error) from error
+    if not isinstance(content, dict):
+        raise _damaged(file, TypeError("not a JSON object"))
+    return content
+
+
+def _damaged(where: Path, error: Exception) -> ModelError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ModelError(
+        f"a part of the model cannot be read: {reason}", where=str(where), mend="Get the model again."
+    )
+
+
+def _weights_variant(folder: Path, allow_pickle: bool) -> tuple[str | None, bool]:
+    """Which precision variant of a part to load, and whether as safetensors."""
+    if not folder.is_dir():
+        raise ModelError("a part of the model is missing", where=str(folder), mend="Get the model again.")
+    stem = _STEMS.get(folder.name, "model")
+    for suffix in (".safetensors", ".safetensors.index.json"):
+        for variant in (None, "fp32", "fp16", "bf16"):
+            infix = f".{variant}" if variant else ""
+            sharded = suffix.endswith("index.json") and variant  # model.safetensors.index.fp16.json
+            name = f"{stem}.safetensors.index.{variant}.json" if sharded else f"{stem}{infix}{suffix}"
+            if (folder / name).is_file():
+                return variant, True
+    pickles = sorted(f for f in folder.iterdir() if f.suffix in PICKLES)
+    if not pickles:
+        raise ModelError("a part of the model has no weights", where=str(folder), mend="Get the model again.")
+    if not allow_pickle:
+        raise pickle_refused(pickles[0])
+    variant = next((v for v in ("fp32", "fp16", "bf16") if pickles[0].name.endswith(f".{v}.bin")), None)
+    return variant, False
+
+
+def pickle_refused(file: Path) -> ModelError:
+    """The error for weights in a pickle, which only the user's word lets in (promise P6)."""
+    return ModelError(
+        "these weights are a pickle file, which is only loaded on your explicit word",
+        where=str(file),
+        mend="Get the .safetensors version, or allow it (only weights, no code): "
+        "--set model.allow_pickle=true",
+    )
+
+
+def _load_part(kind: type[Any], folder: Path, allow_pickle: bool, notes: list[str]) -> Any:
+    variant, safe = _weights_variant(folder, allow_pickle)
+    try:
+        with quiet():
+            module, info = kind.from_pretrained(
+                str(folder),
+                variant=variant,
+                use_safetensors=safe,
+                torch_dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # any fault of the files: each library has its own types for them
+        raise _damaged(folder, error) from error
+    check_complete(info, folder, notes)
+    return module
+
+
+def check_complete(info: Mapping[str, Any], folder: Path, notes: list[str]) -> None:
+    """Refuses a part that lacks weights, which the libraries would fill with random ones.
+
+    Raises:
+        ModelError: If weights are missing or of the wrong shape.
+    """
+    bad = [*info.get("missing_keys", ()), *(k[0] for k in info.get("mismatched_keys", ()))]
+    if bad:
+        told = ", ".join(sorted(map(str, bad))[:3])
+        raise ModelError(
+            f"{len(bad)} weights are missing or of the wrong shape ({told} …)",
+            where=str(folder),
+            mend="Get the model again.",
+        )
+    if unexpected := sorted(map(str, info.get("unexpected_keys", ()))):
+        notes.append(f"{folder.name}: {len(unexpected)} weights of the file are not used ({unexpected[0]} …)")
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    try:
+        return transformers.CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:
+        raise _damaged(folder, error) from error
+
+
+def _load_scheduler(index: Mapping[str, Any], folder: Path, section: ModelSection) -> Any:
+    kind = getattr(diffusers, str(index.get("scheduler", ["", ""])[1]), None)
+    if kind is None:
+        raise ModelError("the model names no scheduler that diffusers has", where=str(folder), mend=SUPPORTED)
+    config = _read_json(folder / "scheduler_config.json")
+    if section.prediction_type != "auto":
+        config["prediction_type"] = section.prediction_type
+    return checked_scheduler(kind.from_config(config), str(folder))
+
+
+def checked_scheduler(scheduler: Any, where: str) -> Any:
+    """Refuses schedulers whose training target is not known here.
+
+    Raises:
+        ModelError: If the prediction type is neither epsilon nor v_prediction.
+    """
+    told = scheduler.config.get("prediction_type", "epsilon")
+    if told not in ("epsilon", "v_prediction"):
+        raise ModelError(
+            f"unknown prediction type {told!r}",
+            where=where,
+            mend="Say what the UNet predicts: --set model.prediction_type=epsilon (or v_prediction)",
+        )
+    return scheduler

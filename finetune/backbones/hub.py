@@ -1,0 +1,108 @@
+"""Fetches a model from the Hugging Face Hub, or from its local cache when there is no network."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from diffusers import DiffusionPipeline
+from huggingface_hub import constants, errors, hf_hub_download
+
+from finetune.backbones.families import SUPPORTED, family_of, refuse_other_pipelines
+from finetune.config.sections import ModelSection
+from finetune.errors import ModelError
+
+_CHECK = "Check the spelling, or give a folder or a .safetensors file that is on this machine."
+
+
+def download(repository: str, section: ModelSection) -> Path:
+    """Brings a diffusers model from the Hub onto this machine.
+
+    Its configuration comes first, so that a model of another kind is refused before gigabytes are read.
+
+    Args:
+        repository: The Hub id, `owner/name`.
+        section: The recipe's model, for its revision and permission to load pickles.
+
+    Returns:
+        The folder in the Hub's cache.
+
+    Raises:
+        ModelError: If there is no such model, no access, no network and no cached copy, or it is
+            another kind of model.
+    """
+    offline = _offline()
+    where: dict[str, Any] = {"revision": section.revision, "local_files_only": offline}
+    try:
+        index = _json(repository, "model_index.json", where)
+        refuse_other_pipelines(index, repository)
+        family_of(index, _json(repository, "unet/config.json", where), repository)
+    except errors.EntryNotFoundError as error:
+        raise _fault(error, repository) from error
+    except (OSError, errors.HfHubHTTPError, errors.HFValidationError) as error:
+        raise _fault(error, repository) from error
+    return _weights(repository, where, section.allow_pickle)
+
+
+def _offline() -> bool:
+    # One short question instead of the library's half a minute of retries for each file.
+    if constants.HF_HUB_OFFLINE:
+        return True
+    try:
+        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
+    except HTTPError:
+        return False  # an answer, if not the one hoped for
+    except URLError as error:
+        # Whoever has a certificate of their own has told it to the Hub's library, not to this one.
+        return not isinstance(error.reason, ssl.SSLError)
+    except OSError:
+        return True
+    return False
+
+
+def _weights(repository: str, where: dict[str, Any], allow_pickle: bool) -> Path:
+    # The safety checker is a gigabyte that training has no use for; a part given as None is not fetched.
+    options: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+    trials: list[dict[str, Any]] = [{"use_safetensors": True}, {"use_safetensors": True, "variant": "fp16"}]
+    trials += [{"use_safetensors": False}] if allow_pickle else []
+    for number, trial in enumerate(trials, 1):
+        try:
+            folder = DiffusionPipeline.download(repository, **where, **options, **trial)
+            return Path(folder)
+        except (OSError, ValueError, errors.HfHubHTTPError) as error:
+            # No safetensors (or only as fp16) is an OSError or ValueError too, so the next is tried.
+            if number == len(trials):
+                raise _fault(error, repository) from error
+    raise AssertionError
+
+
+def _json(repository: str, name: str, where: dict[str, Any]) -> dict[str, Any]:
+    path = hf_hub_download(repository, name, **where)
+    content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    return content
+
+
+def _fault(error: Exception, repository: str) -> ModelError:
+    # Order matters: a gated repository and a missing local entry are special cases of other errors.
+    if isinstance(error, errors.GatedRepoError):
+        what, mend = (
+            "this model wants its licence accepted",
+            "Accept it on its Hub page and run `hf auth login`.",
+        )
+    elif isinstance(error, errors.RepositoryNotFoundError):
+        what, mend = "there is no such model on the Hub (or it is private)", _CHECK
+    elif isinstance(error, errors.RevisionNotFoundError):
+        what, mend = "the model has no such revision", "Leave out model.revision, or name one that exists."
+    elif isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | ConnectionError):
+        what = "the Hub cannot be reached, and the model is not in the local cache"
+        mend = "Connect to the network, use --model storybook, or give a model that is on this machine."
+    elif isinstance(error, errors.EntryNotFoundError):
+        what, mend = "this Hub repository is no diffusers model", SUPPORTED
+    else:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        what, mend = f"the model cannot be fetched: {reason}", _CHECK
+    return ModelError(what, where=repository, mend=mend)

@@ -1,0 +1,59 @@
+"""Loads a backbone from wherever it lies, with every fault told before long work."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from finetune.backbones.backbone import Backbone
+from finetune.backbones.folder import PICKLES, load_folder
+from finetune.backbones.hub import download
+from finetune.backbones.resolve import ALIASES, location, storybook_folder
+from finetune.backbones.single_file import load_single_file
+from finetune.config.sections import ModelSection
+from finetune.errors import ModelError
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def load_backbone(section: ModelSection) -> Backbone:
+    """Loads a pretrained Stable Diffusion, frozen, in fp32 and on the CPU.
+
+    Args:
+        section: Which model, and what may be done to load it. `auto` must have been resolved
+            (`resolve_model`), since what it means depends on the machine.
+
+    Raises:
+        ModelError: If there is no such model, or it is damaged, of another kind, or a pickle that the
+            user did not allow.
+    """
+    name = section.name
+    if name == "auto":
+        raise ValueError("resolve_model first")
+    path = Path(location(name)).expanduser()
+    if not name.strip():
+        raise _unknown(name)
+    if name == "storybook" and not path.is_dir():
+        raise ModelError(
+            "the bundled model is missing from this installation",
+            where=str(storybook_folder()),
+            mend="Install finetune again, or name another model with --model.",
+        )
+    if path.is_dir():
+        return load_folder(path, section)
+    is_checkpoint = path.suffix in (".safetensors", *PICKLES)
+    if path.is_file():
+        if not is_checkpoint:
+            raise ModelError("this file is no checkpoint", where=str(path), mend=_mend())
+        return load_single_file(path, section)
+    if _HUB_ID.fullmatch(str(location(name))) and not is_checkpoint:
+        return load_folder(download(location(name), section), section)
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> ModelError:
+    return ModelError(f"there is no model {name!r}", mend=_mend())
+
+
+def _mend() -> str:
+    return f"Give a diffusers folder, a .safetensors checkpoint, a Hub id, or one of {', '.join(ALIASES)}."

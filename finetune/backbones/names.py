@@ -1,0 +1,92 @@
+"""Module names in the files that other programs read, made from the live modules' names.
+
+Three spellings exist of one UNet: diffusers' (`down_blocks.1.attentions.0`), the original code's
+(`input_blocks.4.1`), which kohya's sd-scripts use for SDXL, and, for text encoders, transformers'
+classic one (`text_model.encoder…`), from which transformers 5 dropped the first part in some classes.
+"""
+
+from __future__ import annotations
+
+import re
+
+from torch import nn
+
+_TOP = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+_BLOCK = re.compile(
+    r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)(?:\.(.+))?$"
+)
+_MIDDLE = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)(?:\.(.+))?$")
+_CLASSIC = "text_model."
+
+
+def original_unet_name(unet: nn.Module, name: str) -> str:
+    """The name that a UNet module (or parameter) has in the original Stable Diffusion code.
+
+    Each of diffusers' blocks is `layers_per_block` (one more on the way up) numbered slots there, plus
+    one for a downsampler; an upsampler shares the slot of the block's last layer.
+
+    Args:
+        unet: The `UNet2DConditionModel` the name is from.
+        name: A dotted name of diffusers, e.g. `down_blocks.1.attentions.0.proj_in`.
+
+    Raises:
+        KeyError: If the original UNet has no such part.
+    """
+    for ours, theirs in _TOP.items():
+        if name == ours or name.startswith(ours + "."):
+            return theirs + name.removeprefix(ours)
+    if match := _MIDDLE.match(name):
+        kind, index, rest = match.groups()
+        slot = 1 if kind == "attentions" else 2 * int(index)
+        return _join(f"middle_block.{slot}", _inner(kind, rest))
+    if not (match := _BLOCK.match(name)):
+        raise KeyError(name)
+    way, block, kind, index, rest = match.groups()
+    layers = int(unet.config.layers_per_block)  # type: ignore[union-attr,arg-type]
+    if way == "down":
+        first = 1 + int(block) * (layers + 1)
+        if kind == "downsamplers":
+            return _join(f"input_blocks.{first + layers}.0", (rest or "").replace("conv", "op", 1))
+        return _join(f"input_blocks.{first + int(index)}.{int(kind == 'attentions')}", _inner(kind, rest))
+    first = int(block) * (layers + 1)
+    if kind == "upsamplers":
+        attends = hasattr(unet.up_blocks[int(block)], "attentions")  # type: ignore[index]
+        return _join(f"output_blocks.{first + layers}.{2 if attends else 1}", rest)
+    return _join(f"output_blocks.{first + int(index)}.{int(kind == 'attentions')}", _inner(kind, rest))
+
+
+def classic_text_name(encoder: nn.Module, name: str) -> str:
+    """The classic name (`text_model.encoder.layers.0…`) of a text encoder's live module or parameter."""
+    return name if hasattr(encoder, "text_model") or name.startswith(_CLASSIC) else _CLASSIC + name
+
+
+def live_text_name(encoder: nn.Module, name: str) -> str:
+    """The inverse of `classic_text_name`: the name that the loaded module has in this transformers."""
+    return name if hasattr(encoder, "text_model") else name.removeprefix(_CLASSIC)
+
+
+def _inner(kind: str, rest: str | None) -> str | None:
+    if rest is None or kind != "resnets":
+        return rest
+    part, _, tail = rest.partition(".")
+    return _join(_RESNET[part], tail)
+
+
+def _join(head: str, tail: str | None) -> str:
+    return f"{head}.{tail}" if tail else head

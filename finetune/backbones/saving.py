@@ -1,0 +1,48 @@
+"""Writes a backbone as a diffusers folder that old and new libraries read alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from finetune.backbones.backbone import Backbone
+from finetune.backbones.names import classic_text_name
+from finetune.backbones.quiet import quiet
+
+
+def save_folder(backbone: Backbone, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Writes all parts into `folder`, which then loads with diffusers' `from_pretrained`.
+
+    transformers 5 writes text encoders and tokenizers in a newer layout; here the weights keep their
+    classic names and the vocabulary its `vocab.json` and `merges.txt`, which every version reads.
+
+    Args:
+        backbone: The model; adapters must have been merged or detached.
+        folder: Where to; made if need be. Wrap in `whole_folder` for all or nothing.
+        dtype: Precision of the written weights; as they are if None.
+    """
+    with quiet():
+        backbone.pipeline().save_pretrained(folder)
+    for name, module in backbone.module_roots().items() | {("vae", backbone.vae)}:
+        text = name.startswith("text_encoder")
+        file = folder / name / ("model.safetensors" if text else "diffusion_pytorch_model.safetensors")
+        weights = {
+            classic_text_name(module, key) if text else key: tensor.detach().cpu().to(dtype or tensor.dtype)
+            for key, tensor in module.state_dict().items()
+        }
+        for shard in file.parent.glob("*.safetensors*"):
+            shard.unlink()  # large models are written in several files, by the newer names
+        save_file({k: v.contiguous() for k, v in weights.items()}, file, metadata={"format": "pt"})
+    for number, tokenizer in enumerate(backbone.tokenizers):
+        _save_vocabulary(tokenizer, folder / (f"tokenizer_{number + 1}" if number else "tokenizer"))
+
+
+def _save_vocabulary(tokenizer: Any, folder: Path) -> None:
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    pairs = (m if isinstance(m, str) else " ".join(m) for m in model["merges"])
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(pairs) + "\n", encoding="utf-8")

@@ -1,0 +1,139 @@
+"""Loads single-file checkpoints (the original code's key names) without any download.
+
+diffusers converts the weights; what a checkpoint does not hold – configurations, tokenizers – ships
+with this package in `published/`.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from torch import nn
+
+from finetune.backbones.backbone import Backbone
+from finetune.backbones.checkpoint import Header, family_of_checkpoint, read_header, stated_prediction
+from finetune.backbones.clip_vocabulary import END, clip_tokenizer
+from finetune.backbones.families import Family
+from finetune.backbones.folder import checked_scheduler, freeze
+from finetune.backbones.quiet import quiet
+from finetune.config.sections import ModelSection
+from finetune.errors import ModelError
+
+
+def load_single_file(path: Path, section: ModelSection) -> Backbone:
+    """Loads a backbone from one `.safetensors` file (or, if allowed, a `.ckpt`).
+
+    Args:
+        path: The checkpoint.
+        section: The recipe's model, for its name, prediction type and permission to load pickles.
+
+    Raises:
+        ModelError: If the file is damaged, incomplete, or another kind of model.
+    """
+    header = read_header(path, section.allow_pickle)
+    family = family_of_checkpoint(header, str(path))
+    pads = {"sd1": (END,), "sd2": ("!",), "sdxl": (END, "!")}[family]
+    with as_file(files("finetune.backbones").joinpath("published", family)) as configs:
+        backbone = convert(path, family, configs, tuple(clip_tokenizer(pad) for pad in pads), section.name)
+    settle_prediction(backbone, path, header, section)
+    if any(key.startswith("model_ema.") for key in header.shapes):
+        backbone.notes += ("The file also holds averaged (EMA) weights; its plain ones are used.",)
+    return backbone
+
+
+def convert(path: Path, family: Family, configs: Path, tokenizers: tuple[Any, ...], name: str) -> Backbone:
+    """Loads a checkpoint as a model of known structure.
+
+    Args:
+        path: The checkpoint.
+        family: Its family.
+        configs: A diffusers folder whose configurations describe the model's parts.
+        tokenizers: One for each text encoder.
+        name: What the user called the model.
+
+    Raises:
+        ModelError: If the weights do not fit the structure.
+    """
+    kind: Any = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
+    given: dict[str, Any] = {"tokenizer": tokenizers[0]}
+    given |= {"tokenizer_2": tokenizers[1]} if family == "sdxl" else {"safety_checker": None}
+    try:
+        with quiet():
+            pipe: Any = kind.from_single_file(
+                str(path), config=str(configs), local_files_only=True, torch_dtype=torch.float32, **given
+            )
+    except Exception as error:  # whatever the conversion stumbles over: the file is not what it seems
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise _misfit(path, reason) from error
+    encoders = (pipe.text_encoder, pipe.text_encoder_2) if family == "sdxl" else (pipe.text_encoder,)
+    for module in (pipe.unet, pipe.vae, *encoders):
+        _refuse_holes(module, path)
+    backbone = Backbone(family, name, pipe.unet, pipe.vae, encoders, tokenizers, pipe.scheduler)
+    freeze(backbone)
+    return backbone
+
+
+def _refuse_holes(module: nn.Module, path: Path) -> None:
+    # The conversion leaves weights that the file lacks on the meta device, without values.
+    holes = [name for name, parameter in module.named_parameters() if parameter.is_meta]
+    if holes:
+        raise _misfit(
+            path, f"{len(holes)} weights of {type(module).__name__} are missing, such as {holes[0]}"
+        )
+
+
+def _misfit(path: Path, reason: str) -> ModelError:
+    return ModelError(f"the checkpoint cannot be read: {reason}", where=str(path), mend="Get the file again.")
+
+
+def settle_prediction(backbone: Backbone, path: Path, header: Header, section: ModelSection) -> None:
+    """Sets the scheduler's prediction type: the user's word, the file's, or what the UNet shows.
+
+    SD 2.x was published with either type under the same keys, so an SD 2.x that says nothing is tried
+    out. Others that say nothing predict the noise, as their published models do. Whatever was not said
+    by the user is written into the notes.
+    """
+    said = stated_prediction(path, header)
+    told, source = "epsilon", "its family, as the file does not say"
+    if section.prediction_type != "auto":
+        told, source = section.prediction_type, ""
+    elif said:
+        told, source = said
+    elif backbone.family == "sd2":
+        told, source = probe_prediction(backbone), "trying the UNet on pure noise"
+    changes: dict[str, Any] = {"prediction_type": told}
+    if "ztsnr" in header.shapes:
+        changes["rescale_betas_zero_snr"] = True
+    backbone.scheduler = type(backbone.scheduler).from_config(backbone.scheduler.config, **changes)
+    checked_scheduler(backbone.scheduler, str(path))
+    if backbone.family == "sd2" and told == "epsilon":
+        # The published SD 2.x that predicts noise is the 512-pixel base model.
+        backbone.unet.register_to_config(sample_size=64)
+    if source:
+        backbone.notes += (
+            f"The UNet predicts {told}, by {source} (another: --set model.prediction_type=…).",
+        )
+
+
+@torch.no_grad()
+def probe_prediction(backbone: Backbone) -> str:
+    """Tells what a UNet predicts by its answer to pure noise at the last timestep.
+
+    There the noise is all but equal to the input, so one that predicts noise gives back its input
+    (correlation near 1); one that predicts velocity gives about minus the clean picture, which the
+    input does not contain (correlation near 0).
+
+    Returns:
+        `epsilon` or `v_prediction`.
+    """
+    # 32 x 32 latents tell as much as larger ones, and take seconds on a CPU.
+    shape = (1, backbone.latent_channels, *[min(32, int(backbone.unet.config.sample_size))] * 2)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    last = torch.full((1,), int(backbone.scheduler.config.num_train_timesteps) - 1)
+    answer = backbone.predict(noise, last, backbone.conditioning([""]))
+    correlation = torch.corrcoef(torch.stack([noise.flatten(), answer.float().flatten()]))[0, 1]
+    return "epsilon" if correlation > 0.5 else "v_prediction"

@@ -1,0 +1,67 @@
+"""Captions to tokens and tokens to text embeddings, as each family's pipeline does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def token_length(tokenizers: Sequence[Any], encoders: Sequence[Any]) -> int:
+    """Tokens of a caption, begin and end included: the least that any tokenizer or encoder takes."""
+    lengths = [int(t.model_max_length) for t in tokenizers]
+    positions = [int(e.config.max_position_embeddings) for e in encoders]
+    return min(lengths + positions)
+
+
+def tokenize(tokenizers: Sequence[Any], captions: Sequence[str], length: int) -> Tensor:
+    """Token ids, cut and padded to `length`, one plane per tokenizer.
+
+    Returns:
+        `[B, encoders, length]` int64. The planes differ: SDXL's second tokenizer pads with "!".
+    """
+    planes = [
+        tokenizer(
+            list(captions), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        ).input_ids
+        for tokenizer in tokenizers
+    ]
+    return torch.stack(planes, dim=1)
+
+
+def truncated(tokenizer: Any, caption: str, length: int) -> str | None:
+    """The end of `caption` that does not fit into `length` tokens, in whole words; None if all fits."""
+    # verbose=False: the tokenizer would warn of just what is being asked.
+    encoded = tokenizer(caption, return_offsets_mapping=True, verbose=False)
+    if len(encoded.input_ids) <= length:
+        return None
+    # Begin + (length - 2) tokens + end fit, so the first token lost has the index length - 1.
+    start = encoded.offset_mapping[length - 1][0]
+    while start > 0 and not caption[start - 1].isspace():
+        start -= 1  # half a word says nothing: tell the whole one
+    return caption[start:].strip()
+
+
+def encode_last(encoder: nn.Module, tokens: Tensor) -> Tensor:
+    """The normalised output of the last layer, `[B, T, D]` (SD 1.x and 2.x).
+
+    SD 2's published text encoder ends with OpenCLIP's penultimate layer, so last is right for it too.
+    """
+    hidden: Tensor = encoder(tokens).last_hidden_state
+    return hidden
+
+
+def encode_penultimate(encoders: Sequence[nn.Module], tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """SDXL (arXiv:2307.01952, section 2.1): penultimate layers joined, pooled text of the last encoder.
+
+    Args:
+        encoders: CLIP ViT-L and OpenCLIP ViT-bigG, or small ones of that structure.
+        tokens: `[B, encoders, T]`.
+
+    Returns:
+        `[B, T, D₁ + D₂]` and `[B, P]`.
+    """
+    outputs = [e(tokens[:, i], output_hidden_states=True) for i, e in enumerate(encoders)]
+    return torch.cat([o.hidden_states[-2] for o in outputs], dim=-1), outputs[-1].text_embeds

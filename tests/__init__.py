@@ -1,0 +1,1 @@
+"""The tests of finetune; they mirror the package."""

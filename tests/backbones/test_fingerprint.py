@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from finetune.backbones import Backbone, load_backbone
+from finetune.config.sections import ModelSection
+from tests.tiny import Family, tiny_backbone_folder
+
+
+def prints(backbone: Backbone) -> tuple[str, str]:
+    return backbone.fingerprint_vae(), backbone.fingerprint_text()
+
+
+def test_same_content_elsewhere_has_the_same_print(
+    backbone: Backbone, family: Family, tmp_path: Path
+) -> None:
+    other = load_backbone(ModelSection(name=str(tiny_backbone_folder(family, tmp_path))))
+    assert prints(other) == prints(backbone)
+
+
+def test_one_changed_weight_changes_its_print_only(backbone: Backbone) -> None:
+    vae, text = prints(backbone)
+    with torch.no_grad():
+        backbone.text_encoders[-1].get_input_embeddings().weight[0, 0] += 1e-3
+    assert backbone.fingerprint_vae() == vae
+    assert backbone.fingerprint_text() != text
+
+
+def test_settings_count(backbone: Backbone) -> None:
+    vae, text = prints(backbone)
+    backbone.vae.register_to_config(scaling_factor=0.5)
+    assert backbone.fingerprint_vae() != vae
+    backbone.tokenizers[0].pad_token = "a"
+    assert backbone.fingerprint_text() != text
+
+
+def test_the_unet_plays_no_part(backbone: Backbone) -> None:
+    before = prints(backbone)
+    with torch.no_grad():
+        backbone.unet.conv_in.weight += 1
+    assert prints(backbone) == before

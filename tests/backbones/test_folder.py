@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from finetune.backbones import Backbone, load_backbone
+from finetune.config.sections import ModelSection
+from finetune.errors import ModelError
+from tests.tiny import Family
+
+
+@pytest.fixture
+def folder(tiny_models: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of the tiny SD 1 that a test may spoil."""
+    return Path(shutil.copytree(tiny_models["sd1"], tmp_path / "model"))
+
+
+def load(folder: Path, **settings: Any) -> Backbone:
+    return load_backbone(ModelSection(name=str(folder), **settings))
+
+
+def change(file: Path, **entries: Any) -> None:
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | entries))
+
+
+def test_the_users_prediction_type_overrules(folder: Path) -> None:
+    assert load(folder, prediction_type="v_prediction").prediction_type == "v_prediction"
+
+
+def test_notes_tell_unused_weights(folder: Path) -> None:
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(file) | {"extra.weight": torch.zeros(1)}, file, metadata={"format": "pt"})
+    assert "extra.weight" in load(folder).notes[0]
+
+
+def test_a_half_precision_variant_is_found(folder: Path) -> None:
+    for part, stem in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
+        file = folder / part / f"{stem}.safetensors"
+        halves = {k: v.half() for k, v in load_file(file).items()}
+        save_file(halves, file.with_name(f"{stem}.fp16.safetensors"), metadata={"format": "pt"})
+        file.unlink()
+    backbone = load(folder)
+    assert backbone.unet.dtype == torch.float32
+    assert backbone.text_encoders[0].dtype == torch.float32
+
+
+def test_pickled_weights_need_permission(folder: Path) -> None:
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(file), file.with_suffix(".bin"))
+    file.unlink()
+    with pytest.raises(ModelError, match="allow_pickle=true"):
+        load(folder)
+    assert load(folder, allow_pickle=True).family == "sd1"
+
+
+def _no_index(folder: Path) -> None:
+    (folder / "model_index.json").unlink()
+
+
+def _checkpoint_inside(folder: Path) -> None:
+    (folder / "model_index.json").unlink()
+    (folder / "thing.safetensors").touch()
+
+
+def _no_unet(folder: Path) -> None:
+    index = json.loads((folder / "model_index.json").read_text())
+    del index["unet"]
+    index |= {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+def _strange_part(folder: Path) -> None:
+    change(folder / "model_index.json", controlnet=["diffusers", "ControlNetModel"])
+
+
+def _inpainting(folder: Path) -> None:
+    change(folder / "unet" / "config.json", in_channels=9)
+
+
+def _refiner(folder: Path) -> None:
+    change(folder / "unet" / "config.json", addition_embed_type="text_time")
+    index = {"text_encoder": [None, None], "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]}
+    change(folder / "model_index.json", **index)
+
+
+def _unclip(folder: Path) -> None:
+    change(folder / "unet" / "config.json", class_embed_type="projection")
+
+
+def _no_vae(folder: Path) -> None:
+    shutil.rmtree(folder / "vae")
+
+
+def _no_weights(folder: Path) -> None:
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+
+
+def _cut_weights(folder: Path) -> None:
+    file = folder / "text_encoder" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def _hole(folder: Path) -> None:
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    del weights["decoder.conv_in.weight"]
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def _text_hole(folder: Path) -> None:
+    file = folder / "text_encoder" / "model.safetensors"
+    weights = load_file(file)
+    del weights[next(k for k in weights if k.endswith("final_layer_norm.weight"))]
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def _wrong_shape(folder: Path) -> None:
+    change(folder / "unet" / "config.json", cross_attention_dim=24)
+
+
+def _no_json(folder: Path) -> None:
+    (folder / "unet" / "config.json").write_text("{")
+
+
+def _no_tokenizer(folder: Path) -> None:
+    shutil.rmtree(folder / "tokenizer")
+
+
+def _sample_prediction(folder: Path) -> None:
+    change(folder / "scheduler" / "scheduler_config.json", prediction_type="sample")
+
+
+def _unknown_scheduler(folder: Path) -> None:
+    change(folder / "model_index.json", scheduler=["diffusers", "NoSuchScheduler"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_no_index, "no model_index.json"),
+        (_checkpoint_inside, r"--model .*thing\.safetensors"),
+        (_no_unet, "a FluxPipeline has no UNet"),
+        (_strange_part, "unknown part 'controlnet'"),
+        (_inpainting, "an inpainting model"),
+        (_refiner, "refiner"),
+        (_unclip, "unCLIP"),
+        (_no_vae, "missing"),
+        (_no_weights, "no weights"),
+        (_cut_weights, "cannot be read"),
+        (_hole, r"decoder\.conv_in\.weight"),
+        (_text_hole, r"final_layer_norm\.weight"),
+        (_wrong_shape, r"attn2"),
+        (_no_json, "cannot be read"),
+        (_no_tokenizer, "cannot be read"),
+        (_sample_prediction, "prediction type 'sample'"),
+        (_unknown_scheduler, "no scheduler"),
+    ],
+)
+def test_faults_are_told_with_place_and_mend(spoil: Callable[[Path], None], said: str, folder: Path) -> None:
+    spoil(folder)
+    with pytest.raises(ModelError, match=said) as caught:
+        load(folder)
+    assert caught.value.where is not None
+    assert str(folder) in caught.value.where
+    assert caught.value.mend
+
+
+def test_loading_leaves_the_random_numbers_alone(tiny_folder: Path, family: Family) -> None:
+    before = torch.get_rng_state()
+    load(tiny_folder)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file
+from tokenizers import CharBPETokenizer
+
+from finetune.backbones import Backbone, load_backbone
+from finetune.backbones.saving import save_folder
+from finetune.config.sections import ModelSection
+
+
+def test_what_is_saved_loads_as_it_was(backbone: Backbone, tmp_path: Path) -> None:
+    save_folder(backbone, tmp_path)
+    loaded = load_backbone(ModelSection(name=str(tmp_path)))
+    assert loaded.fingerprint_text() == backbone.fingerprint_text()
+    assert loaded.fingerprint_vae() == backbone.fingerprint_vae()
+    assert loaded.prediction_type == backbone.prediction_type
+    expected = backbone.unet.state_dict()
+    for name, tensor in DiffusionPipeline.from_pretrained(tmp_path).unet.state_dict().items():
+        assert torch.equal(tensor, expected[name])
+
+
+def test_names_and_vocabulary_are_the_classic_ones(backbone: Backbone, tmp_path: Path) -> None:
+    save_folder(backbone, tmp_path, torch.float16)
+    weights = load_file(tmp_path / "text_encoder" / "model.safetensors")
+    assert all(name.startswith("text_model.") for name in weights)
+    assert {w.dtype for w in weights.values()} == {torch.float16}
+    files = [str(tmp_path / "tokenizer" / name) for name in ("vocab.json", "merges.txt")]
+    reader = CharBPETokenizer(*files, suffix="</w>", unk_token="<|endoftext|>", lowercase=True)
+    assert reader.encode("cat dog").ids == backbone.tokenizers[0]("cat dog").input_ids[1:-1]
+    assert load_backbone(ModelSection(name=str(tmp_path))).unet.dtype == torch.float32

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from finetune.backbones import Backbone, load_backbone
+from finetune.backbones.checkpoint import Header, read_header, stated_prediction
+from finetune.backbones.folder import load_folder
+from finetune.backbones.single_file import convert, probe_prediction, settle_prediction
+from finetune.config.sections import ModelSection
+from finetune.errors import ModelError
+from tests.backbones.original import original_state, write_original
+from tests.tiny import Family, tiny_pipeline
+
+
+@pytest.fixture
+def checkpoint(family: Family, tmp_path: Path) -> Path:
+    """The tiny model of `family` as a single file with the original key names."""
+    return write_original(tiny_pipeline(family), tmp_path / "tiny.safetensors")
+
+
+def read(file: Path, folder: Path, family: Family, **settings: Any) -> Backbone:
+    """Loads a tiny checkpoint as `load_single_file` would a published one."""
+    section = ModelSection(name=str(file), **settings)
+    tokenizers = load_folder(folder, section).tokenizers
+    backbone = convert(file, family, folder, tokenizers, section.name)
+    settle_prediction(backbone, file, read_header(file, allow_pickle=True), section)
+    return backbone
+
+
+def test_every_weight_arrives(
+    checkpoint: Path, backbone: Backbone, tiny_folder: Path, family: Family
+) -> None:
+    loaded = read(checkpoint, tiny_folder, family)
+    assert loaded.family == family
+    pairs = [(loaded.unet, backbone.unet), (loaded.vae, backbone.vae)]
+    pairs += zip(loaded.text_encoders, backbone.text_encoders, strict=True)
+    for ours, theirs in pairs:
+        expected = theirs.state_dict()
+        assert ours.state_dict().keys() == expected.keys()
+        for name, tensor in ours.state_dict().items():
+            assert torch.equal(tensor, expected[name]), name
+        assert not any(p.requires_grad for p in ours.parameters())
+    assert loaded.fingerprint_text() == backbone.fingerprint_text()
+    assert loaded.fingerprint_vae() == backbone.fingerprint_vae()
+
+
+def test_the_pickle_needs_permission(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.ckpt"
+    torch.save({"state_dict": original_state(tiny_pipeline("sd1"))}, file)
+    with pytest.raises(ModelError, match="allow_pickle=true"):
+        load_backbone(ModelSection(name=str(file)))
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+def test_an_allowed_pickle_is_read(family: Family, tiny_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tiny.ckpt"
+    torch.save({"state_dict": original_state(tiny_pipeline("sd1"))}, file)
+    assert read(file, tiny_folder, "sd1", allow_pickle=True).unet.conv_in.weight.isfinite().all()
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+def test_a_missing_weight_is_named(
+    checkpoint: Path, tiny_folder: Path, tmp_path: Path, family: Family
+) -> None:
+    state = original_state(tiny_pipeline("sd1"))
+    del state["cond_stage_model.transformer.text_model.final_layer_norm.weight"]
+    save_file(state, tmp_path / "holes.safetensors")
+    with pytest.raises(ModelError, match=r"final_layer_norm\.weight"):
+        read(tmp_path / "holes.safetensors", tiny_folder, "sd1")
+
+
+# --- prediction type --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+def test_the_family_decides_when_nothing_is_said(checkpoint: Path, tiny_folder: Path, family: Family) -> None:
+    backbone = read(checkpoint, tiny_folder, "sd1")
+    assert backbone.prediction_type == "epsilon"
+    assert "the file does not say" in backbone.notes[0]
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+def test_the_users_word_comes_first(checkpoint: Path, tiny_folder: Path, family: Family) -> None:
+    checkpoint.with_suffix(".yaml").write_text("model: {params: {parameterization: eps}}")
+    backbone = read(checkpoint, tiny_folder, "sd1", prediction_type="v_prediction")
+    assert backbone.prediction_type == "v_prediction"
+    assert backbone.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "metadata", "shapes", "said"),
+    [
+        ("model: {params: {parameterization: v}}", {}, {}, "v_prediction"),
+        ("model: {params: {}}", {}, {}, "epsilon"),
+        ("just a note", {"modelspec.prediction_type": "v"}, {}, "v_prediction"),
+        (None, {"modelspec.prediction_type": "epsilon"}, {}, "epsilon"),
+        (None, {}, {"v_pred": ()}, "v_prediction"),
+        (None, {}, {}, None),
+    ],
+)
+def test_the_file_may_say_it(
+    sidecar: str | None, metadata: dict[str, str], shapes: dict[str, Any], said: str | None, tmp_path: Path
+) -> None:
+    if sidecar:
+        (tmp_path / "v.yaml").write_text(sidecar)
+    stated = stated_prediction(tmp_path / "v.safetensors", Header(shapes, metadata))
+    assert (stated and stated[0]) == said
+
+
+@pytest.mark.parametrize("family", ["sdxl"])
+def test_a_marked_file_is_read_as_it_says(family: Family, tiny_folder: Path, tmp_path: Path) -> None:
+    marks = {"v_pred": torch.tensor([]), "ztsnr": torch.tensor([])}
+    save_file(original_state(tiny_pipeline("sdxl")) | marks, tmp_path / "v.safetensors")
+    backbone = read(tmp_path / "v.safetensors", tiny_folder, "sdxl")
+    assert backbone.prediction_type == "v_prediction"
+    assert backbone.scheduler.config.rescale_betas_zero_snr
+    assert "v_pred mark" in backbone.notes[0]
+
+
+@pytest.mark.parametrize("family", ["sd2"])
+@pytest.mark.parametrize(("answer", "kind"), [(1.0, "epsilon"), (-0.01, "v_prediction")])
+def test_what_the_unet_answers_tells_its_kind(backbone: Backbone, answer: float, kind: str) -> None:
+    generator = torch.Generator().manual_seed(5)
+
+    def model(latents: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor]:
+        # An ideal denoiser of pictures about 0 at the last timestep, with some error.
+        return (answer * latents + 0.3 * torch.randn(latents.shape, generator=generator),)
+
+    backbone.unet.forward = model
+    assert probe_prediction(backbone) == kind
+
+
+# --- files that are something else ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shapes", "said"),
+    [
+        ({"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": (4, 4)}, "a LoRA"),
+        ({"control_model.time_embed.0.weight": (4, 4)}, "a ControlNet"),
+        ({"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": (4, 4)}, "Stable Diffusion 3"),
+        ({"double_blocks.0.img_attn.norm.key_norm.scale": (4,)}, "Flux"),
+        ({"first_stage_model.encoder.conv_in.weight": (4, 4)}, "a VAE"),
+        ({"down_blocks.0.resnets.0.conv1.weight": (4, 4)}, "one part"),
+        ({"some.other.thing": (4,)}, "no Stable Diffusion"),
+        ({"model.diffusion_model.input_blocks.0.0.weight": (4, 9, 3, 3)}, "inpainting"),
+        ({"model.diffusion_model.input_blocks.0.0.weight": (4, 4, 3, 3)}, "no text encoder"),
+        (
+            {
+                "model.diffusion_model.input_blocks.0.0.weight": (4, 4, 3, 3),
+                "conditioner.embedders.0.model.ln_final.weight": (4,),
+            },
+            "refiner",
+        ),
+    ],
+)
+def test_other_files_are_refused_by_name(
+    shapes: dict[str, tuple[int, ...]], said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "other.safetensors"
+    save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, file)
+    with pytest.raises(ModelError, match=said) as caught:
+        load_backbone(ModelSection(name=str(file)))
+    assert caught.value.mend
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\xff" * 64])
+def test_damaged_files_are_told(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "damaged.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(ModelError, match="cut short"):
+        load_backbone(ModelSection(name=str(file)))
+
+
+def test_a_truncated_file_is_told(tmp_path: Path) -> None:
+    file = write_original(tiny_pipeline("sd1"), tmp_path / "cut.safetensors")
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match="cut short"):
+        load_backbone(ModelSection(name=str(file)))
+
+
+def test_a_tiny_model_does_not_fit_the_published_structure(tmp_path: Path) -> None:
+    file = write_original(tiny_pipeline("sd1"), tmp_path / "tiny.safetensors")
+    with pytest.raises(ModelError, match="cannot be read") as caught:
+        load_backbone(ModelSection(name=str(file)))
+    assert caught.value.where == str(file)

@@ -1,0 +1,61 @@
+"""Fixtures that every area uses: tiny random models of each family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from diffusers.utils import logging as diffusers_logging
+from PIL import Image
+from transformers.utils import logging as transformers_logging
+
+from tests.tiny import FAMILIES, Family, tiny_backbone_folder
+
+if TYPE_CHECKING:
+    from finetune.backbones import Backbone
+
+for library in (diffusers_logging, transformers_logging):
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The diffusers folder of a tiny random model of each family; do not write into them."""
+    folder = tmp_path_factory.mktemp("tiny")
+    return {family: tiny_backbone_folder(family, folder) for family in FAMILIES}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> Family:
+    """Runs the test once for each family."""
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def tiny_folder(family: Family, tiny_models: dict[str, Path]) -> Path:
+    """The diffusers folder of the tiny model of `family`."""
+    return tiny_models[family]
+
+
+@pytest.fixture
+def backbone(tiny_folder: Path) -> Backbone:
+    """A freshly loaded tiny backbone of `family`; the test may change it."""
+    from finetune.backbones import load_backbone
+    from finetune.config.sections import ModelSection
+
+    return load_backbone(ModelSection(name=str(tiny_folder)))
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder `mycat` of three pictures, a broken one among them; do not write into it."""
+    folder = tmp_path_factory.mktemp("pictures") / "mycat"
+    folder.mkdir()
+    for seed in range(3):
+        pixels = np.random.default_rng(seed).integers(0, 256, (40, 36, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{seed}.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG no more")
+    return folder
