@@ -1,0 +1,86 @@
+"""Tensors found by the content they were made from (promise P4)."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from finetune.errors import ConfigError
+from finetune.files import whole_file
+
+
+def content_key(*parts: str) -> str:
+    """SHA-256 of all parts, in hex; the parts are told apart, so ("a", "bc") is not ("ab", "c")."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+class ContentCache:
+    """Named tensors by key, in memory and, if there is a directory, in one safetensors file a key.
+
+    Without a directory everything stays in memory. With one, as much stays in memory as `room`
+    allows and the rest is read from its file each time, so a data set may be larger than memory.
+
+    Args:
+        directory: Folder of the files; made when first needed.
+        room: Bytes of tensors to keep in memory when there is a directory.
+    """
+
+    def __init__(self, directory: Path | None = None, room: int = 4 * 2**30) -> None:
+        self.directory = directory
+        self._room = room
+        self._held = 0
+        self._memory: dict[str, dict[str, Tensor]] = {}
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """The tensors of `key`, or None if there are none or their file is damaged."""
+        if key in self._memory or self.directory is None:
+            return self._memory.get(key)
+        try:
+            # Read, not mapped: a file that is removed or cut during the run cannot hurt it.
+            tensors = load(self._file(self.directory, key).read_bytes())
+        except (OSError, SafetensorError):
+            return None
+        self._remember(key, tensors)
+        return tensors
+
+    def put(self, key: str, tensors: dict[str, Tensor]) -> None:
+        """Keeps tensors under `key`; the file appears whole or not at all.
+
+        Raises:
+            ConfigError: If the directory cannot be written.
+        """
+        # Own storage: a row of a batch would keep the whole batch alive.
+        tensors = {
+            name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()
+        }
+        self._remember(key, tensors)
+        if self.directory is None:
+            return
+        try:
+            with whole_file(self._file(self.directory, key)) as file:
+                save_file(tensors, file)
+        except (OSError, SafetensorError) as error:
+            raise ConfigError(
+                f"The cache cannot be written: {error}.",
+                where=f"data.cache_dir = {self.directory}",
+                mend="Choose a folder that can be written and has room, or leave data.cache_dir unset.",
+            ) from error
+
+    def _remember(self, key: str, tensors: dict[str, Tensor]) -> None:
+        size = sum(t.numel() * t.element_size() for t in tensors.values())
+        if self.directory is None or self._held + size <= self._room:
+            self._memory[key] = tensors
+            self._held += size
+
+    @staticmethod
+    def _file(directory: Path, key: str) -> Path:
+        return directory / key[:2] / f"{key}.safetensors"

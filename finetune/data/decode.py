@@ -1,0 +1,128 @@
+"""The bytes of a picture file → 8-bit sRGB pixels, whatever the file holds."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+"""File-name endings that are read as pictures."""
+
+# Named, so that a file with a picture's name cannot reach Pillow's other readers (EPS runs a program).
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+
+
+class PictureError(ValueError):
+    """The bytes are no picture that can be trained on; the message is the reason in plain words."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A picture as it is trained on.
+
+    Attributes:
+        image: 8-bit RGB, upright, opaque.
+        notes: What was done to the picture that its owner may not expect, e.g. "transparent parts
+            became white".
+    """
+
+    image: Image.Image
+    notes: tuple[str, ...]
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Mutes Pillow's warnings about odd but readable files.
+
+    Enter it in the thread that starts the readers: warning filters belong to the whole process, so
+    entering it in several threads at once would leave them muddled.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+def decode_picture(data: bytes) -> Decoded:
+    """Decodes every pixel of a picture file.
+
+    Turned as its EXIF orientation says, put on white where transparent, brought to 8 bits and, where
+    an ICC profile says what its colours mean, to sRGB. The first frame of an animation is used.
+
+    Args:
+        data: The bytes of a PNG, JPEG, WebP, BMP or TIFF file.
+
+    Raises:
+        PictureError: If the bytes are empty, truncated, damaged or of another kind.
+    """
+    if not data:
+        raise PictureError("the file is empty")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as probe:
+            probe.verify()  # checksums that decoding alone does not look at
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            frames = int(getattr(image, "n_frames", 1)) if image.format != "MPO" else 1
+            profile = image.info.get("icc_profile")
+            image.load()
+            flat, transparent = _opaque(ImageOps.exif_transpose(image))
+            final, profile_note = _srgb(flat, profile)
+    except PictureError:
+        raise
+    except UnidentifiedImageError:
+        raise PictureError("not a PNG, JPEG, WebP, BMP or TIFF file, or damaged at its start") from None
+    except Image.DecompressionBombError:
+        raise PictureError("far too large to be a training picture; scale it down") from None
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged input
+        reason = "truncated" if "truncated" in str(error).lower() else "damaged"
+        raise PictureError(f"the picture is {reason} ({error})") from error
+    notes = [profile_note] if profile_note else []
+    if transparent:
+        notes.append("transparent parts became white")
+    if frames > 1:
+        notes.append(f"only the first of its {frames} frames is used")
+    return Decoded(final, tuple(notes))
+
+
+def _opaque(image: Image.Image) -> tuple[Image.Image, bool]:
+    """8-bit L, RGB or CMYK without transparency, and whether anything was transparent."""
+    if image.mode in ("L", "RGB", "CMYK") and "transparency" not in image.info:
+        return image, False
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _eight_bits(image), False
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        white = Image.new("RGBA", layered.size, "white")
+        lowest = layered.getchannel("A").getextrema()[0]
+        return Image.alpha_composite(white, layered).convert("RGB"), lowest != 255
+    return image.convert("RGB"), False  # 1, P, YCbCr, HSV
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Brings 16-bit integers, or floats between 0 and 1, to 8-bit grey."""
+    values = np.asarray(image).astype(np.float64)
+    limit = 1.0 if image.mode == "F" else 65535.0
+    if not (values.min() >= 0 and values.max() <= limit):
+        raise PictureError("its 32-bit pixels have no known range; save it with 8 or 16 bits")
+    return Image.fromarray(np.rint(values * (255 / limit)).astype(np.uint8))
+
+
+def _srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str | None]:
+    """Brings L, RGB or CMYK to sRGB, by the ICC profile where there is one."""
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if ImageCms.getProfileDescription(source).startswith("sRGB"):
+                return image.convert("RGB"), None
+            target = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+        except (ImageCms.PyCMSError, ImportError, OSError, ValueError):
+            return image.convert("RGB"), "its colour profile does not fit it and was ignored"
+        if converted is not None:
+            return converted, None
+    return image.convert("RGB"), None

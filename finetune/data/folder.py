@@ -1,0 +1,211 @@
+"""A folder of pictures with captions: what can be trained on, what cannot, and why."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from finetune.data.decode import SUFFIXES, PictureError, decode_picture, quiet_pillow
+from finetune.data.notes import (
+    caption_notes,
+    foreign,
+    holds_pictures,
+    left_alone_notes,
+    listing,
+    twin_notes,
+)
+from finetune.errors import DataError
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that was read in full.
+
+    Attributes:
+        path: Its file.
+        caption: What is said about it; may be empty.
+        digest: SHA-256 of the file's bytes, in hex.
+        width: Width in pixels, upright.
+        height: Height in pixels, upright.
+    """
+
+    path: Path
+    caption: str
+    digest: str
+    width: int
+    height: int
+
+    def read(self) -> Image.Image:
+        """The picture as 8-bit RGB; call it inside `quiet_pillow`.
+
+        Raises:
+            DataError: If the file is gone or no longer holds the bytes it was scanned with.
+        """
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"A picture of the run can no longer be read: {error.strerror}.",
+                where=str(self.path),
+                mend="Put the file back and run again.",
+            ) from error
+        # Its latents are cached under the scanned digest; other bytes would make the cache lie.
+        if hashlib.sha256(data).hexdigest() != self.digest:
+            raise DataError(
+                "A picture was changed while the run used it.",
+                where=str(self.path),
+                mend="Leave the folder alone during training, and run again.",
+            )
+        return decode_picture(data).image
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that looks like a picture and is not trained on.
+
+    Attributes:
+        path: The file.
+        reason: Why, as words that follow a colon.
+    """
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a folder holds.
+
+    Attributes:
+        path: The folder.
+        pictures: Those that can be trained on, by file name; at least one.
+        skipped: Those that cannot.
+        notes: Lines for the user about captions, odd pictures and files that were left alone.
+    """
+
+    path: Path
+    pictures: tuple[Picture, ...]
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Read:
+    picture: Picture
+    own_caption: bool
+    notes: tuple[str, ...]
+
+
+def scan_folder(folder: Path | str, prompt: str | None = None) -> Folder:
+    """Reads every picture of a folder in full and finds its caption.
+
+    The caption is the text of `NAME.txt` beside the picture (UTF-8, runs of white space count as
+    one blank); without such a file it is `prompt`, and without a prompt "a photo of FOLDER".
+    Hidden files are left alone; subfolders are not entered.
+
+    Args:
+        folder: The folder.
+        prompt: Caption of the pictures that have no text file.
+
+    Raises:
+        DataError: If there is no such folder or nothing in it can be trained on.
+    """
+    folder = Path(folder)
+    files, subfolders = _entries(folder)
+    candidates = [f for f in files if f.suffix.lower() in SUFFIXES]
+    if not candidates:
+        raise _no_pictures(folder, files, subfolders)
+    default = f"a photo of {folder.resolve().name}" if prompt is None else prompt
+    with quiet_pillow(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        results = list(pool.map(lambda path: _read(path, default), candidates))
+    results += [Skipped(f, "this kind is not read; save it as PNG or JPEG") for f in files if foreign(f)]
+    read = [r for r in results if isinstance(r, _Read)]
+    skipped = sorted((r for r in results if isinstance(r, Skipped)), key=lambda s: s.path.name)
+    if not read:
+        reasons = [f"  {s.path.name}: {s.reason}" for s in skipped]
+        raise DataError(
+            "\n".join(["None of the pictures can be read:", *reasons]),
+            where=str(folder),
+            mend="Replace them with whole PNG, JPEG, WebP, BMP or TIFF files.",
+        )
+    captions = {r.picture.path.name: r.picture.caption for r in read}
+    notes = [
+        *caption_notes(captions, sum(r.own_caption for r in read), prompt, default),
+        *(f"{r.picture.path.name}: {note}" for r in read for note in r.notes),
+        *twin_notes({r.picture.path.name: r.picture.digest for r in read}),
+        *left_alone_notes(files, subfolders),
+    ]
+    return Folder(folder, tuple(r.picture for r in read), tuple(skipped), tuple(notes))
+
+
+def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The visible files and subfolders of `folder`, by name."""
+    if not folder.exists():
+        raise DataError("There is no such folder.", where=str(folder), mend="Check the path for typos.")
+    if not folder.is_dir():
+        raise DataError(
+            "This is a file, but a folder of pictures is needed.",
+            where=str(folder),
+            mend=f"Give the folder that holds the pictures, e.g. {folder.parent}.",
+        )
+    try:
+        entries = sorted((e for e in folder.iterdir() if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise DataError(
+            f"The folder cannot be read: {error.strerror}.", where=str(folder), mend="Check its permissions."
+        ) from error
+    return [e for e in entries if e.is_file()], [e for e in entries if e.is_dir()]
+
+
+def _read(path: Path, default: str) -> _Read | Skipped:
+    """Reads one picture in full, with its caption or else `default`."""
+    try:
+        data = path.read_bytes()
+        decoded = decode_picture(data)
+        text = _caption_file(path)
+    except PictureError as reason:
+        return Skipped(path, str(reason))
+    except OSError as error:
+        return Skipped(path, f"the file cannot be read ({error.strerror})")
+    width, height = decoded.image.size
+    caption = default if text is None else text
+    picture = Picture(path, caption, hashlib.sha256(data).hexdigest(), width, height)
+    return _Read(picture, text is not None, decoded.notes)
+
+
+def _caption_file(picture: Path) -> str | None:
+    """The text beside a picture, or None if there is no such file."""
+    path = picture.with_suffix(".txt")
+    try:
+        return " ".join(path.read_text(encoding="utf-8-sig").split())
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError:
+        # Any other caption would be a guess at what the owner wrote.
+        raise PictureError(f"its caption {path.name} is not UTF-8 text; save it as UTF-8") from None
+    except OSError as error:
+        raise PictureError(f"its caption {path.name} cannot be read ({error.strerror})") from None
+
+
+def _no_pictures(folder: Path, files: list[Path], subfolders: list[Path]) -> DataError:
+    """The error for a folder without a single picture file."""
+    kinds = "PNG, JPEG, WebP, BMP or TIFF"
+    filled = [s.name for s in subfolders if holds_pictures(s)]
+    if filled:
+        mend = f"Give one of its subfolders that hold pictures: {listing(filled)}."
+    elif any(foreign(f) for f in files):
+        mend = f"Save the pictures as {kinds} first."
+    else:
+        mend = f"Put a few {kinds} files into it."
+    if not files and not subfolders:
+        what = "The folder is empty."
+    elif not files:
+        what = "The folder holds only subfolders, and these are not entered."
+    else:
+        what = f"The folder holds no pictures, only {listing([f.name for f in files])}."
+    return DataError(what, where=str(folder), mend=mend)

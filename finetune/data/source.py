@@ -1,0 +1,233 @@
+"""Sample numbers in, batches out: every draw is a pure function of (seed, number) (promise P1)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from finetune.config.sections import DataSection
+from finetune.data.cache import ContentCache
+from finetune.data.folder import Folder
+from finetune.data.latents import Latents, View
+from finetune.data.notes import count, listing
+from finetune.data.pictures import PictureLatents
+from finetune.data.texts import HiddenTexts, Texts, TokenTexts
+from finetune.diffusion.batch import Batch
+from finetune.diffusion.random import normal, picture_index, uniform
+from finetune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from finetune.backbones import Backbone
+
+
+class LatentSource:
+    """Batches from any collection of latents with captions.
+
+    Sample `n` shows picture `picture_index(seed, n)` (each once an epoch, in a new order), with one
+    of its captions, mirrored, cropped and with its caption dropped as drawn for `n`, and with its
+    latents drawn from the VAE's posterior.
+
+    Args:
+        latents: The pictures' posteriors.
+        captions: For each picture, one or more captions; one is drawn for each sample.
+        texts: Turns captions into conditioning.
+        seed: Seed of every draw.
+        flip: Mirror half of the samples.
+        random_crop: Crop at a drawn place instead of the centre.
+        caption_dropout: Probability that a sample's caption is empty.
+        names: What each picture is called in messages.
+
+    Raises:
+        ValueError: If there is no picture, or not one or more captions a picture.
+    """
+
+    def __init__(
+        self,
+        latents: Latents,
+        captions: Sequence[Sequence[str]],
+        texts: Texts,
+        seed: int,
+        *,
+        flip: bool = False,
+        random_crop: bool = False,
+        caption_dropout: float = 0.0,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        if len(latents) == 0 or len(captions) != len(latents) or not all(captions):
+            raise ValueError(f"{len(latents)} pictures, {len(captions)} lists of captions; each needs one")
+        self.latents, self.texts, self.seed = latents, texts, seed
+        self._captions = captions
+        self._flip, self._random_crop, self._dropout = flip, random_crop, caption_dropout
+        self._names = names
+
+    def __len__(self) -> int:
+        """How many pictures there are (an epoch)."""
+        return len(self.latents)
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """The samples of these global numbers, on the CPU."""
+        pictures = [picture_index(self.seed, n, len(self)) for n in numbers]
+        posterior = self.latents.posterior(self._views(numbers, pictures))
+        noise = normal(self.seed, numbers, "latents", posterior.mean.shape[1:])
+        conditioning = self.texts.conditioning(self._drawn_captions(numbers, pictures))
+        return Batch(
+            numbers=tuple(numbers),
+            latents=posterior.sample(noise),
+            conditioning=replace(conditioning, time_ids=posterior.time_ids),
+            weight=torch.ones(len(numbers)),
+            names=tuple(self._names[p] if self._names else f"picture {p}" for p in pictures),
+        )
+
+    def captions(self) -> list[str]:
+        """The distinct captions, in the order of the pictures."""
+        return list(dict.fromkeys(caption for several in self._captions for caption in several))
+
+    def prepare_texts(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Tokenizes or encodes every caption that a sample may get, ahead of training."""
+        self.texts.prepare(self._possible_captions(), progress)
+
+    def digest(self) -> str:
+        """SHA-256, in hex, of the pictures, their captions and their order (promise P7)."""
+        content = json.dumps([self.latents.digest(), [list(several) for several in self._captions]])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def _possible_captions(self) -> list[str]:
+        return self.captions() + ([""] if self._dropout > 0 else [])
+
+    def _views(self, numbers: Sequence[int], pictures: Sequence[int]) -> list[View]:
+        mirrored = self._draw(numbers, "flip") if self._flip else [1.0] * len(numbers)
+        places: Sequence[tuple[float, float] | None] = [None] * len(numbers)
+        if self._random_crop:
+            places = list(zip(self._draw(numbers, "crop top"), self._draw(numbers, "crop left"), strict=True))
+        return [View(p, m < 0.5, at) for p, m, at in zip(pictures, mirrored, places, strict=True)]
+
+    def _drawn_captions(self, numbers: Sequence[int], pictures: Sequence[int]) -> list[str]:
+        choices = [self._captions[p] for p in pictures]
+        if any(len(several) > 1 for several in choices):
+            drawn = self._draw(numbers, "caption")
+            captions = [several[int(u * len(several))] for several, u in zip(choices, drawn, strict=True)]
+        else:
+            captions = [several[0] for several in choices]
+        if self._dropout > 0:
+            dropped = self._draw(numbers, "caption dropout")
+            captions = ["" if u < self._dropout else c for c, u in zip(captions, dropped, strict=True)]
+        return captions
+
+    def _draw(self, numbers: Sequence[int], purpose: str) -> list[float]:
+        return [float(u) for u in uniform(self.seed, numbers, purpose).tolist()]
+
+
+class PictureSource(LatentSource):
+    """Batches from a folder of pictures.
+
+    Args:
+        folder: From `scan_folder`.
+        backbone: Encodes pictures and captions.
+        data: The recipe's settings.
+        seed: Seed of every draw.
+        train_text: Whether the text encoders are trained; batches then carry tokens instead of
+            embeddings.
+
+    Raises:
+        ConfigError: If settings contradict each other or do not fit the model.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        backbone: Backbone,
+        data: DataSection,
+        seed: int,
+        train_text: bool = False,
+    ) -> None:
+        check_options(data)
+        self.folder, self.backbone = folder, backbone
+        self.size = data.resolution or backbone.native_size
+        factor = backbone.latent_factor
+        if self.size % factor:
+            raise ConfigError(
+                f"A resolution of {self.size} is not a multiple of {factor}, the factor of this model's VAE.",
+                where="data.resolution",
+                mend=f"Take {max(1, self.size // factor) * factor}.",
+            )
+        self._pictures = PictureLatents(folder.pictures, backbone, self.size, _cache(data, "latents"))
+        super().__init__(
+            self._pictures,
+            [[p.caption] for p in folder.pictures],
+            TokenTexts(backbone) if train_text else HiddenTexts(backbone, _cache(data, "texts")),
+            seed,
+            flip=data.flip,
+            random_crop=data.crop == "random",
+            caption_dropout=data.caption_dropout,
+            names=[str(p.path) for p in folder.pictures],
+        )
+
+    def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Encodes pictures and captions into the caches; after it, `batch` needs no frozen encoder.
+
+        With `cache: false` there is nothing to do.
+
+        Args:
+            progress: Called with the number of things that are done and their total.
+        """
+        pictures = len(self) * (2 if self._flip else 1)
+        texts = len(set(self._possible_captions()))
+        report = progress or (lambda done, total: None)
+        self._pictures.prepare(self._flip, lambda done, _: report(done, pictures + texts))
+        self.prepare_texts(lambda done, _: report(pictures + done, pictures + texts))
+
+    def summary(self) -> list[str]:
+        """Lines for the user: what is trained on, and everything that is not as it may seem."""
+        pictures, size = self.folder.pictures, self.size
+        lines = [f"{count(len(pictures), 'picture')} from {self.folder.path}, at {size}x{size} pixels"]
+        lines += [f"skipped {s.path.name}: {s.reason}" for s in self.folder.skipped]
+        small = [f"{p.path.name} ({p.width}x{p.height})" for p in pictures if min(p.width, p.height) < size]
+        if small:
+            lines.append(f"enlarged, being smaller than {size} pixels: {listing(small)}")
+        for caption in self.captions():
+            if lost := self.backbone.truncated(caption):
+                whose = [p.path.name for p in pictures if p.caption == caption]
+                lines.append(f'caption too long for the model, its end is lost: "{lost}" ({listing(whose)})')
+        return [*lines, *self.folder.notes]
+
+
+def check_options(data: DataSection) -> None:
+    """Refuses settings that would be ignored; needs no model, so call it before long work.
+
+    Raises:
+        ConfigError: If settings contradict each other.
+    """
+    if data.crop == "random" and data.cache:
+        raise ConfigError(
+            "Cached latents are those of one crop, so the crop cannot be drawn anew for each sample.",
+            where="data.crop = random with data.cache = true",
+            mend="Set data.cache to false (slower: every sample is encoded again), or data.crop to center.",
+        )
+    if data.cache_dir is not None and not data.cache:
+        raise ConfigError(
+            "A cache folder is given, but caching is off.",
+            where=f"data.cache_dir = {data.cache_dir} with data.cache = false",
+            mend="Leave data.cache_dir unset, or set data.cache to true.",
+        )
+    if data.cache_dir is not None and _occupied(data.cache_dir):
+        raise ConfigError(
+            "The cache folder is a file.",
+            where=f"data.cache_dir = {data.cache_dir}",
+            mend="Give a folder; it is made if it does not exist.",
+        )
+
+
+def _occupied(path: Path) -> bool:
+    return path.exists() and not path.is_dir()
+
+
+def _cache(data: DataSection, kind: str) -> ContentCache | None:
+    if not data.cache:
+        return None
+    return ContentCache(data.cache_dir / kind if data.cache_dir else None)

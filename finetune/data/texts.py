@@ -1,0 +1,116 @@
+"""Captions → conditioning: token ids for trained text encoders, embeddings of frozen ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from finetune.data.cache import ContentCache, content_key
+from finetune.diffusion.batch import Conditioning
+
+if TYPE_CHECKING:
+    from finetune.backbones import Backbone
+
+_AT_ONCE = 64
+
+
+class Texts(Protocol):
+    """Turns captions into the text part of a conditioning."""
+
+    def prepare(self, captions: Sequence[str], progress: Callable[[int, int], None] | None = None) -> None:
+        """Does what can be done once for these captions."""
+
+    def conditioning(self, captions: Sequence[str]) -> Conditioning:
+        """One row a caption, on the CPU."""
+
+
+class TokenTexts:
+    """Token ids, each caption tokenized once; for text encoders that are trained.
+
+    Args:
+        backbone: Whose tokenizers are used.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self._rows: dict[str, int] = {}
+        self._table: Tensor | None = None
+
+    def prepare(self, captions: Sequence[str], progress: Callable[[int, int], None] | None = None) -> None:
+        """Tokenizes those captions that are new."""
+        new = [c for c in dict.fromkeys(captions) if c not in self._rows]
+        if not new:
+            return
+        tables = [] if self._table is None else [self._table]
+        for start in range(0, len(new), 1024):
+            # int32 halves the table; there may be hundreds of thousands of captions
+            tables.append(self._backbone.tokenize(new[start : start + 1024]).to(torch.int32).cpu())
+            if progress:
+                progress(min(start + 1024, len(new)), len(new))
+        self._rows |= {caption: len(self._rows) + i for i, caption in enumerate(new)}
+        self._table = torch.cat(tables)
+
+    def conditioning(self, captions: Sequence[str]) -> Conditioning:
+        """`tokens` `[B, encoders, T]` int64."""
+        self.prepare(captions)
+        assert self._table is not None
+        return Conditioning(tokens=self._table[[self._rows[c] for c in captions]].long())
+
+
+class HiddenTexts:
+    """Embeddings of frozen text encoders.
+
+    Args:
+        backbone: Whose text encoders are used.
+        cache: Where embeddings are kept; None to encode every batch anew.
+    """
+
+    def __init__(self, backbone: Backbone, cache: ContentCache | None = None) -> None:
+        self._backbone, self._cache = backbone, cache
+        self._encoder = "these text encoders"
+        if cache is not None and cache.directory is not None:
+            self._encoder = backbone.fingerprint_text()
+
+    def prepare(self, captions: Sequence[str], progress: Callable[[int, int], None] | None = None) -> None:
+        """Encodes those captions that are not in the cache."""
+        if self._cache is None:
+            return
+        wanted = list(dict.fromkeys(captions))
+        for start in range(0, len(wanted), _AT_ONCE):
+            chunk = wanted[start : start + _AT_ONCE]
+            # Whole chunks, for the reason given at PictureLatents.prepare.
+            if any(self._cache.get(self._key(c)) is None for c in chunk):
+                self._encode_into_cache(chunk)
+            if progress:
+                progress(start + len(chunk), len(wanted))
+
+    def conditioning(self, captions: Sequence[str]) -> Conditioning:
+        """`hidden` `[B, T, D]` and, for SDXL, `pooled` `[B, P]`, both fp32."""
+        if self._cache is None:
+            rows = self._encode(captions)
+        else:
+            rows = [self._cache.get(self._key(c)) or self._encode_into_cache([c])[0] for c in captions]
+        return Conditioning(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
+
+    def _encode_into_cache(self, captions: Sequence[str]) -> list[dict[str, Tensor]]:
+        assert self._cache is not None
+        rows = self._encode(captions)
+        for caption, row in zip(captions, rows, strict=True):
+            key = self._key(caption)
+            if self._cache.get(key) is None:
+                self._cache.put(key, row)
+        return rows
+
+    def _encode(self, captions: Sequence[str]) -> list[dict[str, Tensor]]:
+        with torch.no_grad():
+            hidden, pooled = self._backbone.encode_text(self._backbone.tokenize(captions))
+        columns = {"hidden": hidden.float().cpu()}
+        if pooled is not None:
+            columns["pooled"] = pooled.float().cpu()
+        return [{name: column[i] for name, column in columns.items()} for i in range(len(captions))]
+
+    def _key(self, caption: str) -> str:
+        return content_key("text", caption, self._encoder)

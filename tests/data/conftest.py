@@ -1,0 +1,48 @@
+"""Small pictures to read."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from finetune.backbones import Backbone
+
+
+def painted(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A smooth picture that is the same for the same seed and differs everywhere."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (5, 4, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="session")
+def loaded(tiny_models: dict[str, Path]) -> dict[str, Backbone]:
+    """One backbone of each family; do not change them."""
+    from finetune.backbones import load_backbone
+    from finetune.config.sections import ModelSection
+
+    return {family: load_backbone(ModelSection(name=str(path))) for family, path in tiny_models.items()}
+
+
+@pytest.fixture
+def backbone(family: str, loaded: dict[str, Backbone]) -> Backbone:
+    """A tiny backbone of `family` that the test may change: copying is faster than loading."""
+    return copy.deepcopy(loaded[family])
+
+
+@pytest.fixture
+def mycat(tmp_path: Path) -> Path:
+    """A folder of five pictures of different shapes, two of them with captions."""
+    folder = tmp_path / "mycat"
+    folder.mkdir()
+    for i, (width, height) in enumerate([(48, 32), (32, 48), (40, 40), (64, 33), (33, 64)]):
+        painted(width, height, i).save(folder / f"{i}.png")
+    (folder / "1.txt").write_text("a red cat\n")
+    (folder / "3.txt").write_text("a blue dog")
+    return folder

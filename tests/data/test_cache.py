@@ -1,0 +1,64 @@
+"""Found by content, whole on disk, bounded in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from finetune.data.cache import ContentCache, content_key
+from finetune.errors import ConfigError
+
+
+def test_keys_tell_their_parts_apart() -> None:
+    cases = [("ab", "c"), ("a", "bc"), ("abc",), ("ab", "c", ""), ("ab", "ç")]
+    keys = [content_key(*parts) for parts in cases]
+    assert len(set(keys)) == 5
+    assert all(len(key) == 64 for key in keys)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_what_is_put_is_got(tmp_path: Path, on_disk: bool) -> None:
+    cache = ContentCache(tmp_path / "new" / "cache" if on_disk else None)
+    key = content_key("x")
+    assert cache.get(key) is None
+    batch = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    cache.put(key, {"mean": batch[1], "std": batch[2]})
+    for reader in [cache, ContentCache(cache.directory)] if on_disk else [cache]:
+        row = reader.get(key)
+        assert row is not None
+        assert torch.equal(row["mean"], batch[1])
+        assert torch.equal(row["std"], batch[2])
+        assert row["mean"].untyped_storage().nbytes() == 3 * 2 * 2 * 4
+    left = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert [p.name for p in left] == ([f"{key}.safetensors"] if on_disk else [])
+
+
+def test_a_damaged_file_counts_as_absent_and_is_replaced(tmp_path: Path) -> None:
+    key, value = content_key("x"), {"mean": torch.ones(3)}
+    ContentCache(tmp_path).put(key, value)
+    (file,) = tmp_path.rglob("*.safetensors")
+    for damage in (b"", file.read_bytes()[:-2], b"rubbish" * 50):
+        file.write_bytes(damage)
+        cache = ContentCache(tmp_path)
+        assert cache.get(key) is None
+        cache.put(key, value)
+        assert ContentCache(tmp_path).get(key) is not None
+
+
+def test_memory_is_bounded_when_there_is_a_directory(tmp_path: Path) -> None:
+    cache = ContentCache(tmp_path, room=100)
+    for i in range(10):
+        cache.put(content_key(str(i)), {"x": torch.full((10,), float(i))})
+    assert len(cache._memory) == 2
+    for i in range(10):
+        row = cache.get(content_key(str(i)))
+        assert row is not None
+        assert row["x"].tolist() == [i] * 10
+
+
+def test_a_folder_that_cannot_be_written_is_the_users_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        ContentCache(tmp_path / "file" / "cache").put(content_key("x"), {"x": torch.ones(1)})

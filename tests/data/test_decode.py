@@ -1,0 +1,156 @@
+"""Any file that Pillow can write, and files that nothing can read."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from finetune.data.decode import PictureError, decode_picture, quiet_pillow
+from tests.data.conftest import painted
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def pixels(data: bytes) -> np.ndarray[Any, Any]:
+    with quiet_pillow():
+        image = decode_picture(data).image
+    assert image.mode == "RGB"
+    return np.asarray(image).astype(int)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
+def test_lossless_kinds_keep_every_pixel(kind: str) -> None:
+    image = painted(20, 30)
+    options = {"lossless": True} if kind == "WEBP" else {}
+    assert (pixels(encoded(image, kind, **options)) == np.asarray(image)).all()
+
+
+def test_jpeg_is_turned_upright() -> None:
+    image = painted(20, 30)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side: turn by 90 degrees clockwise
+    upright = pixels(encoded(image, "JPEG", quality=95, exif=exif))
+    plain = pixels(encoded(image, "JPEG", quality=95))
+    assert (upright == np.rot90(plain, -1)).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "tRNS"])
+def test_transparent_parts_become_white_and_it_is_said(mode: str) -> None:
+    if mode in ("RGBA", "LA"):
+        image = painted(8, 8).convert(mode)
+        image.putpixel((0, 0), (0, 0, 0, 0)[-len(mode) :] if mode == "LA" else (0, 0, 0, 0))
+        data = encoded(image, "PNG")
+    else:
+        image = Image.new("P" if mode == "P" else "RGB", (8, 8), 1 if mode == "P" else (200, 0, 0))
+        image.putpalette([0, 0, 0, 200, 0, 0]) if mode == "P" else None
+        image.putpixel((0, 0), 0 if mode == "P" else (0, 0, 0))
+        data = encoded(image, "PNG", transparency=0 if mode == "P" else (0, 0, 0))
+    decoded = decode_picture(data)
+    assert decoded.image.getpixel((0, 0)) == (255, 255, 255)
+    assert decoded.image.getpixel((4, 4)) != (255, 255, 255)
+    assert decoded.notes == ("transparent parts became white",)
+
+
+def test_half_transparent_black_on_white_is_grey_and_an_opaque_alpha_channel_is_no_news() -> None:
+    assert pixels(encoded(Image.new("RGBA", (4, 4), (0, 0, 0, 127)), "PNG"))[0, 0].tolist() == [128] * 3
+    assert decode_picture(encoded(painted(4, 4).convert("RGBA"), "PNG")).notes == ()
+
+
+def test_16_bit_grey_keeps_its_range() -> None:
+    values = np.array([[0, 257, 128 * 257, 65535]], dtype=np.uint16)
+    assert pixels(encoded(Image.fromarray(values), "PNG"))[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert pixels(encoded(Image.fromarray(values), "TIFF"))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_float_pixels_need_a_known_range() -> None:
+    known = Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32))
+    assert pixels(encoded(known, "TIFF"))[0, :, 0].tolist() == [0, 128, 255]
+    for strange in (3.0, float("nan")):
+        with pytest.raises(PictureError, match="no known range"):
+            decode_picture(encoded(Image.fromarray(np.full((2, 2), strange, dtype=np.float32)), "TIFF"))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk(kind: str) -> None:
+    cyan = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
+    assert np.abs(pixels(encoded(cyan, kind))[4, 4] - [0, 255, 255]).max() <= 2
+
+
+def test_one_bit_and_grey_pictures() -> None:
+    assert pixels(encoded(Image.new("1", (4, 4), 1), "PNG")).min() == 255
+    assert pixels(encoded(Image.new("L", (4, 4), 77), "PNG"))[0, 0].tolist() == [77] * 3
+
+
+def test_colours_are_read_by_the_profile() -> None:
+    # A profile whose red primary is sRGB's blue one and the other way round, under another name.
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for a, b in ((b"rXYZ", b"????"), (b"bXYZ", b"rXYZ"), (b"????", b"bXYZ")):
+        profile = profile.replace(a, b)
+    profile = profile.replace("sRGB".encode("utf-16-be"), "sBGR".encode("utf-16-be"))
+    image = painted(16, 16)
+    swapped = pixels(encoded(image, "PNG", icc_profile=profile))
+    assert np.abs(swapped - np.asarray(image).astype(int)[..., ::-1]).max() <= 2
+
+
+def test_a_broken_profile_is_told() -> None:
+    decoded = decode_picture(encoded(painted(4, 4), "PNG", icc_profile=b"no profile"))
+    assert decoded.notes == ("its colour profile does not fit it and was ignored",)
+    assert (np.asarray(decoded.image) == np.asarray(painted(4, 4))).all()
+
+
+def test_an_animation_gives_its_first_frame() -> None:
+    frames = [painted(8, 8, i) for i in range(3)]
+    data = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert decode_picture(data).notes == ("only the first of its 3 frames is used",)
+    assert (pixels(data) == np.asarray(frames[0])).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+def test_truncated_files_are_refused(kind: str, share: float) -> None:
+    data = encoded(painted(64, 64), kind)
+    with quiet_pillow(), pytest.raises(PictureError):
+        decode_picture(data[: int(len(data) * share)])
+
+
+def test_reasons_are_plain_words() -> None:
+    whole = encoded(painted(64, 64), "JPEG")
+    for data, reason in [
+        (b"", "the file is empty"),
+        (b"<html>not found</html>", "not a PNG, JPEG"),
+        (whole[:-200], "truncated"),
+    ]:
+        with pytest.raises(PictureError, match=reason):
+            decode_picture(data)
+
+
+def test_a_flipped_bit_is_found_by_the_checksum() -> None:
+    data = bytearray(encoded(painted(64, 64), "PNG"))
+    data[len(data) // 2] ^= 1
+    with pytest.raises(PictureError, match="damaged"):
+        decode_picture(bytes(data))
+
+
+def test_a_decompression_bomb_is_refused_before_it_fills_the_memory() -> None:
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, body in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")):
+        data += struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    with pytest.raises(PictureError, match="far too large"):
+        decode_picture(data)
+
+
+def test_other_formats_are_not_even_tried() -> None:
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    with pytest.raises(PictureError, match="not a PNG"):
+        decode_picture(postscript)

@@ -1,0 +1,307 @@
+"""Batches: what is in them, and that nothing but (seed, sample number) decides it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from finetune.config.sections import DataSection
+from finetune.data import LatentSource, PictureSource, StackedLatents, TokenTexts, scan_folder
+from finetune.data.preprocess import cut_out, place
+from finetune.diffusion.batch import Batch, Conditioning
+from finetune.diffusion.random import normal, picture_index
+from finetune.errors import ConfigError
+from tests.data.conftest import painted
+
+if TYPE_CHECKING:
+    from finetune.backbones import Backbone
+
+
+def source(
+    mycat: Path, backbone: Backbone, seed: int = 7, train_text: bool = False, **data: Any
+) -> PictureSource:
+    made = PictureSource(scan_folder(mycat), backbone, DataSection(**data), seed, train_text)
+    made.prepare()
+    return made
+
+
+def assert_same(a: Batch, b: Batch, exactly: bool = True) -> None:
+    tolerance = {"rtol": 0.0, "atol": 0.0} if exactly else {"rtol": 1e-5, "atol": 1e-5}
+    assert (a.numbers, a.names) == (b.numbers, b.names)
+    torch.testing.assert_close(a.latents, b.latents, **tolerance)
+    for field in fields(Conditioning):
+        x, y = getattr(a.conditioning, field.name), getattr(b.conditioning, field.name)
+        assert (x is None) == (y is None)
+        if x is not None:
+            torch.testing.assert_close(x, y, **tolerance)
+
+
+def joined(batches: list[Batch]) -> Batch:
+    return Batch(
+        numbers=tuple(n for b in batches for n in b.numbers),
+        latents=torch.cat([b.latents for b in batches]),
+        conditioning=Conditioning.stack([b.conditioning for b in batches]),
+        weight=torch.cat([b.weight for b in batches]),
+        names=tuple(n for b in batches for n in b.names),
+    )
+
+
+def test_a_row_is_what_diffusers_makes_of_the_picture(mycat: Path, backbone: Backbone) -> None:
+    made = source(mycat, backbone)
+    batch = made.batch([0, 9])
+    assert made.size == backbone.native_size == 32
+    for row, number in enumerate([0, 9]):
+        picture = made.folder.pictures[picture_index(7, number, 5)]
+        pixels = cut_out(picture.read(), place((picture.height, picture.width), 32))
+        with torch.no_grad():
+            posterior = backbone.vae.encode(pixels[None]).latent_dist
+            hidden, _ = backbone.encode_text(backbone.tokenize([picture.caption]))
+        noise = normal(7, [number], "latents", posterior.mean.shape[1:])
+        expected = (posterior.mean + posterior.std * noise) * backbone.vae.config.scaling_factor
+        torch.testing.assert_close(batch.latents[row : row + 1], expected)
+        assert batch.conditioning.hidden is not None
+        torch.testing.assert_close(batch.conditioning.hidden[row : row + 1], hidden)
+        assert batch.names[row] == str(picture.path)
+    assert batch.weight.tolist() == [1, 1]
+    assert (batch.conditioning.time_ids is None) == (backbone.family != "sdxl")
+
+
+@pytest.mark.parametrize("family", ["sdxl"])
+def test_sdxl_is_told_sizes_and_corner(mycat: Path, backbone: Backbone) -> None:
+    made = source(mycat, backbone, flip=True)
+    numbers = range(40)
+    batch = made.batch(numbers)
+    assert batch.conditioning.time_ids is not None
+    rows = zip(batch.names, batch.conditioning.time_ids.int().tolist(), strict=True)
+    told = {(Path(name).name, *ids) for name, ids in rows}
+    # height, width, top, left, target height, target width; 64x33 becomes 62x32, 33x64 32x62.
+    assert told == {
+        ("0.png", 32, 48, 0, 8, 32, 32),
+        ("1.png", 48, 32, 8, 0, 32, 32),
+        ("2.png", 40, 40, 0, 0, 32, 32),
+        ("3.png", 33, 64, 0, 15, 32, 32),
+        ("4.png", 64, 33, 15, 0, 32, 32),
+    }
+
+
+def test_every_epoch_shows_every_picture_once(mycat: Path, backbone: Backbone) -> None:
+    made = source(mycat, backbone)
+    orders = [made.batch(range(5 * e, 5 * e + 5)).names for e in range(4)]
+    assert all(len(set(order)) == 5 for order in orders)
+    assert len(set(orders)) > 1
+
+
+@pytest.mark.parametrize("train_text", [False, True])
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"flip": True, "caption_dropout": 0.3},
+        {"flip": True, "caption_dropout": 0.3, "crop": "random", "cache": False},
+    ],
+    ids=["cached", "on the fly"],
+)
+def test_splitting_a_batch_changes_nothing(
+    mycat: Path, backbone: Backbone, train_text: bool, data: dict[str, Any]
+) -> None:
+    made = source(mycat, backbone, train_text=train_text, **data)
+    whole = made.batch(range(100, 108))
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    pieces = joined([made.batch([n]) for n in range(100, 108)])
+    assert torch.equal(state, torch.get_rng_state())
+    assert_same(whole, pieces, exactly=data.get("cache", True))
+    again = source(mycat, backbone, train_text=train_text, **data)
+    again.batch([3])
+    assert_same(whole, again.batch(range(100, 108)))
+    other = source(mycat, backbone, seed=8, train_text=train_text, **data).batch(range(100, 108))
+    assert not torch.equal(other.latents, whole.latents)
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+def test_cached_and_on_the_fly_are_the_same(mycat: Path, backbone: Backbone, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"flip": True, "caption_dropout": 0.5}
+    numbers = list(range(16))
+    live = source(mycat, backbone, cache=False, **settings).batch(numbers)
+    memory = source(mycat, backbone, **settings).batch(numbers)
+    assert_same(live, memory, exactly=False)
+    disk = source(mycat, backbone, cache_dir=tmp_path / "cache", **settings)
+    assert_same(disk.batch(numbers), memory)
+    backbone.encode_pixels = None  # type: ignore[method-assign,assignment]
+    backbone.encode_text = None  # type: ignore[method-assign,assignment]
+    assert_same(source(mycat, backbone, cache_dir=tmp_path / "cache", **settings).batch(numbers), memory)
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+def test_the_cache_follows_content_not_names(mycat: Path, backbone: Backbone, tmp_path: Path) -> None:
+    def files() -> int:
+        return len(list((tmp_path / "cache" / "latents").rglob("*.safetensors")))
+
+    settings: dict[str, Any] = {"cache_dir": tmp_path / "cache"}
+    source(mycat, backbone, **settings)
+    assert files() == 5
+    first, last = (mycat / f"{i}.png" for i in (0, 4))
+    first.rename(mycat / "renamed.png")
+    source(mycat, backbone, **settings)
+    assert files() == 5
+    painted(33, 64, 77).save(last)  # other content under an old name
+    changed = source(mycat, backbone, **settings)
+    assert files() == 6
+    fresh = source(mycat, backbone)
+    assert_same(changed.batch(range(5)), fresh.batch(range(5)))
+    source(mycat, backbone, resolution=64, **settings)
+    assert files() == 11
+    source(mycat, backbone, flip=True, **settings)
+    assert files() == 16
+    with torch.no_grad():
+        next(backbone.vae.parameters()).add_(0.1)
+    source(mycat, backbone, **settings)
+    assert files() == 21
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+def test_a_preparation_cut_short_goes_on_to_the_same_bytes(
+    mycat: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    whole = source(mycat, backbone, cache_dir=tmp_path / "whole")
+    part = source(mycat, backbone, cache_dir=tmp_path / "part")
+    for kind, number in (("latents", 3), ("texts", 1)):
+        for file in sorted((tmp_path / "part" / kind).rglob("*.safetensors"))[:number]:
+            file.unlink()
+    part = source(mycat, backbone, cache_dir=tmp_path / "part")
+    assert_same(whole.batch(range(5)), part.batch(range(5)))
+    for file in (tmp_path / "whole").rglob("*.safetensors"):
+        assert file.read_bytes() == (tmp_path / "part" / file.relative_to(tmp_path / "whole")).read_bytes()
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+def test_shares_of_flips_crops_and_empty_captions(mycat: Path, backbone: Backbone) -> None:
+    made = PictureSource(
+        scan_folder(mycat),
+        backbone,
+        DataSection(flip=True, caption_dropout=0.25, crop="random", cache=False),
+        seed=0,
+    )
+    numbers, pictures = range(2000), [0] * 2000
+    views = made._views(numbers, pictures)
+    assert 0.45 < sum(v.mirrored for v in views) / 2000 < 0.55
+    places = torch.tensor([v.at for v in views])
+    assert torch.allclose(places.mean(0), torch.tensor([0.5, 0.5]), atol=0.03)
+    assert abs(torch.corrcoef(places.T)[0, 1]) < 0.07
+    empty = made._drawn_captions(numbers, pictures).count("") / 2000
+    assert 0.22 < empty < 0.28
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+def test_progress_counts_pictures_and_captions(mycat: Path, backbone: Backbone) -> None:
+    seen: list[tuple[int, int]] = []
+    made = PictureSource(scan_folder(mycat), backbone, DataSection(flip=True, caption_dropout=0.1), 0)
+    made.prepare(lambda *at: seen.append(at))
+    assert seen[-1] == (14, 14)  # 5 pictures and their mirror images, 3 captions and the empty one
+    assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+def test_summary_names_everything(mycat: Path, backbone: Backbone) -> None:
+    (mycat / "2.txt").write_text("cat " * 200 + "at the very end")
+    (mycat / "bad.jpg").write_bytes(b"")
+    made = PictureSource(scan_folder(mycat, "x"), backbone, DataSection(resolution=40), 0)
+    lines = made.summary()
+    assert lines[0] == f"5 pictures from {mycat}, at 40x40 pixels"
+    assert lines[1] == "skipped bad.jpg: the file is empty"
+    assert lines[2] == (
+        "enlarged, being smaller than 40 pixels: 0.png (48x32), 1.png (32x48), 3.png (64x33), 4.png (33x64)"
+    )
+    assert lines[3].startswith("caption too long")
+    assert lines[3].endswith('at the very end" (2.png)')
+    assert lines[4] == '3 captions from .txt files, for the rest the prompt "x"'
+    assert made.captions() == ["x", "a red cat", "cat " * 200 + "at the very end", "a blue dog"]
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+def test_the_digest_is_of_contents(mycat: Path, backbone: Backbone) -> None:
+    digest = source(mycat, backbone).digest()
+    assert digest == source(mycat, backbone, seed=3, flip=True).digest()
+    (mycat / "4.png").rename(mycat / "5.png")
+    assert digest == source(mycat, backbone).digest()
+    (mycat / "1.txt").write_text("a green cat")
+    changed = source(mycat, backbone).digest()
+    painted(48, 32, 50).save(mycat / "0.png")
+    assert len({digest, changed, source(mycat, backbone).digest()}) == 3
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ({"crop": "random"}, "one crop"),
+        ({"cache": False, "cache_dir": "somewhere"}, "caching is off"),
+        ({"cache_dir": __file__}, "is a file"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    mycat: Path, backbone: Backbone, data: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=reason) as error:
+        PictureSource(scan_folder(mycat), backbone, DataSection(**data), 0)
+    assert error.value.mend
+
+
+def stacked(backbone: Backbone, count: int, **options: Any) -> LatentSource:
+    mean, std = torch.randn(2, count, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    captions = [[f"picture {i}", f"drawing {i}", f"{i}"] for i in range(count)]
+    return LatentSource(StackedLatents(mean, std), captions, TokenTexts(backbone), 5, **options)
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+def test_latents_of_another_producer(backbone: Backbone) -> None:
+    made = stacked(backbone, 10, caption_dropout=0.1)
+    made.prepare_texts()
+    numbers = range(600)
+    batch = made.batch(numbers)
+    index = [picture_index(5, n, 10) for n in numbers]
+    posterior = made.latents.posterior(made._views(numbers, index))
+    noise = normal(5, numbers, "latents", (4, 16, 16))
+    assert torch.equal(batch.latents, posterior.mean + posterior.std * noise)
+    captions = made._drawn_captions(numbers, index)
+    assert batch.conditioning.tokens is not None
+    assert torch.equal(batch.conditioning.tokens, backbone.tokenize(captions))
+    kinds = Counter(c.split()[0] if " " in c or not c else "number" for c in captions if c)
+    assert all(150 < n < 210 for n in kinds.values())
+    assert captions.count("") + sum(kinds.values()) == 600
+    assert all(not c or c.endswith(str(i)) for c, i in zip(captions, index, strict=True))
+    assert batch.names[0] == f"picture {index[0]}"
+    assert_same(batch, joined([made.batch([n]) for n in numbers]))
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+def test_faults_of_another_producer(backbone: Backbone) -> None:
+    one = StackedLatents(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2))
+    for captions in ([], [[]], [["a"], ["b"]]):
+        with pytest.raises(ValueError, match="each needs one"):
+            LatentSource(one, captions, TokenTexts(backbone), 0)
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+@pytest.mark.parametrize("kind", ["stacked", "memory", "disk"])
+def test_a_cached_row_costs_less_than_a_millisecond(
+    mycat: Path, backbone: Backbone, tmp_path: Path, kind: str
+) -> None:
+    made: LatentSource
+    if kind == "stacked":
+        made = stacked(backbone, 2000, caption_dropout=0.1)
+        made.prepare_texts()
+    else:
+        made = source(mycat, backbone, flip=True, cache_dir=tmp_path / "cache" if kind == "disk" else None)
+    made.batch([0])
+    seconds = []
+    for repeat in range(5):
+        start = time.process_time()  # of this process alone: the machine may be busy
+        made.batch(range(64 * repeat, 64 * repeat + 64))
+        seconds.append((time.process_time() - start) / 64)
+    assert min(seconds) < 1e-3
