@@ -1,0 +1,30 @@
+"""Pictures from a model: the same sampler for users, for previews and for measurements.
+
+Names are loaded on first use, so that `finetune.sampling.settings` can be read without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from finetune.sampling.output import save_samples as save_samples
+    from finetune.sampling.sample import Sample as Sample
+    from finetune.sampling.sampler import Sampler as Sampler
+    from finetune.sampling.settings import SamplingSection as SamplingSection
+    from finetune.sampling.settings import parse_lora as parse_lora
+
+_HOMES = {
+    "Sample": "sample",
+    "Sampler": "sampler",
+    "SamplingSection": "settings",
+    "parse_lora": "settings",
+    "save_samples": "output",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,95 @@
+"""Contact sheets: pictures in rows with their prompts under them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+_PAPER, _INK = (255, 255, 255), (60, 60, 67)
+_LEAST, _MOST = 192, 512  # sides that a picture is enlarged or reduced to, in pixels
+_LINES = 3  # of a label, at most
+
+
+def grid(
+    images: Sequence[Image.Image], columns: int | None = None, labels: Sequence[str] | None = None
+) -> Image.Image:
+    """Lays pictures out on white paper.
+
+    Small pictures are enlarged by a whole factor and large ones reduced, so that a sheet is good to
+    look at whatever the model's size; pictures of different shapes are centred in equal cells.
+
+    Args:
+        images: RGB pictures, at least one.
+        columns: Pictures in a row; about as many as rows if None.
+        labels: A text under each picture; long ones are wrapped and, after three lines, cut with "…".
+
+    Raises:
+        ValueError: No pictures, or not as many labels as pictures.
+    """
+    if not images:
+        raise ValueError("a grid needs at least one picture")
+    if labels is not None and len(labels) != len(images):
+        raise ValueError(f"{len(images)} pictures but {len(labels)} labels")
+    columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
+    rows = math.ceil(len(images) / columns)
+    pictures = _scaled(images)
+    width, height = max(p.width for p in pictures), max(p.height for p in pictures)
+    gap = max(8, width // 24)
+    font = ImageFont.load_default(size=max(13, round(width / 15)))
+    texts = [_wrapped(label, font, width) for label in labels or []]
+    line = sum(font.getmetrics()) if isinstance(font, ImageFont.FreeTypeFont) else 14
+    # A row is as high as its longest label.
+    lines = [max((len(t) for t in texts[r * columns : (r + 1) * columns]), default=0) for r in range(rows)]
+    tops = [gap]
+    for count in lines:
+        tops.append(tops[-1] + height + gap + (count * line + gap // 2 if count else 0))
+    sheet = Image.new("RGB", (gap + columns * (width + gap), tops[-1]), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, columns)
+        left, top = gap + column * (width + gap), tops[row]
+        sheet.paste(picture, (left + (width - picture.width) // 2, top + (height - picture.height) // 2))
+        for n, text in enumerate(texts[index] if texts else ()):
+            place = (left + width / 2, top + height + gap // 2 + n * line)
+            draw.text(place, text, fill=_INK, font=font, anchor="ma")
+    return sheet
+
+
+def _scaled(images: Sequence[Image.Image]) -> list[Image.Image]:
+    """All pictures enlarged or reduced by one factor, so that they still compare."""
+    largest = max(max(image.size) for image in images)
+    factor = _MOST / largest if largest > _MOST else math.ceil(_LEAST / largest)
+    if factor == 1:
+        return [image.convert("RGB") for image in images]
+    return [
+        image.convert("RGB").resize(
+            (max(1, round(image.width * factor)), max(1, round(image.height * factor))),
+            Image.Resampling.LANCZOS,
+        )
+        for image in images
+    ]
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    """Lines no wider than `width` pixels, broken at spaces; a longer word is cut."""
+    lines: list[str] = []
+    for word in text.split():
+        joined = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    if len(lines) > _LINES:
+        lines = [*lines[: _LINES - 1], f"{lines[_LINES - 1]} …"]
+    return [_cut(line, font, width) for line in lines]
+
+
+def _cut(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(line) <= width:
+        return line
+    kept = line.removesuffix(" …")
+    while kept and font.getlength(f"{kept}…") > width:
+        kept = kept[:-1]
+    return f"{kept}…"

@@ -1,0 +1,65 @@
+"""What a sampling call leaves in a folder: single pictures and a sheet of all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from finetune.sampling.grid import grid
+from finetune.sampling.png import save_png
+from finetune.sampling.sample import Sample
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Where pictures were written.
+
+    Attributes:
+        pictures: One path a sample, in order.
+        grid: The sheet of all, or None if there is only one picture.
+    """
+
+    pictures: tuple[Path, ...]
+    grid: Path | None
+
+
+def sheet(samples: Sequence[Sample], columns: int | None = None) -> Image.Image:
+    """A grid of samples with their prompts under them.
+
+    Pictures of one prompt that stand in one row are told apart by their seeds.
+
+    Args:
+        samples: As a `Sampler` gives them, at least one.
+        columns: Pictures in a row; if None, one row for each prompt that has several pictures.
+    """
+    prompts = [sample.prompt for sample in samples]
+    several = len(set(prompts)) < len(prompts)
+    if columns is None and several and len(samples) == len(set(prompts)) * samples[0].settings.num:
+        columns = samples[0].settings.num if samples[0].settings.num <= 8 else None
+    labels = [f"{s.prompt} · {s.seed}" if several else s.prompt for s in samples]
+    return grid([sample.image for sample in samples], columns, labels)
+
+
+def save_samples(samples: Sequence[Sample], folder: Path, columns: int | None = None) -> Saved:
+    """Writes each picture as `PROMPT-SEED.png` and, for more than one, `grid.png`.
+
+    Nothing is overwritten: a name that is taken gets the next free number. All PNGs say how they
+    were made.
+    """
+    pictures = tuple(sample.save(folder / f"{slug(sample.prompt)}-{sample.seed}.png") for sample in samples)
+    if len(samples) < 2:
+        return Saved(pictures, None)
+    infos = [sample.info() for sample in samples]
+    return Saved(pictures, save_png(sheet(samples, columns), folder / "grid.png", *infos))
+
+
+def slug(prompt: str) -> str:
+    """A short file name from a prompt: letters and digits of any script, joined by "-"."""
+    words = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")
+    if len(words.encode()) > 60:  # file systems count bytes
+        words = words.encode()[:60].decode(errors="ignore").rpartition("-")[0] or words[:15]
+    return words or "picture"

@@ -1,0 +1,118 @@
+"""PNG files that say how they were made."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from finetune.files import whole_file
+
+Info = Mapping[str, Any]
+
+
+def parameters(info: Info) -> str:
+    """The text that A1111 and Forge write into a PNG's `parameters` chunk, and read back.
+
+    ```
+    PROMPT <lora:NAME:WEIGHT>
+    Negative prompt: NEGATIVE
+    Steps: 25, Sampler: DPM++ 2M, CFG scale: 5, Seed: 0, Size: 64x64, Model: storybook
+    ```
+
+    Args:
+        info: What `Sample.info` gives.
+    """
+    from finetune.sampling.schedulers import scheduler_title
+
+    lines = [" ".join([info["prompt"], *(f"<lora:{name}:{weight:g}>" for name, weight in info["loras"])])]
+    if info["negative"]:
+        lines.append(f"Negative prompt: {info['negative']}")
+    width, height = info["size"]
+    settings = {
+        "Steps": info["steps"],
+        "Sampler": scheduler_title(info["scheduler"]),
+        "CFG scale": f"{info['guidance']:g}",
+        "Seed": info["seed"],
+        "Size": f"{width}x{height}",
+        "Model": info["model"],
+        "Version": f"finetune {_version()}",
+    }
+    lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in settings.items()))
+    return "\n".join(lines)
+
+
+def _quoted(value: object) -> str:
+    """A value that holds a separator is quoted as JSON, as A1111 does."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if any(c in text for c in ",:\n") else text
+
+
+def _version() -> str:
+    try:
+        return version("finetune")
+    except PackageNotFoundError:  # used from a source tree that is not installed
+        return "unreleased"
+
+
+def _chunks(infos: Sequence[Info]) -> PngInfo:
+    """`parameters` of the first picture; `finetune`: JSON of the picture, or of all pictures of a grid."""
+    chunks = PngInfo()
+    if infos:
+        chunks.add_text("parameters", parameters(infos[0]))
+        said = {"version": _version(), "samples": [dict(info) for info in infos]}
+        chunks.add_text("finetune", json.dumps(said, ensure_ascii=False))
+    return chunks
+
+
+def write_png(image: Image.Image, path: Path, *infos: Info) -> Path:
+    """Writes a PNG whole or not at all, replacing `path` if it exists."""
+    with whole_file(path) as aside:
+        image.save(aside, format="PNG", pnginfo=_chunks(infos))
+    return path
+
+
+def save_png(image: Image.Image, path: Path, *infos: Info) -> Path:
+    """Writes a PNG whole or not at all and never over an existing file.
+
+    Args:
+        image: The picture.
+        path: Where to; if it exists, the next free `NAME-2.png`, `NAME-3.png` … is taken.
+        infos: What `Sample.info` gives, for each picture that is to be seen in `image`.
+
+    Returns:
+        Where it was written.
+    """
+    aside = path.with_name(f".{path.stem}.{os.getpid()}.png")
+    write_png(image, aside, *infos)
+    try:
+        for name in itertools.chain([path], (_numbered(path, n) for n in itertools.count(2))):
+            if _put(aside, name):
+                return name
+    finally:
+        aside.unlink(missing_ok=True)
+    raise AssertionError  # the count has no end
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def _put(aside: Path, path: Path) -> bool:
+    """Gives the finished file its name unless that is taken, in one step that two processes can race for."""
+    if path.exists():
+        return False
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        os.replace(aside, path)
+    return True

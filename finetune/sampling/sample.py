@@ -1,0 +1,58 @@
+"""One picture and everything needed to make it again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from finetune.sampling.png import save_png
+from finetune.sampling.settings import SamplingSection
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sampled picture.
+
+    Attributes:
+        image: RGB picture of `settings.size`.
+        prompt: What it was asked to show.
+        seed: Seed of its own noise: the same prompt, seed, settings and model give the same picture,
+            whatever else was sampled beside it (up to the rounding of float sums).
+        settings: The settings of the call; `size` is always filled in.
+        model: Name of the pretrained model.
+        loras: Name and weight of each LoRA, in the order they were added.
+        precision: "fp32", "bf16" or "fp16".
+        notes: What the user should know, e.g. words that did not fit into the text encoder.
+    """
+
+    image: Image.Image
+    prompt: str
+    seed: int
+    settings: SamplingSection
+    model: str
+    loras: tuple[tuple[str, float], ...] = ()
+    precision: str = "fp32"
+    notes: tuple[str, ...] = ()
+
+    def info(self) -> dict[str, Any]:
+        """Prompt, seed and settings as plain values, as they go into the PNG's `finetune` chunk."""
+        settings = self.settings.model_dump(mode="json", exclude={"seed", "num"})
+        return {
+            "prompt": self.prompt,
+            "seed": self.seed,
+            **settings,
+            "model": self.model,
+            "loras": [list(lora) for lora in self.loras],
+            "precision": self.precision,
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the picture as a PNG that says how it was made; an existing file is never overwritten.
+
+        Returns:
+            Where it was written: `path`, or the next free `NAME-2.png`, `NAME-3.png` ….
+        """
+        return save_png(self.image, Path(path), self.info())

@@ -1,0 +1,219 @@
+"""Pictures from prompts, with any model, LoRAs and sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from finetune.backbones import Backbone, load_backbone
+from finetune.config.sections import ModelSection
+from finetune.errors import ConfigError
+from finetune.formats import apply_lora, read_lora
+from finetune.sampling.denoise import Job, Progress, Ticker, denoise
+from finetune.sampling.placement import PRECISIONS, best_device, borrowed, compute_dtype, device_of
+from finetune.sampling.sample import Sample
+from finetune.sampling.schedulers import make_scheduler
+from finetune.sampling.settings import Choices, LoRASpec, SamplingSection, parse_lora, sampling_section
+from finetune.sampling.texts import encode_texts
+
+if TYPE_CHECKING:  # in `typing` itself from Python 3.11
+    from typing_extensions import Unpack
+
+# How much goes through the UNet at once: 32 pictures of 64 px (16x16 latents), 4 of 512 px, 1 of 1024 px.
+_MOST_PICTURES, _MOST_POSITIONS = 32, 16384
+
+
+class Sampler:
+    """Samples pictures through the diffusers pipeline of a backbone.
+
+    ```python
+    from finetune import Sampler
+
+    sampler = Sampler.load("storybook", loras=["runs/mycat-lora"])
+    sampler("a photo of mycat on snow")[0].save("mycat.png")
+    ```
+
+    A picture depends only on its prompt, seed, settings and model: its noise comes from a generator
+    of its own on the CPU (so every device draws the same), as `torch.Generator().manual_seed(seed)`
+    given to a diffusers pipeline would. What it is batched with changes the rounding of float sums
+    and no more. The global random state is never touched. A model that is being trained can be
+    sampled: its device and train/eval mode are given back as they were.
+
+    Args:
+        backbone: The model.
+        device: Where to sample; "auto" is where the UNet is.
+        precision: "fp32", "bf16", "fp16" or "auto" (fp32 on a CPU); the weights are not converted.
+
+    Raises:
+        ConfigError: No precision has that name.
+    """
+
+    def __init__(
+        self, backbone: Backbone, device: str | torch.device = "auto", precision: str = "auto"
+    ) -> None:
+        self.backbone = backbone
+        self.loras: list[tuple[str, float]] = []
+        self._device = None if device == "auto" else torch.device(device)
+        self._precision = precision
+        compute_dtype(precision, backbone.unet, self.device)  # a wrong name is told now
+
+    @classmethod
+    def load(
+        cls,
+        model: str | ModelSection = "auto",
+        *,
+        loras: Sequence[LoRASpec] = (),
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+    ) -> Sampler:
+        """Loads a model and LoRAs and puts them on the GPU, if there is one.
+
+        Args:
+            model: A diffusers folder, Hub id, single-file checkpoint or alias.
+            loras: Run folders or safetensors files, each as `PATH`, `"PATH:WEIGHT"` or `(PATH, WEIGHT)`.
+            device: "auto" is the first GPU, else the CPU.
+            precision: On a GPU the weights are kept in it; on a CPU they stay fp32.
+
+        Raises:
+            ModelError: The model cannot be found, read or recognised.
+            WeightsError: A LoRA is damaged or made for something else.
+            ConfigError: A weight or the precision is not valid.
+        """
+        specs = [parse_lora(lora) for lora in loras]
+        section = model if isinstance(model, ModelSection) else ModelSection(name=model)
+        place = best_device() if device == "auto" else torch.device(device)
+        sampler = cls(load_backbone(section), place, precision)
+        for path, weight in specs:
+            sampler.add_lora(path, weight)
+        if place.type != "cpu":
+            backbone = sampler.backbone
+            backbone.to(place, compute_dtype(precision, backbone.unet, place))
+        return sampler
+
+    @property
+    def device(self) -> torch.device:
+        """Where pictures are made."""
+        return self._device or device_of(self.backbone.unet)
+
+    def add_lora(self, path: str | Path, weight: float = 1.0) -> None:
+        """Adds a LoRA on top of those already there.
+
+        Args:
+            path: A run folder or a safetensors file in any key layout.
+            weight: 0 is off, 1 as trained; may be negative or above 1.
+
+        Raises:
+            WeightsError: The file is damaged or does not fit the model; nothing was changed.
+            ConfigError: The weight is not finite.
+        """
+        path, weight = parse_lora((path, weight))
+        apply_lora(self.backbone, read_lora(path, self.backbone), weight)
+        self.loras.append((_lora_name(path), weight))
+
+    def __call__(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        seed: int | Sequence[int] = 0,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+        **choices: Unpack[Choices],
+    ) -> list[Sample]:
+        """Samples `num` pictures of each prompt.
+
+        Args:
+            prompts: One prompt or several.
+            seed: Seed of the first picture of each prompt, or one such seed for each prompt; the k-th
+                picture of a prompt uses seed + k.
+            batch_size: Most pictures to run at once; chosen by their size if None.
+            progress: Called after every UNet step with the number of steps done and the number of all.
+            choices: Fields of `SamplingSection`: `negative`, `steps`, `guidance`, `scheduler`, `num`,
+                `size` (pixels: one number or (width, height)).
+
+        Returns:
+            The pictures, prompt by prompt.
+
+        Raises:
+            ConfigError: A setting is unknown or out of range, or the sampler does not fit the model.
+            FinetuneError: A picture is not finite, because the precision is too low for the model
+                or its weights are broken.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(prompts)
+        if len(seeds) != len(prompts):
+            raise ConfigError(
+                f"{len(prompts)} prompts were given but {len(seeds)} seeds.",
+                where="seed",
+                mend="Give one seed, or one for each prompt.",
+            )
+        records = {s: self._settings(s, choices) for s in dict.fromkeys(seeds)}
+        if not prompts:
+            return []
+        settings = records[seeds[0]]
+        assert settings.size is not None
+        jobs = [Job(p, s + k) for p, s in zip(prompts, seeds, strict=True) for k in range(settings.num)]
+        return self._sample(jobs, settings, batch_size or self.most_at_once(settings.size), progress)
+
+    def _settings(self, seed: int, choices: Choices) -> SamplingSection:
+        settings = sampling_section(**choices, seed=seed)
+        if settings.size is None:
+            native = self.backbone.native_size
+            settings = settings.model_copy(update={"size": (native, native)})
+        return settings
+
+    def most_at_once(self, size: tuple[int, int]) -> int:
+        """How many pictures of `size` (width, height in pixels) go through the UNet together by default."""
+        width, height = (side // self.backbone.latent_factor for side in size)
+        return max(1, min(_MOST_PICTURES, _MOST_POSITIONS // (width * height)))
+
+    def _sample(
+        self, jobs: Sequence[Job], settings: SamplingSection, batch_size: int, progress: Progress | None
+    ) -> list[Sample]:
+        backbone, device = self.backbone, self.device
+        dtype = compute_dtype(self._precision, backbone.unet, device)
+        scheduler = make_scheduler(settings.scheduler, backbone.scheduler)
+        scheduler.set_timesteps(settings.steps)
+        batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
+        tick = Ticker(progress, len(batches) * len(scheduler.timesteps))
+        texts = encode_texts(backbone, [*(job.prompt for job in jobs), settings.negative], device, dtype)
+        with borrowed([backbone.unet, backbone.vae], device):
+            images = [
+                image
+                for batch in batches
+                for image in denoise(backbone, batch, texts, settings, device, dtype, tick)
+            ]
+        notes = {prompt: self._notes(prompt, settings.negative) for prompt in texts.rows}
+        return [
+            Sample(
+                image=image,
+                prompt=job.prompt,
+                seed=job.seed,
+                settings=settings,
+                model=backbone.name,
+                loras=tuple(self.loras),
+                precision=next(name for name, known in PRECISIONS.items() if known == dtype),
+                notes=notes[job.prompt],
+            )
+            for job, image in zip(jobs, images, strict=True)
+        ]
+
+    def _notes(self, prompt: str, negative: str) -> tuple[str, ...]:
+        lost = {
+            kind: self.backbone.truncated(text)
+            for kind, text in (("prompt", prompt), ("negative prompt", negative))
+        }
+        return tuple(
+            f'The {kind} is longer than the text encoder reads; this part has no effect: "{words}"'
+            for kind, words in lost.items()
+            if words
+        )
+
+
+def _lora_name(path: Path) -> str:
+    """The run's name for a run folder or the file diffusers expects in one; else the file's."""
+    if path.suffix != ".safetensors":
+        return path.resolve().name
+    return path.resolve().parent.name if path.stem == "pytorch_lora_weights" else path.stem

@@ -1,0 +1,134 @@
+"""The settings of a sampling call, each defined once (promise P5).
+
+Nothing here imports torch, so the command line can make its flags and help from these types.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from pathlib import Path
+from typing import Annotated, Any, TypedDict, get_args
+
+from pydantic import Field, ValidationError, field_validator
+
+from finetune.config.sections import Positive, SchedulerName, Section
+from finetune.errors import ConfigError
+
+LoRASpec = str | Path | tuple[str | Path, float]
+Side = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
+
+
+class SamplingSection(Section):
+    """How pictures are sampled."""
+
+    negative: str = Field("", description="What the pictures should not show.")
+    steps: Annotated[int, Field(ge=1, le=1000)] = Field(25, description="Sampling steps.")
+    guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = Field(
+        5.0,
+        description="Classifier-free guidance scale (arXiv:2207.12598): how strictly the prompt is "
+        "followed. At 1 or below the prompt alone is used, which takes half the time.",
+    )
+    scheduler: SchedulerName = Field("dpm++", description="Sampler.")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        0, description="Seed of the first picture of each prompt; the k-th uses seed + k."
+    )
+    num: Positive = Field(1, description="Pictures for each prompt.")
+    size: tuple[Side, Side] | None = Field(
+        None,
+        description="Size in pixels, one number or WIDTHxHEIGHT, multiples of 8; the model's own if unset.",
+    )
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _read_size(cls, value: Any) -> Any:
+        """One number is a square; "64x96" is width and height."""
+        if isinstance(value, str):
+            value = [part.strip() for part in value.lower().replace("×", "x").split("x")]
+            if len(value) == 1:
+                value = value * 2
+        return (value, value) if isinstance(value, int) else value
+
+
+class Choices(TypedDict, total=False):
+    """The fields of `SamplingSection` that are keywords of a sampler call; its defaults apply."""
+
+    negative: str
+    steps: int
+    guidance: float
+    scheduler: str
+    num: int
+    size: int | str | tuple[int, int] | None
+
+
+def sampling_section(**values: Any) -> SamplingSection:
+    """A validated `SamplingSection`.
+
+    Raises:
+        ConfigError: All faults at once, each with its setting; an unknown sampler names the nearest.
+    """
+    try:
+        return SamplingSection(**values)
+    except ValidationError as error:
+        faults, mends = [], []
+        for fault in error.errors():
+            key = str(fault["loc"][0])
+            if key in SamplingSection.model_fields:
+                faults.append(f"`{key}` cannot be {fault['input']!r}: {_plain(fault['msg'])}.")
+            else:
+                faults.append(f"There is no sampling setting named `{key}`.")
+            mends.append(_mend(key, values.get(key)))
+        raise ConfigError(
+            " ".join(dict.fromkeys(faults)),
+            where="sampling settings",
+            mend=" ".join(dict.fromkeys(mends)),
+        ) from None
+
+
+def scheduler_mend(name: str) -> str:
+    """What to do about a sampler name that does not exist: the nearest one, and all of them."""
+    known = get_args(SchedulerName)
+    near = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=1, cutoff=0.4)
+    hint = f"Did you mean `{near[0]}`? " if near else ""
+    return f"{hint}Choose one of: {', '.join(known)}."
+
+
+def _plain(message: str) -> str:
+    return message.removeprefix("Input ").rstrip(".")
+
+
+def _mend(key: str, value: object) -> str:
+    if key == "scheduler":
+        return scheduler_mend(str(value))
+    field = SamplingSection.model_fields.get(key)
+    if field is None:
+        near = difflib.get_close_matches(key, SamplingSection.model_fields, n=1)
+        return f"Did you mean `{near[0]}`?" if near else "Leave it out."
+    return f"`{key}`: {field.description}"
+
+
+def parse_lora(text: LoRASpec) -> tuple[Path, float]:
+    """Reads `PATH` or `PATH:WEIGHT`, e.g. "runs/mycat-lora:0.8"; the weight is 1 if not given.
+
+    Raises:
+        ConfigError: The weight is not a finite number.
+    """
+    if isinstance(text, tuple):
+        path, weight = Path(text[0]), float(text[1])
+    elif isinstance(text, Path) or Path(text).exists() or ":" not in text:
+        # A file whose very name ends in ":0.5" is taken as it is.
+        path, weight = Path(text), 1.0
+    else:
+        head, _, tail = text.rpartition(":")
+        try:
+            path, weight = Path(head), float(tail)
+        except ValueError:
+            # A drive letter, or a colon inside a file name that does not exist; reading it will say so.
+            path, weight = Path(text), 1.0
+    if not math.isfinite(weight):
+        raise ConfigError(
+            f"The weight {weight} of a LoRA is not a finite number.",
+            where=f"--lora {text}",
+            mend="Give a weight such as 0.8, or none for 1.",
+        )
+    return path, weight

@@ -1,0 +1,112 @@
+"""The sampler with LoRAs from files, against plain diffusers pipelines with the same files."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+
+from finetune.errors import ConfigError, WeightsError
+from finetune.sampling.sampler import Sampler
+from finetune.sampling.schedulers import make_scheduler
+from tests.sampling.test_sampler import difference
+
+PROMPT = "a red cat"
+
+
+def peft_lora(model: Path, folder: Path, seed: int, dora: bool = False) -> Path:
+    """A random LoRA of the UNet, made and written by PEFT and diffusers alone."""
+    pipeline = DiffusionPipeline.from_pretrained(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = LoraConfig(r=4, lora_alpha=8, target_modules=["to_q", "to_v", "to_out.0"], use_dora=dora)
+        pipeline.unet.add_adapter(config)
+        for name, parameter in pipeline.unet.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.5)
+    state = get_peft_model_state_dict(pipeline.unet)
+    metadata = {"unet_lora_adapter_metadata": config.to_dict()}
+    type(pipeline).save_lora_weights(folder, unet_lora_layers=state, **metadata)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tiny_models: dict[str, Path]) -> Path:
+    return tiny_models["sd1"]
+
+
+@pytest.fixture(scope="module")
+def loras(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("loras")
+    return [
+        peft_lora(model, folder / "one-lora", 1),
+        peft_lora(model, folder / "two-lora", 2),
+        peft_lora(model, folder / "dora", 3, dora=True),
+    ]
+
+
+@pytest.fixture(scope="module")
+def plain(model: Path, loras: list[Path]) -> Any:
+    """A diffusers pipeline with all the LoRAs loaded."""
+    pipeline = DiffusionPipeline.from_pretrained(model)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = make_scheduler("ddim", pipeline.scheduler)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        for index, folder in enumerate(loras):
+            pipeline.load_lora_weights(folder, adapter_name=f"lora{index}")
+    return pipeline
+
+
+@pytest.mark.parametrize(
+    "weights", [{0: 1.0}, {0: 0.4}, {1: -0.5}, {0: 0.7, 1: 0.5}, {2: 1.0}], ids=lambda w: str(w)
+)
+def test_is_the_diffusers_pipeline_with_the_same_loras(
+    plain: Any, model: Path, loras: list[Path], weights: dict[int, float]
+) -> None:
+    plain.set_adapters([f"lora{index}" for index in weights], list(weights.values()))
+    generator = torch.Generator().manual_seed(3)
+    expected = plain(
+        PROMPT, num_inference_steps=3, guidance_scale=5.0, generator=generator, height=32, width=32
+    ).images[0]
+    sampler = Sampler.load(str(model), loras=[(loras[index], weight) for index, weight in weights.items()])
+    sample = sampler(PROMPT, seed=3, steps=3, scheduler="ddim")[0]
+    assert difference(sample.image, expected) <= 1
+    bare = Sampler.load(str(model))(PROMPT, seed=3, steps=3, scheduler="ddim")[0]
+    assert difference(sample.image, bare.image) > 3
+    assert sample.loras == tuple((loras[index].name, weight) for index, weight in weights.items())
+
+
+def test_weight_zero_is_off(model: Path, loras: list[Path]) -> None:
+    bare = Sampler.load(str(model))(PROMPT, steps=2)[0]
+    off = Sampler.load(str(model), loras=[f"{loras[0]}:0"])(PROMPT, steps=2)[0]
+    assert difference(bare.image, off.image) == 0
+
+
+def test_what_cannot_be_added_changes_nothing(
+    model: Path, tiny_models: dict[str, Path], loras: list[Path]
+) -> None:
+    sampler = Sampler.load(str(tiny_models["sdxl"]))
+    before = sampler(PROMPT, steps=1)[0]
+    with pytest.raises(WeightsError):
+        sampler.add_lora(loras[0])
+    with pytest.raises(WeightsError):
+        sampler.add_lora(model.parent / "nothing.safetensors")
+    with pytest.raises(ConfigError):
+        sampler.add_lora(loras[0], float("nan"))
+    after = sampler(PROMPT, steps=1)[0]
+    assert sampler.loras == []
+    assert difference(before.image, after.image) == 0
+
+
+def test_three_lines() -> None:
+    """The import that the README shows."""
+    import finetune
+
+    assert finetune.Sampler is Sampler

@@ -1,0 +1,97 @@
+"""Every sampler, on a model that is known in closed form."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, PNDMScheduler
+
+from finetune.config.sections import SchedulerName
+from finetune.errors import ConfigError
+from finetune.sampling.schedulers import make_scheduler, scheduler_title
+
+NAMES = get_args(SchedulerName)
+STABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+
+
+def own(prediction: str, **more: Any) -> DDIMScheduler:
+    return DDIMScheduler(**STABLE, prediction_type=prediction, timestep_spacing="leading", **more)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("name", NAMES)
+def test_finds_the_only_picture_there_is(name: str, prediction: str) -> None:
+    """If all data is one point x0, then ε and v are known for every x, and each sampler must end at x0.
+
+    Some values of x0 lie outside [-1, 1]: a sampler that clips would miss them.
+    """
+    scheduler = make_scheduler(name, own(prediction))
+    scheduler.set_timesteps(20)
+    x0 = torch.tensor([-3.0, -0.5, 0.0, 0.7, 2.5]).view(1, 1, 5, 1).expand(2, 1, 5, 3)
+    alphas = DDPMScheduler(**STABLE).alphas_cumprod
+    x = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
+    generators = [torch.Generator().manual_seed(i) for i in range(2)]
+    takes_noise = name in ("ddpm", "euler-a")
+    for t in scheduler.timesteps:
+        seen = scheduler.scale_model_input(x, t)
+        a, b = alphas[int(t)].sqrt(), (1 - alphas[int(t)]).sqrt()
+        eps = (seen - a * x0) / b
+        said = eps if prediction == "epsilon" else a * eps - b * x0
+        extra = {"generator": generators} if takes_noise else {}
+        x = scheduler.step(said, t, x, **extra).prev_sample
+    # All but the linear multistep method are exact here, whatever the step size.
+    assert (x - x0).abs().max() < (0.1 if name == "pndm" else 1e-5)
+
+
+@pytest.mark.parametrize("model", [PNDMScheduler, DDIMScheduler, EulerDiscreteScheduler])
+@pytest.mark.parametrize("name", NAMES)
+def test_schedule_is_the_models(name: str, model: Any) -> None:
+    mine = model(**STABLE, prediction_type="v_prediction")
+    before = dict(mine.config)
+    made = make_scheduler(name, mine)
+    assert torch.equal(made.betas, mine.betas)
+    assert made.config.prediction_type == "v_prediction"
+    assert dict(mine.config) == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_few_steps(name: str, steps: int) -> None:
+    scheduler = make_scheduler(name, own("epsilon"))
+    scheduler.set_timesteps(steps)
+    x = torch.ones(1, 4, 8, 8) * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        x = scheduler.step(torch.zeros_like(x), t, x).prev_sample
+    assert x.isfinite().all()
+
+
+def test_pndm_is_plms() -> None:
+    """Without the Runge-Kutta warm-up: n steps take n + 1 evaluations."""
+    scheduler = make_scheduler("pndm", EulerDiscreteScheduler(**STABLE))
+    scheduler.set_timesteps(20)
+    assert len(scheduler.timesteps) == 21
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("eulr", "euler"), ("DPM++ 2M", "dpm++"), ("Euler_A", "euler-a")]
+)
+def test_unknown_name_tells_the_nearest(typed: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"Did you mean `{meant.replace('+', '.')}`"):
+        make_scheduler(typed, own("epsilon"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_zero_terminal_snr_is_followed_or_refused(name: str) -> None:
+    mine = own("v_prediction", rescale_betas_zero_snr=True)
+    if name in ("pndm", "heun"):
+        with pytest.raises(ConfigError, match="zero terminal SNR"):
+            make_scheduler(name, mine)
+    else:
+        assert torch.allclose(make_scheduler(name, mine).betas, mine.betas)
+
+
+def test_titles_are_those_of_a1111() -> None:
+    assert scheduler_title("euler-a") == "Euler a"
+    assert {scheduler_title(name) for name in NAMES} >= {"DDIM", "PLMS", "Euler", "Heun", "DPM++ 2M"}
