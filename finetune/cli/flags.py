@@ -1,0 +1,140 @@
+"""Flags made from the settings they stand for (promise P5).
+
+A flag's help, default and type are those of the setting; its text goes unread into the recipe, whose
+types read it, so that a wrong value gets the same message from a flag, from `--set` and from YAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+from pydantic.fields import FieldInfo
+
+from finetune.errors import ConfigError
+from finetune.recipes.base import setting_fields
+from finetune.recipes.load import RECIPES, Setting, parse_set
+from finetune.recipes.presets import preset_values
+
+# What people change daily; everything else is reached with --set or the YAML file.
+FLAGS = {
+    "--instance-dir": "data.instance_dir",
+    "--instance-prompt": "data.instance_prompt",
+    "--model": "model.name",
+    "--output-dir": "output.dir",
+    "--steps": "training.steps",
+    "--batch-size": "training.batch_size",
+    "--resolution": "data.resolution",
+    "--lr": "optimizer.lr",
+    "--rank": "adapter.rank",
+    "--seed": "training.seed",
+    "--precision": "training.precision",
+}
+
+
+class SettingsCommand(click.Command):
+    """A command whose flags stand for settings; knows where a setting without a flag is found."""
+
+    def __init__(self, *args: Any, keys: Sequence[str] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.keys = keys
+
+    def hint(self, flag: str) -> str | None:
+        """How the setting that a missing flag seems to mean is reached."""
+        name = flag.lstrip("-").replace("-", "_")
+        for key in self.keys:
+            if key.partition(".")[2] == name or key.replace(".", "_") == name:
+                return f"This setting is reached with --set {key}=VALUE."
+        return None
+
+
+def setting_flag(
+    flag: str, field: FieldInfo, *, default: str | None = None, text: str | None = None
+) -> click.Option:
+    """The flag of one setting.
+
+    Args:
+        flag: E.g. "--lr".
+        field: The setting's definition.
+        default: What help says the default is; the field's own if None.
+        text: Help; the setting's description if None.
+    """
+    text = text if text is not None else field.description or ""
+    shown = default if default is not None else _default(field.default)
+    if shown:
+        text += f"  [default: {shown}]"
+    return click.Option([flag], type=click.UNPROCESSED, default=None, metavar=_metavar(field), help=text)
+
+
+def _default(value: Any) -> str:
+    return "" if value is None or value == "" or isinstance(value, bool) else str(value)
+
+
+def _metavar(field: FieldInfo) -> str:
+    # "Whole number, or nothing" is a whole number to the user.
+    kinds = [k for k in get_args(field.annotation) if k is not type(None)] or [field.annotation]
+    if get_origin(field.annotation) is Literal:
+        return "|".join(str(k) for k in kinds)
+    for kind, name in ((Path, "FOLDER"), (int, "INTEGER"), (float, "NUMBER")):
+        if kind in kinds or any(kind in get_args(k) for k in kinds):
+            return name
+    return "TEXT"
+
+
+def recipe_flags(kind: str) -> list[click.Parameter]:
+    """The flags of a training command, with the defaults of its presets, and `--set`."""
+    fields = setting_fields(RECIPES[kind])
+    flags: list[click.Parameter] = [
+        setting_flag(flag, fields[key], default=_preset_default(kind, key, fields[key]))
+        for flag, key in FLAGS.items()
+        if key in fields
+    ]
+    return [*flags, set_flag()]
+
+
+def _preset_default(kind: str, key: str, field: FieldInfo) -> str | None:
+    values = preset_values(kind, key)
+    different = {model: value for model, value in values.items() if value != field.default}
+    if not different:
+        return None
+    others = ", ".join(f"{value} for {model}" for model, value in different.items())
+    return f"{_default(field.default)}; {others}" if _default(field.default) else others
+
+
+def set_flag() -> click.Option:
+    """`--set section.key=value`, any number of times."""
+    return click.Option(
+        ["--set", "changes"],
+        multiple=True,
+        metavar="SECTION.KEY=VALUE",
+        help="Change any other setting of the recipe; may be repeated.",
+    )
+
+
+def flag_settings(values: Mapping[str, Any]) -> list[Setting]:
+    """The settings that were given on the command line.
+
+    Args:
+        values: Click's parameters by name (`instance_dir`), and `changes` from `--set`.
+
+    Raises:
+        ConfigError: If one setting was given twice, or a `--set` is malformed.
+    """
+    settings = [
+        Setting(key, value, f"{flag} {value}")
+        for flag, key in FLAGS.items()
+        if (value := values.get(flag.lstrip("-").replace("-", "_"))) is not None
+    ]
+    settings += [parse_set(change) for change in values.get("changes", ())]
+    seen: dict[str, str] = {}
+    for setting in settings:
+        if setting.key in seen:
+            raise ConfigError(
+                f"{setting.key} is given twice.",
+                where=f"{seen[setting.key]}, {setting.origin}",
+                mend="Give one.",
+            )
+        seen[setting.key] = setting.origin
+    return settings

@@ -1,0 +1,121 @@
+"""The command `finetune`: its subcommands, and how errors reach the user.
+
+Exit codes: 0 done; 2 the user's input was wrong and nothing was changed; 130 interrupted; 1 anything
+else. A traceback is shown only with FINETUNE_DEBUG=1.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from finetune import __version__
+from finetune.cli.export import export_command
+from finetune.cli.flags import SettingsCommand
+from finetune.cli.sample import sample_command
+from finetune.cli.terminal import quiet_libraries, tell_error
+from finetune.cli.train import run_command, training_command
+from finetune.errors import FinetuneError, UserError
+from finetune.recipes.faults import nearest
+
+
+class _Commands(click.Group):
+    """A group whose mistyped subcommand names the nearest one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            near = nearest(name, self.commands)
+            raise UserError(
+                f"There is no command {name!r}.",
+                where=f"finetune {name}",
+                mend=f"Did you mean finetune {near}?" if near else f"Use one of {', '.join(self.commands)}.",
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    no_args_is_help=True,
+    epilog="Every command has its own --help.",
+)
+@click.version_option(__version__, prog_name="finetune", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Teach Stable Diffusion something new from a handful of pictures.
+
+    \b
+      finetune lora --instance-dir ./mycat
+      finetune sample "mycat wearing a red hat" --lora runs/mycat-lora
+    """  # noqa: D301 - \b is click's mark for lines to be kept
+
+
+cli.add_command(training_command("lora", "Teach a subject or a style as a small LoRA file."))
+cli.add_command(run_command)
+cli.add_command(sample_command)
+cli.add_command(export_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: What follows `finetune`; the process's own arguments if None.
+
+    Returns:
+        The exit code.
+    """
+    quiet_libraries()
+    try:
+        # Without standalone mode click returns the code of --help and --version.
+        code = cli.main(None if arguments is None else list(arguments), "finetune", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.UsageError as error:
+        return _fail(_as_user_error(error))
+    except (KeyboardInterrupt, click.Abort):
+        tell_error("Interrupted.")
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe (`| head`) has gone; what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return _fail(error)
+
+
+def _fail(error: Exception) -> int:
+    if os.environ.get("FINETUNE_DEBUG", "0") not in {"", "0"}:
+        traceback.print_exception(error)
+    if isinstance(error, FinetuneError):
+        tell_error(str(error))
+        return error.exit_code
+    tell_error(
+        f"finetune failed, and not by a fault of yours that it knows: {type(error).__name__}: {error}\n"
+        "  mend:  Run again with FINETUNE_DEBUG=1 and report what it prints."
+    )
+    return 1
+
+
+def _as_user_error(error: click.UsageError) -> UserError:
+    """Click's complaint in the form of all others: what, where, mend."""
+    path = error.ctx.command_path if error.ctx else "finetune"
+    mend = f"See {path} --help."
+    what = error.format_message()
+    if isinstance(error, click.NoSuchOption):
+        what = f"There is no flag {error.option_name}."
+        command = error.ctx.command if error.ctx else None
+        hint = command.hint(error.option_name) if isinstance(command, SettingsCommand) else None
+        near = nearest(error.option_name, error.possibilities or ())
+        if hint or near:
+            mend = hint or f"Did you mean {near}?"
+    return UserError(what, where=path, mend=mend)

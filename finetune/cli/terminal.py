@@ -1,0 +1,83 @@
+"""What the command line writes to the terminal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Progress = Callable[[int, int], None]
+_LIBRARIES = ("accelerate", "bitsandbytes", "diffusers", "huggingface_hub", "peft", "torch", "transformers")
+
+
+def quiet_libraries() -> None:
+    """Keeps the warnings of libraries from the user, who can do nothing about them.
+
+    A variable of the environment that is set already stays as it is.
+    """
+    for name, value in {
+        "BITSANDBYTES_NOWELCOME": "1",
+        "DIFFUSERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }.items():
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore")
+    for library in _LIBRARIES:
+        logging.getLogger(library).setLevel(logging.ERROR)
+
+
+def quiet_loading() -> None:
+    """Turns off the progress bars that the libraries show while a model is loaded; imports them."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+
+
+def tell(line: str) -> None:
+    """Writes one line for the user."""
+    print(line, flush=True)
+
+
+def tell_error(message: str) -> None:
+    """Writes one message to stderr, its first line marked as an error (red in a terminal)."""
+    mark = "\033[1;31mError:\033[0m" if sys.stderr.isatty() and "NO_COLOR" not in os.environ else "Error:"
+    print(f"{mark} {message}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress(label: str, every: float = 10.0) -> Iterator[Progress]:
+    """Shows how far long work is: a bar in a terminal, else a plain line from time to time.
+
+    Args:
+        label: What is being done.
+        every: Seconds between plain lines; work that is done sooner shows none.
+
+    Yields:
+        What to call with the number of things done and their total.
+    """
+    if sys.stdout.isatty():
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Bar(*columns, transient=True) as bar:
+            task = bar.add_task(label, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    last = time.monotonic()
+
+    def plain(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every:
+            last = time.monotonic()
+            tell(f"{label}: {done}/{total}")
+
+    yield plain

@@ -1,0 +1,72 @@
+"""`finetune lora` and `finetune run`: from flags or a YAML file to a trained run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from finetune.cli.flags import SettingsCommand, flag_settings, recipe_flags, set_flag, setting_flag
+from finetune.cli.terminal import progress, quiet_loading, tell
+from finetune.config.sections import OutputSection
+from finetune.recipes.base import Recipe, setting_fields
+from finetune.recipes.load import RECIPES, Setting, build, read_recipe_file
+
+
+def _resume_flag() -> click.Option:
+    return click.Option(
+        ["--resume"], is_flag=True, help="Go on with an unfinished run from its last checkpoint."
+    )
+
+
+def training_command(kind: str, summary: str) -> click.Command:
+    """The command that trains one kind of recipe, e.g. `finetune lora`.
+
+    Args:
+        kind: A name in `RECIPES`.
+        summary: What it does, in one sentence.
+    """
+
+    def command(resume: bool, **values: Any) -> None:
+        train(build(kind, flag_settings(values)), resume)
+
+    return SettingsCommand(
+        kind,
+        callback=command,
+        help=summary,
+        params=[*recipe_flags(kind), _resume_flag()],
+        keys=list(setting_fields(RECIPES[kind])),
+    )
+
+
+def _run(recipe: Path, resume: bool, **values: Any) -> None:
+    file = recipe / "recipe.yaml" if recipe.is_dir() else recipe
+    kind, settings = read_recipe_file(file)
+    given = flag_settings(values)
+    if resume and file.name == "recipe.yaml" and all(s.key != "output.dir" for s in given):
+        # The recipe that a run wrote into its own folder: that run is meant.
+        given.append(Setting("output.dir", file.resolve().parent, str(file)))
+    train(build(kind, [*settings, *given]), resume)
+
+
+run_command = SettingsCommand(
+    "run",
+    callback=_run,
+    help="Carry out a recipe file. RECIPE is a YAML file, or the folder of an earlier run.",
+    params=[
+        click.Argument(["recipe"], type=click.Path(path_type=Path)),
+        set_flag(),
+        setting_flag("--output-dir", OutputSection.model_fields["dir"]),
+        _resume_flag(),
+    ],
+    keys=[key for kind in RECIPES.values() for key in setting_fields(kind)],
+)
+
+
+def train(recipe: Recipe, resume: bool) -> None:
+    """Carries out a recipe and tells the user how it goes."""
+    from finetune.recipes.run import run
+
+    quiet_loading()
+    run(recipe, resume=resume, tell=tell, progress=progress)

@@ -1,0 +1,167 @@
+"""Faults in settings, told in the words of the person who wrote them.
+
+A fault names what is wrong, where it was given (a flag, a line of a YAML file) and how to mend it.
+All faults of a recipe are gathered and told at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from finetune.errors import ConfigError
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text (put it in quotes)",
+    "list": "a list",
+    "tuple": "a list",
+    "path": "a path",
+    "model": "a section with settings of its own",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "more than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+    "multiple_of": ("multiple_of", "a multiple of"),
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with the settings.
+
+    Attributes:
+        what: One sentence that says what is wrong.
+        where: The dotted key of the setting; becomes the flag or file it was given in.
+        mend: One sentence that says what to do instead.
+    """
+
+    what: str
+    where: str
+    mend: str | None = None
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str | None:
+    """The candidate that `word` is most likely a mistyping of, or None."""
+    found = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def nearest_key(key: str, keys: Sequence[str]) -> str | None:
+    """The dotted key that a mistyped dotted key most likely means.
+
+    A right name in the wrong section (`training.lr`, or just `lr`) counts before a similar spelling.
+    """
+    section, _, name = key.rpartition(".")
+    names = {k: k.rpartition(".")[2] for k in keys}
+    homes = {k.rpartition(".")[0]: k for k in keys if names[k] == name}
+    if homes:
+        return homes[nearest(section, homes) or next(iter(homes))]
+    inside = [k for k in keys if section and k.startswith(section + ".")]
+    for candidates in (inside, keys):
+        if close := nearest(name, [names[k] for k in candidates]):
+            return next(k for k in candidates if names[k] == close)
+    return None
+
+
+def raise_faults(faults: Sequence[Fault], origins: Mapping[str, str] | None = None) -> None:
+    """Raises one ConfigError for all `faults`; returns if there are none.
+
+    Args:
+        faults: What is wrong.
+        origins: Where each dotted key was given, e.g. `{"optimizer.lr": "--lr"}`.
+    """
+
+    def place(fault: Fault) -> str:
+        origin = (origins or {}).get(fault.where)
+        return origin if origin is not None else fault.where
+
+    if not faults:
+        return
+    if len(faults) == 1:
+        raise ConfigError(faults[0].what, where=place(faults[0]), mend=faults[0].mend)
+    lines = [f"{len(faults)} settings are wrong:"]
+    for fault in faults:
+        lines.append(f"- {fault.what}\n  where: {place(fault)}")
+        if fault.mend:
+            lines[-1] += f"\n  mend:  {fault.mend}"
+    raise ConfigError("\n".join(lines))
+
+
+def unknown_key(key: str, keys: Sequence[str]) -> Fault:
+    """The fault of a dotted key that does not exist, with the nearest one that does."""
+    if near := nearest_key(key, keys):
+        return Fault(f"{key} is not a setting.", key, f"Did you mean {near}?")
+    section = key.rpartition(".")[0]
+    siblings = [k.rpartition(".")[2] for k in keys if section and k.startswith(section + ".")]
+    if siblings:
+        return Fault(f"{key} is not a setting.", key, f"The settings of {section} are {', '.join(siblings)}.")
+    every = ", ".join(dict.fromkeys(k.partition(".")[0] for k in keys))
+    return Fault(f"{key} is not a setting.", key, f"The sections are {every}.")
+
+
+def read_validation_error(error: ValidationError, fields: Mapping[str, FieldInfo]) -> list[Fault]:
+    """Turns pydantic's error into faults, one a setting.
+
+    Args:
+        error: What validation found.
+        fields: Every dotted key's definition; its description says what would be right.
+    """
+    by_key: dict[str, list[Mapping[str, Any]]] = {}
+    for item in error.errors(include_url=False):
+        location = [str(part) for part in item["loc"]]
+        # What follows the setting's name is a member of a union or a place in a list.
+        key = next((k for n in (2, 1) if (k := ".".join(location[:n])) in fields), location[0])
+        by_key.setdefault(key, []).append(dict(item))
+    return [_fault(key, items, fields.get(key)) for key, items in by_key.items()]
+
+
+def _fault(key: str, items: list[Mapping[str, Any]], field: FieldInfo | None) -> Fault:
+    wanted = list(dict.fromkeys(_wanted(item) for item in items))
+    what = f"{key} must be {', or '.join(wanted)}, not {_show(items[0]['input'])}."
+    choices = [c for item in items if item["type"] == "literal_error" for c in _choices(item)]
+    if near := nearest(str(items[0]["input"]), choices):
+        return Fault(what, key, f"Did you mean {near}?")
+    if field is None or not field.description:
+        return Fault(what, key)
+    return Fault(what, key, f"{field.description.rstrip('.')} (default: {_show(field.default)}).")
+
+
+def _choices(item: Mapping[str, Any]) -> list[str]:
+    return str(item["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
+
+
+def _wanted(item: Mapping[str, Any]) -> str:
+    kind, context = item["type"], item.get("ctx", {})
+    if kind in _BOUNDS:
+        name, words = _BOUNDS[kind]
+        return f"{words} {context[name]:g}"
+    if kind == "finite_number":
+        return "a finite number"
+    if kind == "literal_error":
+        return f"one of {', '.join(_choices(item))}"
+    if kind in {"missing", "too_long"}:  # inside a tuple
+        return "a list of as many values as its default"
+    return _KINDS.get(kind.partition("_")[0], str(item["msg"]))
+
+
+def _show(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        try:
+            float(value)
+        except ValueError:
+            return repr(value)
+    if isinstance(value, dict):
+        return "a section"
+    return str(list(value)) if isinstance(value, tuple) else str(value)

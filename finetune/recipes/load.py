@@ -1,0 +1,179 @@
+"""From YAML files, flags and `--set` to a validated recipe.
+
+Every value is kept with the place it was given in, so that a fault can be told in the user's words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from finetune.errors import ConfigError
+from finetune.recipes.base import Recipe, sections, setting_fields
+from finetune.recipes.faults import nearest, raise_faults, read_validation_error, unknown_key
+from finetune.recipes.lora import LoRARecipe
+
+RECIPES: dict[str, type[Recipe]] = {"lora": LoRARecipe}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One value that the user gave.
+
+    Attributes:
+        key: Dotted key, e.g. "optimizer.lr".
+        value: The value as given; text is read as the type of the setting.
+        origin: Where it was given, e.g. "--lr" or "mycat.yaml: optimizer.lr".
+    """
+
+    key: str
+    value: Any
+    origin: str
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, except that a key given twice is an error rather than the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, (list, dict)):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a word", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Plain data from YAML, through the safe loader (P6).
+
+    Raises:
+        ConfigError: If it is not valid YAML, with the line.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # a subclass of the safe loader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise ConfigError(
+            f"This is not valid YAML: {problem}.", where=f"{where}{line}", mend="Mend the line."
+        ) from None
+
+
+def read_recipe_file(path: Path) -> tuple[str, list[Setting]]:
+    """Reads a recipe's YAML file.
+
+    Returns:
+        The kind of recipe, and the settings in the file.
+
+    Raises:
+        ConfigError: If the file is missing, not YAML, or does not say a known kind.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise ConfigError(
+            f"The recipe cannot be read: {reason}.",
+            where=str(path),
+            mend="Give the path of a recipe's YAML file.",
+        ) from None
+    content = parse_yaml(text, str(path))
+    kinds = ", ".join(RECIPES)
+    if not isinstance(content, dict):
+        raise ConfigError(
+            "This file holds no recipe.", where=str(path), mend=f"Begin it with `kind: {kinds}`."
+        )
+    kind = content.pop("kind", None)
+    if kind not in RECIPES:
+        what = "The recipe does not say its kind." if kind is None else f"{kind!r} is no kind of recipe."
+        near = nearest(str(kind), RECIPES) or kinds
+        raise ConfigError(what, where=f"{path}: kind", mend=f"Write `kind: {near}`.")
+    return str(kind), list(_settings(content, str(path)))
+
+
+def _settings(content: dict[Any, Any], where: str) -> Iterator[Setting]:
+    for section, values in content.items():
+        if not isinstance(values, dict):
+            yield Setting(str(section), values, f"{where}: {section}")
+            continue
+        for name, value in values.items():
+            key = f"{section}.{name}"
+            yield Setting(key, value, f"{where}: {key}")
+
+
+def parse_set(text: str) -> Setting:
+    """Reads `section.key=value`, the value as YAML.
+
+    Raises:
+        ConfigError: If it has not this form.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(
+            f"{text!r} sets nothing.", where=f"--set {text}", mend="Write --set section.key=value."
+        )
+    return Setting(key.strip(), parse_yaml(value, f"--set {text}"), f"--set {text}")
+
+
+def build(kind: str, settings: Iterable[Setting]) -> Recipe:
+    """Makes and checks a recipe; a later setting overrides an earlier one.
+
+    Only what was given counts as set; presets can fill in the rest (`with_preset`).
+
+    Args:
+        kind: A name in `RECIPES`.
+        settings: What the user gave, e.g. a file's settings followed by flags.
+
+    Raises:
+        ConfigError: All faults at once, each with its place and the mend.
+    """
+    recipe_type = RECIPES[kind]
+    given = {setting.key: setting for setting in settings}
+    origins = {key: setting.origin for key, setting in given.items()}
+    fields = setting_fields(recipe_type)
+    names = sections(recipe_type)
+    faults = [unknown_key(key, list(fields)) for key in given if key not in fields and key not in names]
+    try:
+        recipe = recipe_type.model_validate(_nested(given, fields, names))
+    except ValidationError as error:
+        faults += read_validation_error(error, fields)
+    else:
+        faults += recipe.contradictions()
+    raise_faults(faults, origins)
+    return recipe
+
+
+def _nested(given: Mapping[str, Setting], fields: Container[str], names: Container[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {key: setting.value for key, setting in given.items() if key in names}
+    for key, setting in given.items():
+        section, _, name = key.partition(".")
+        if key in fields and isinstance(values.setdefault(section, {}), dict):
+            values[section] = {**values[section], name: setting.value}
+    return values
+
+
+def load_recipe(path: str | Path, *changes: str) -> Recipe:
+    """Reads a recipe from its YAML file.
+
+    Args:
+        path: The file.
+        changes: `section.key=value`, as after `--set`.
+
+    Raises:
+        ConfigError: If the file or a change is not valid.
+    """
+    kind, settings = read_recipe_file(Path(path))
+    return build(kind, [*settings, *(parse_set(change) for change in changes)])

@@ -1,0 +1,74 @@
+"""Which pretrained model is meant: the one named, or the one that a LoRA was made for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from finetune.backbones import resolve_model
+from finetune.config.sections import ModelSection
+from finetune.errors import UserError
+from finetune.formats import find_lora
+from finetune.recipes.load import parse_yaml
+
+
+def resolved(section: ModelSection) -> tuple[ModelSection, str]:
+    """The section with aliases and `auto` replaced by what they mean here, and a sentence for the user."""
+    name, sentence = resolve_model(section, torch.cuda.is_available())
+    return section.model_copy(update={"name": name}), sentence
+
+
+def choose_model(name: str | None, loras: Sequence[Path] = ()) -> tuple[ModelSection, str]:
+    """The model to sample from.
+
+    Args:
+        name: What the user named, or None.
+        loras: Run folders or LoRA files; without a name, the first that says its model decides.
+
+    Returns:
+        The resolved section, and a sentence for the user: which model it is, and why.
+
+    Raises:
+        WeightsError: If there is no LoRA file at one of the places; told before a model is loaded.
+    """
+    for lora in loras:
+        find_lora(lora)
+    if name is not None:
+        return resolved(ModelSection(name=name))
+    for lora in loras:
+        if section := model_of(lora):
+            section, sentence = resolved(section)
+            return section, f"{sentence.rstrip('.')}, because {lora} was made for it."
+    return resolved(ModelSection())
+
+
+def model_of(lora: Path) -> ModelSection | None:
+    """The model that a run folder or a LoRA file says it was made for, or None if it says nothing."""
+    values = _recipe(lora).get("model")
+    if not isinstance(values, dict):
+        return None
+    known = {name: value for name, value in values.items() if name in ModelSection.model_fields}
+    # Whether a pickle may be loaded is for the user of this machine to say (P6), not for a file.
+    known.pop("allow_pickle", None)
+    try:
+        return ModelSection(**known)
+    except ValueError:
+        return None
+
+
+def _recipe(lora: Path) -> dict[str, Any]:
+    """The recipe in a run folder or in a file's metadata; empty where there is none to read."""
+    try:
+        if lora.is_dir():
+            content = parse_yaml((lora / "recipe.yaml").read_text(encoding="utf-8"), str(lora))
+        else:
+            with safe_open(lora, framework="pt") as file:
+                content = json.loads((file.metadata() or {}).get("finetune.recipe", "{}"))
+    except (OSError, ValueError, SafetensorError, UserError):
+        return {}  # whoever reads the weights says what is wrong with them
+    return content if isinstance(content, dict) else {}

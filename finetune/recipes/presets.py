@@ -1,0 +1,47 @@
+"""Defaults by kind of recipe and model, used where the user set nothing.
+
+They are YAML files beside this module, one a kind, with one entry a model: `storybook` (the bundled
+model) or a family, `sd1`, `sd2`, `sdxl`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Any, TypeVar, cast
+
+from finetune.recipes.base import Recipe
+from finetune.recipes.load import parse_yaml
+
+RecipeT = TypeVar("RecipeT", bound=Recipe)
+
+
+@cache
+def presets(kind: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """The presets of a kind of recipe: `{model: {section: {key: value}}}`; empty if it has none."""
+    file = files("finetune.recipes") / "presets" / f"{kind}.yaml"
+    if not file.is_file():
+        return {}
+    content = parse_yaml(file.read_text(encoding="utf-8"), f"presets/{kind}.yaml")
+    return cast("dict[str, dict[str, dict[str, Any]]]", content)
+
+
+def with_preset(recipe: RecipeT, model: str) -> RecipeT:
+    """The recipe with the preset of `model` where nothing was set.
+
+    Args:
+        recipe: Settings that were given count as set, whatever their value.
+        model: `storybook` or a family.
+    """
+    given = recipe.model_dump(exclude_unset=True)
+    values: dict[str, Any] = {name: dict(keys) for name, keys in presets(recipe.kind).get(model, {}).items()}
+    for section, keys in given.items():
+        values[section] = values.get(section, {}) | keys if isinstance(keys, dict) else keys
+    return type(recipe).model_validate(values)
+
+
+def preset_values(kind: str, key: str) -> dict[str, Any]:
+    """What the presets say of one dotted key: `{model: value}`."""
+    section, _, name = key.partition(".")
+    found = {model: preset.get(section, {}) for model, preset in presets(kind).items()}
+    return {model: keys[name] for model, keys in found.items() if name in keys}

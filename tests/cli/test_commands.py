@@ -1,0 +1,96 @@
+"""The commands from pictures to pictures, as a user types them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from finetune.cli import main
+
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands run in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_train_sample_export(
+    here: Path, tiny_models: dict[str, Path], pictures: Path, capsys: Output
+) -> None:
+    model = str(tiny_models["sd1"])
+    small = ["--steps", "2", "--rank", "2", "--set", "preview.every=0"]
+    assert main(["lora", "--instance-dir", str(pictures), "--model", model, *small]) == 0
+    said = capsys.readouterr().out
+    assert "runs/mycat-lora" in said
+    assert "broken.png" in said
+
+    # The model need not be named again: the run folder says it.
+    few = ["--steps", "2", "--num", "2"]
+    assert main(["sample", "a cat", "a dog", "--lora", "runs/mycat-lora:0.5", *few]) == 0
+    assert f"Model: {model}, because runs/mycat-lora was made for it." in capsys.readouterr().out
+    names = {path.name for path in (here / "samples").iterdir()}
+    assert names == {"a-cat-0.png", "a-cat-1.png", "a-dog-0.png", "a-dog-1.png", "grid.png"}
+    with Image.open("samples/a-dog-1.png") as picture:
+        assert picture.text["parameters"].startswith("a dog <lora:mycat-lora:0.5>")  # type: ignore[attr-defined]
+
+    assert main(["export", "runs/mycat-lora", "--merged", "merged"]) == 0
+    assert main(["sample", "a cat", "--model", "merged", "--steps", "1", "--output-dir", "more"]) == 0
+    assert (here / "more" / "a-cat-0.png").is_file()
+    assert main(["export", "runs/mycat-lora", "--merged", "merged"]) == 2
+
+
+def test_run_resumes_the_folder_it_is_given(
+    here: Path, tiny_models: dict[str, Path], pictures: Path, capsys: Output
+) -> None:
+    (here / "mine.yaml").write_text(
+        f"kind: lora\nmodel: {{name: {tiny_models['sd1']}}}\ndata: {{instance_dir: {pictures}}}\n"
+        "adapter: {rank: 2}\ntraining: {steps: 4, checkpoint_every: 2}\npreview: {every: 0}\n"
+    )
+    assert main(["run", "mine.yaml", "--output-dir", "out"]) == 0
+    result = here / "out" / "pytorch_lora_weights.safetensors"
+    whole = result.read_bytes()
+    result.unlink()
+    shutil.rmtree(here / "out" / "checkpoints" / "step-000004")
+    assert main(["run", "out"]) == 0, "a new run of the same recipe"
+    assert (here / "runs" / "out" / result.name).read_bytes() == whole
+    assert main(["run", "out", "--resume"]) == 0
+    assert "Going on after step 2 of 4." in capsys.readouterr().out
+    assert result.read_bytes() == whole
+
+
+def test_an_interrupt_ends_with_130_and_a_checkpoint(
+    here: Path, tiny_models: dict[str, Path], pictures: Path
+) -> None:
+    # The signal is sent by the process to itself after the third step, so that no timing is involved.
+    code = (
+        "import os, signal, sys\n"
+        "from finetune.cli import main\n"
+        "from finetune.training import Trainer\n"
+        "step = Trainer._step\n"
+        "def stepping(self, batches):\n"
+        "    done = step(self, batches)\n"
+        "    if self.step == 3: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return done\n"
+        "Trainer._step = stepping\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = ["lora", "--instance-dir", str(pictures), "--model", str(tiny_models["sd1"]), "--steps", "9"]
+    root = Path(__file__).parent.parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(root)!r})\n{code}", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 130, done.stderr
+    assert "--resume" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (here / "runs" / "mycat-lora" / "checkpoints" / "step-000003").is_dir()

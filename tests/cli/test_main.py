@@ -1,0 +1,178 @@
+"""The command line: help, exit codes, and what is said about bad input."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import finetune
+from finetune import __version__
+from finetune.cli import main
+from finetune.cli.flags import FLAGS
+from finetune.cli.main import cli
+from finetune.recipes import RECIPES
+from finetune.recipes.base import setting_fields
+
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands run in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FINETUNE_DEBUG", raising=False)
+    return tmp_path
+
+
+def python(code: str) -> str:
+    """What a fresh interpreter prints."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    ).stdout
+
+
+def test_help_needs_no_torch() -> None:
+    heavy = "{'torch', 'diffusers', 'transformers', 'peft', 'accelerate', 'numpy', 'PIL'}"
+    for arguments in (
+        ["--help"],
+        ["lora", "--help"],
+        ["sample", "--help"],
+        ["run", "--help"],
+        ["lora", "--rnak"],
+    ):
+        out = python(
+            f"import sys; from finetune.cli import main; main({arguments!r})\n"
+            f"print('loaded:', sorted({heavy} & set(sys.modules)))"
+        )
+        assert out.endswith("loaded: []\n"), arguments
+
+
+def test_the_package_needs_no_torch_until_a_name_is_used() -> None:
+    out = python(
+        "import sys, finetune; finetune.LoRARecipe; finetune.load_recipe; print('torch' in sys.modules)"
+    )
+    assert out == "False\n"
+    assert all(getattr(finetune, name) is not None for name in finetune.__all__)
+    with pytest.raises(AttributeError, match="Samplr"):
+        finetune.Samplr  # noqa: B018 - looking it up is the test
+
+
+def test_help_is_quick() -> None:
+    # The promise is 0.4 s. Processor time is measured, since tests share the machine with others.
+    def spent() -> float:
+        return os.times().children_user + os.times().children_system
+
+    taken = []
+    for _ in range(3):
+        start = spent()
+        subprocess.run(
+            [sys.executable, "-m", "finetune", "--help"], check=True, capture_output=True, cwd=ROOT
+        )
+        taken.append(spent() - start)
+    assert min(taken) < 0.4
+
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_version(capsys: Output) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"finetune {__version__}\n"
+
+
+def test_the_command_line_is_frozen() -> None:
+    """A flag that is renamed or removed breaks somebody's script: change this list knowingly."""
+    flags = {
+        name: sorted(o for p in command.params for o in p.opts if o.startswith("-"))
+        for name, command in cli.commands.items()
+    }
+    lora = """--batch-size --instance-dir --instance-prompt --lr --model --output-dir --precision --rank
+        --resolution --resume --seed --set --steps"""
+    sample = """--guidance --lora --model --negative --num --output-dir --precision --scheduler --seed
+        --size --steps"""
+    assert flags["lora"] == lora.split()
+    assert flags["run"] == ["--output-dir", "--resume", "--set"]
+    assert flags["sample"] == sample.split()
+    assert flags["export"] == ["--dtype", "--merged", "--model"]
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_every_flag_stands_for_a_setting_and_shows_its_description(kind: str, capsys: Output) -> None:
+    assert main([kind, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    fields = setting_fields(RECIPES[kind])
+    for flag, key in FLAGS.items():
+        assert flag in shown
+        description = fields[key].description
+        assert description is not None
+        # Click breaks lines at hyphens too.
+        assert description.split(".")[0].replace(" ", "") in shown.replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["lroa"], "Did you mean finetune lora?"),
+        (["lora", "--rnak", "3"], "Did you mean --rank?"),
+        (["lora", "--rslora"], "--set adapter.rslora=VALUE"),
+        (["lora", "--warmup-steps", "3"], "--set optimizer.warmup_steps=VALUE"),
+        (["lora", "--steps"], "requires an argument"),
+        (["lora"], "No pictures are given"),
+        (["lora", "--instance-dir", "x", "--rank", "0"], "adapter.rank must be at least 1, not 0"),
+        (["lora", "--instance-dir", "x", "--lr", "nan"], "optimizer.lr must be a finite number, not nan"),
+        (["lora", "--instance-dir", "x", "--set", "adapter.rnak=3"], "Did you mean adapter.rank?"),
+        (["lora", "--instance-dir", "x", "--lr", "1", "--set", "optimizer.lr=1"], "given twice"),
+        (["lora", "--instance-dir", "x"], "where: x"),
+        (["lora", "extra"], "unexpected extra argument"),
+        (["run", "none.yaml"], "No such file"),
+        (["run", "."], "No such file"),
+        (["run"], "RECIPE"),
+        (["sample"], "PROMPT"),
+        (["sample", "a cat", "--scheduler", "eular"], "Did you mean `euler`?"),
+        (["sample", "a cat", "--steps", "0"], "steps"),
+        (["sample", "a cat", "--size", "65"], "size"),
+        (["sample", "a cat", "--lora", "none"], "where: none"),
+        (["sample", "a cat", "--model", "none"], "none"),
+        (["sample", "a cat", "--model", "none", "--precision", "fp31"], "mend"),
+        (["export", "none", "--merged", "out"], "where: none"),
+        (["export", "none"], "--merged"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_message_and_leaves_nothing(
+    here: Path, capsys: Output, arguments: Sequence[str], words: str
+) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("Error: ")
+    assert words in err
+    assert "mend:" in err
+    assert "Traceback" not in out + err
+    assert list(here.iterdir()) == []
+
+
+def test_a_fault_of_our_own_is_exit_code_1(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("out of ideas")
+
+    monkeypatch.setattr(cli, "main", broken)
+    assert main([]) == 1
+    assert "RuntimeError: out of ideas" in (shown := capsys.readouterr().err)
+    assert "Traceback" not in shown
+    monkeypatch.setenv("FINETUNE_DEBUG", "1")
+    assert main([]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_no_arguments_show_help(capsys: Output) -> None:
+    assert main([]) == 2
+    assert "Usage: finetune" in capsys.readouterr().err

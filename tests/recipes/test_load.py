@@ -1,0 +1,175 @@
+"""Recipes from YAML, flags and `--set`; what is said about values that are wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.errors import ConfigError
+from finetune.recipes import RECIPES, LoRARecipe, Recipe, build, load_recipe
+from finetune.recipes.base import setting_fields
+from finetune.recipes.faults import nearest_key
+from finetune.recipes.load import Setting, parse_set, read_recipe_file
+
+KEYS = list(setting_fields(LoRARecipe))
+
+
+def lora(*changes: str) -> Recipe:
+    pictures = Setting("data.instance_dir", "pictures/mycat", "--instance-dir pictures/mycat")
+    return build("lora", [pictures, *(parse_set(change) for change in changes)])
+
+
+def test_yaml_and_changes_make_a_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("kind: lora\ndata: {instance_dir: mycat}\noptimizer:\n  lr: 1e-4\n  betas: [0.8, 0.9]\n")
+    recipe = load_recipe(file, "adapter.rank=4", "data.flip=true")
+    assert isinstance(recipe, LoRARecipe)
+    assert (recipe.optimizer.lr, recipe.optimizer.betas) == (1e-4, (0.8, 0.9))
+    assert (recipe.adapter.rank, recipe.data.flip) == (4, True)
+    assert recipe.data.instance_dir == Path("mycat")
+
+
+def test_the_written_recipe_reads_back_equal(tmp_path: Path) -> None:
+    recipe = lora("adapter.targets=[to_q, to_v]", "preview.prompts=['on', 'a: b', 'ä']", "optimizer.lr=3e-5")
+    recipe.save(tmp_path / "recipe.yaml", "two\nlines")
+    text = (tmp_path / "recipe.yaml").read_text(encoding="utf-8")
+    assert text.startswith("# two\n# lines\nkind: lora\n")
+    again = load_recipe(tmp_path / "recipe.yaml")
+    assert again == recipe
+    # Everything is written out, so that no preset applies any more.
+    kind, settings = read_recipe_file(tmp_path / "recipe.yaml")
+    assert kind == "lora"
+    assert {setting.key for setting in settings} == set(KEYS)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("adapter.rank=0", "adapter.rank must be at least 1, not 0"),
+        ("adapter.rank=2.5", "adapter.rank must be a whole number, not 2.5"),
+        ("adapter.rank=many", "adapter.rank must be a whole number, not 'many'"),
+        ("adapter.rank=null", "adapter.rank must be a whole number, not null"),
+        ("optimizer.lr=nan", "optimizer.lr must be a finite number, not nan"),
+        ("optimizer.lr=.inf", "optimizer.lr must be a finite number, not inf"),
+        ("optimizer.lr=-1", "optimizer.lr must be more than 0, not -1"),
+        ("optimizer.eps=nan", "optimizer.eps must be more than 0, not nan"),
+        ("optimizer.betas=[0.9]", "optimizer.betas must be a list"),
+        ("optimizer=fast", "optimizer must be a section"),
+        ("training.precision=bf61", "Did you mean bf16?"),
+        ("training.seed=-1", "training.seed must be at least 0"),
+        ("data.resolution=65", "data.resolution must be a multiple of 8, not 65"),
+        ("data.flip=maybe", "data.flip must be true or false, not 'maybe'"),
+        ("adapter.targets=atention", "Did you mean attention?"),
+        ("preview.prompts=a cat", "preview.prompts must be a list, not 'a cat'"),
+        ("output.name=a/b", "is not a file name"),
+        ("adapter.conv_alpha=4", "adapter.conv_rank"),
+        ("optimizer.text_encoder_lr=1e-5", "adapter.text_encoder=true"),
+        ("adapter.targets=[]", "No layers are named"),
+        ("data.instance_dir=null", "No pictures are given"),
+        ("rank", "--set section.key=value"),
+        ("optimizer.lr=[", "not valid YAML"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_place(change: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        lora(change)
+    assert words in str(caught.value)
+    assert f"--set {change}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("adapter.rnak", "adapter.rank"),
+        ("adaptor.rank", "adapter.rank"),
+        ("lr", "optimizer.lr"),
+        ("training.lr", "optimizer.lr"),
+        ("steps", "training.steps"),
+        ("trainin.steps", "training.steps"),
+        ("previw.steps", "preview.steps"),
+        ("optimizer.learning_rate", None),
+        ("data.instance-dir", "data.instance_dir"),
+        ("zzz.qq", None),
+    ],
+)
+def test_a_mistyped_key_names_the_nearest(wrong: str, right: str | None) -> None:
+    assert nearest_key(wrong, KEYS) == right
+    with pytest.raises(ConfigError, match=f"{wrong} is not a setting") as caught:
+        lora(f"{wrong}=3")
+    assert right is None or f"Did you mean {right}?" in str(caught.value)
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        lora("optimizer.lr=-1", "adapter.rank=x", "trainin.steps=3")
+    message = str(caught.value)
+    assert message.startswith("3 settings are wrong:")
+    for place in ("--set optimizer.lr=-1", "--set adapter.rank=x", "--set trainin.steps=3"):
+        assert f"where: {place}" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "holds no recipe"),
+        ("- 1", "holds no recipe"),
+        ("data: {instance_dir: x}", "does not say its kind"),
+        ("kind: lroa", "Write `kind: lora`"),
+        ("kind: lora\nkind: lora", "the key 'kind' is given twice"),
+        ("kind: lora\ndata:\n  flip: true\n  flip: false", "line 4"),
+        ("kind: lora\ndata: [", "not valid YAML"),
+        ("kind: lora\ndata: !!python/object/apply:os.system [ls]", "not valid YAML"),
+        ("kind: lora\ndata: {instance_dir: x}\noptimzer: {lr: 1}", "Did you mean optimizer.lr?"),
+        ("kind: lora\ndata: {instance_dir: x}\noptimizer: {lr: 0}", "mine.yaml: optimizer.lr"),
+        ("kind: lora\n{a: b}: c", "not valid YAML"),
+    ],
+)
+def test_a_bad_file_is_told(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(file)
+    assert words in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    for name, words in (("none.yaml", "No such file"), ("binary.yaml", "not text"), (".", "Is a directory")):
+        with pytest.raises(ConfigError, match=words):
+            load_recipe(tmp_path / name)
+
+
+def test_a_later_setting_wins() -> None:
+    settings: list[Any] = [("data.instance_dir", "x"), ("optimizer.lr", 1e-3), ("optimizer.lr", 1e-5)]
+    recipe = build("lora", [Setting(key, value, "here") for key, value in settings])
+    assert recipe.optimizer.lr == 1e-5
+
+
+def test_names() -> None:
+    assert lora().run_name == "mycat-lora"
+    assert lora("output.name=tom").run_name == "tom"
+    assert lora("data.instance_dir='my cat (2)/'").run_name == "my-cat-2-lora"
+    assert lora("data.instance_dir=..").run_name.endswith("-lora")
+
+
+def test_what_is_published_tells_no_private_folder(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    recipe = lora(
+        f"data.instance_dir={tmp_path}/mycat",
+        f"data.cache_dir={tmp_path}/cache",
+        f"model.name={tmp_path}/base",
+        f"output.dir={tmp_path}/out",
+    )
+    public = recipe.public()
+    assert str(tmp_path) not in str(public)
+    assert (public["data"]["instance_dir"], public["model"]["name"]) == ("mycat", "base")
+
+
+def test_every_setting_is_described() -> None:
+    for kind in RECIPES.values():
+        for key, field in setting_fields(kind).items():
+            assert field.description, key
+            assert field.description.endswith("."), key

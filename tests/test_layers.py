@@ -1,0 +1,66 @@
+"""Each package imports only packages of layers below its own."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import finetune
+
+ROOT = Path(finetune.__file__).parent
+# From top to bottom; the packages of one layer do not import each other.
+LAYERS = [
+    {"__main__"},
+    {"cli"},
+    {"storybook"},
+    {"recipes"},
+    {"training", "export", "sampling"},
+    {"formats"},
+    {"adapters", "data"},
+    {"backbones"},
+    {"diffusion"},
+    {"config"},
+    {"errors", "files"},
+]
+MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def package(path: Path) -> str:
+    """The layer's package (or top-level module) that a file belongs to."""
+    first = path.relative_to(ROOT).parts[0]
+    return first.removesuffix(".py")
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and package of everything of finetune that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} imports relatively"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            own, _, rest = name.partition(".")
+            top = rest.partition(".")[0]
+            if own == "finetune" and top and ((ROOT / top).is_dir() or (ROOT / f"{top}.py").exists()):
+                yield node.lineno, top
+
+
+def rank(name: str) -> int:
+    return next(index for index, layer in enumerate(LAYERS) if name in layer)
+
+
+def test_every_package_has_a_layer() -> None:
+    found = {package(path) for path in MODULES}
+    assert found <= set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_downwards(path: Path) -> None:
+    own = package(path)
+    for line, other in imported(path):
+        assert other == own or rank(other) > rank(own), f"line {line}: {own} imports {other}"
