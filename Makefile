@@ -1,0 +1,54 @@
+# `make demo` and `make test` do the set-up they need, once: the virtual environment .venv is made
+# anew only when pyproject.toml or constraints.txt changed.
+
+# Python 3.11 comes first because the pinned torch has the most builds for it.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3 python; do \
+	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+	&& echo $$p && break; done)
+BIN := .venv/bin
+# PIP_CONSTRAINT also holds for the tools that pip builds the package with.
+INSTALL := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
+PICTURES := datasets/mycat
+
+.PHONY: help demo test lint types tests clean
+
+help:
+	@echo 'make demo   train a LoRA on $(PICTURES) with the bundled model and sample from it'
+	@echo 'make test   lint, types and tests'
+	@echo 'make clean  remove .venv and caches (never runs/ or samples/)'
+
+demo: .venv/installed
+	$(BIN)/finetune lora --instance-dir $(PICTURES)
+	$(BIN)/finetune sample 'a photo of mycat' 'a photo of mycat wearing a red hat on snow' \
+		'mycat on the beach' 'mycat wearing a blue hat in the forest' \
+		--lora "$$(ls -td runs/mycat-lora*/ | head -n 1)" --num 3 --output-dir samples/demo
+	@echo
+	@echo 'The pictures are in samples/demo, the LoRA is in' "$$(ls -td runs/mycat-lora*/ | head -n 1)"
+
+test: lint types tests
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed-dev
+	$(BIN)/mypy
+
+tests: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+.venv/bin/python:
+	@test -n '$(PYTHON)' || { echo 'No Python >= 3.10 with venv was found; say which: make PYTHON=/path/to/python' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	@echo 'Installing the pinned dependencies into .venv (a few minutes, once)'
+	$(INSTALL) --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build *.egg-info
