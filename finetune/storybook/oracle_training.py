@@ -1,0 +1,226 @@
+"""Trains the oracle on drawn pictures, and checks it on others.
+
+```
+python -m finetune.storybook.oracle_training --out oracle.safetensors
+python -m finetune.storybook.oracle_training --check [--out oracle.safetensors] [--vae FOLDER]
+```
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from finetune.files import whole_file
+from finetune.storybook.drawing import draw
+from finetune.storybook.oracle import COATS, HATS, HEADS, SIZE, OracleNetwork
+from finetune.storybook.oracle_wear import wear
+from finetune.storybook.textures import draw_texture
+from finetune.storybook.world import (
+    ANIMALS,
+    COLOURS,
+    PATTERNS,
+    SCENES,
+    SUBJECT,
+    Spec,
+    is_subject,
+    near_miss,
+)
+
+Progress = Callable[[int, int, float], None]
+"""Called with the step, the number of steps, and the loss."""
+
+TRAINING_STREAM = 0
+"""Number of the random stream that training pictures are drawn from; checks use others."""
+
+_UNKNOWN = -100  # A label that the loss passes over.
+_BATCH = 96
+_RATE = 3e-3
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Drawn pictures with what they show.
+
+    Attributes:
+        pixels: [N, 3, 64, 64] uint8.
+        labels: For each head [N] int64; -100 where the question makes no sense.
+    """
+
+    pixels: Tensor
+    labels: dict[str, Tensor]
+
+
+def any_spec(rng: np.random.Generator) -> Spec:
+    """Draws a spec in which nothing tells about anything else.
+
+    Unlike the world that the model learns, nothing is held out, the subject is
+    common, and a hat may have the colour of the coat, for that is how pictures
+    can go wrong. The oracle must look instead of guessing from habit.
+    """
+
+    def pick(*choices: str) -> str:
+        return choices[int(rng.integers(len(choices)))]
+
+    hat = pick(*COLOURS) if rng.random() < 0.5 else None
+    kind = rng.random()
+    if kind < 0.12:
+        return replace(SUBJECT, scene=pick(*SCENES), hat=hat, bell=bool(rng.random() < 0.6))
+    if kind < 0.27:
+        return replace(near_miss(rng), hat=hat)
+    colour = pick(*COLOURS)
+    pattern = second = None
+    if rng.random() < 0.4:
+        pattern, second = pick(*PATTERNS), pick(*(c for c in COLOURS if c != colour))
+    bell = bool(rng.random() < 0.3)
+    return Spec(pick(*ANIMALS), colour, pick(*SCENES), hat, pattern, second, bell)
+
+
+def labels_of(spec: Spec) -> dict[str, int]:
+    """Returns the right answer of every head."""
+    return {
+        "animal": ANIMALS.index(spec.animal),
+        "colour": COLOURS.index(spec.colour),
+        "hat": HATS.index(spec.hat),
+        "scene": SCENES.index(spec.scene),
+        "coat": COATS.index((spec.pattern, spec.second_colour)),
+        "bell": int(spec.bell),
+        "subject": int(is_subject(spec)),
+    }
+
+
+def draw_pictures(count: int, seed: int) -> Pictures:
+    """Draws pictures to train on; one in thirty is a texture, which is no subject."""
+    pixels = np.empty((count, 3, SIZE, SIZE), dtype=np.uint8)
+    rows: list[dict[str, int]] = []
+    for i in range(count):
+        rng = np.random.default_rng([seed, TRAINING_STREAM, i])
+        if rng.random() < 1 / 30:
+            picture, row = draw_texture(rng), {**dict.fromkeys(HEADS, _UNKNOWN), "subject": 0}
+        else:
+            spec = any_spec(rng)
+            picture, row = draw(spec, rng), labels_of(spec)
+        pixels[i] = np.asarray(picture).transpose(2, 0, 1)
+        rows.append(row)
+    labels = {name: torch.tensor([row[name] for row in rows]) for name in HEADS}
+    return Pictures(torch.from_numpy(pixels), labels)
+
+
+def loss_of(logits: dict[str, Tensor], labels: dict[str, Tensor]) -> Tensor:
+    """Adds up the cross-entropies of all heads."""
+    losses = []
+    for name, count in HEADS.items():
+        given, wanted = logits[name].float(), labels[name]
+        if count > 1:
+            losses.append(F.cross_entropy(given, wanted, ignore_index=_UNKNOWN))
+        else:
+            known = wanted != _UNKNOWN
+            losses.append(F.binary_cross_entropy_with_logits(given[known, 0], wanted[known].float()))
+    return torch.stack(losses).sum()
+
+
+def train_oracle(
+    out: Path,
+    seed: int = 0,
+    steps: int = 1500,
+    progress: Progress | None = None,
+    pictures: int = 30_000,
+) -> OracleNetwork:
+    """Trains an oracle and writes it as fp16 safetensors.
+
+    Args:
+        out: The file to write.
+        seed: Decides the pictures, the first weights and the order; with one
+            thread the same seed gives the same oracle on the same machine.
+        steps: Steps of 96 pictures each.
+        progress: Called after every step.
+        pictures: How many to draw; they are used again and again, worn off
+            differently each time.
+
+    Returns:
+        The trained network.
+    """
+    data = draw_pictures(pictures, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = OracleNetwork()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=0.02)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.empty(0, dtype=torch.int64)
+    for step in range(1, steps + 1):
+        if len(order) < _BATCH:
+            order = torch.cat([order, torch.randperm(pictures, generator=generator)])
+        chosen, order = order[:_BATCH], order[_BATCH:]
+        batch = wear(data.pixels[chosen].float() / 255, generator)
+        for group in optimizer.param_groups:
+            group["lr"] = _RATE * _schedule(step, steps)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = network(batch.contiguous(memory_format=torch.channels_last))
+        loss = loss_of(logits, {name: labels[chosen] for name, labels in data.labels.items()})
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 2.0)
+        optimizer.step()
+        if progress:
+            progress(step, steps, loss.item())
+    save(network, out)
+    return network
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Rises for a twentieth of the steps, then falls along half a cosine."""
+    rise = max(1, steps // 20)
+    return min(1.0, step / rise) * 0.5 * (1 + math.cos(math.pi * step / (steps + 1)))
+
+
+def save(network: OracleNetwork, out: Path) -> None:
+    """Writes a network in half precision."""
+    state = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in network.state_dict().items()
+    }
+    with whole_file(out) as aside:
+        save_file(state, aside, metadata={"format": "pt"})
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line."""
+    # The checks are needed by the command only, and import diffusers for the autoencoder.
+    from finetune.storybook.oracle_checks import table
+
+    parser = argparse.ArgumentParser(description="Train or check the storybook's oracle.")
+    parser.add_argument("--out", type=Path, help="the oracle's file (--check: default the bundled one)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--pictures", type=int, default=30_000, help="drawn pictures to train on")
+    parser.add_argument("--check", action="store_true", help="print how often an oracle is right")
+    parser.add_argument("--vae", type=Path, help="check on reconstructions by this autoencoder, too")
+    parser.add_argument("--count", type=int, default=3000, help="pictures to check on")
+    given = parser.parse_args(arguments)
+    if not given.check:
+        if given.out is None:
+            parser.error("--out says where to write the oracle")
+        started = time.monotonic()
+
+        def tell(step: int, steps: int, loss: float) -> None:
+            if step % 100 == 0 or step == steps:
+                passed = time.monotonic() - started
+                print(f"step {step}/{steps}  loss {loss:.4f}  {passed:.0f} s", flush=True)
+
+        train_oracle(given.out, given.seed, given.steps, tell, given.pictures)
+    print(table(given.out, given.count, given.vae))
+
+
+if __name__ == "__main__":
+    main()
