@@ -23,7 +23,7 @@ class Average:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self._parameters = dict(parameters)
-        self._model = EMAModel(list(parameters.values()), decay=decay, use_ema_warmup=False)
+        self._model = EMAModel(list(parameters.values()), decay=decay, use_ema_warmup=False, foreach=True)
 
     @property
     def values(self) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ def make_optimizer(groups: list[dict[str, Any]], section: OptimizerSection) -> t
     }
     if section.name == "adamw8bit":
         return _adamw_8bit()(groups, **settings)
-    return torch.optim.AdamW(groups, **settings)
+    return torch.optim.AdamW(groups, fused=True, **settings)
 
 
 def _adamw_8bit() -> Callable[..., torch.optim.Optimizer]:

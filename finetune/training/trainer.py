@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from finetune.adapters.base import ParameterGroup
@@ -311,6 +312,8 @@ def _accelerator(training: TrainingSection, folder: RunFolder) -> Accelerator:
         raise ConfigError(
             "fp16 training needs a GPU.", where="training.precision", mend="Use fp32 or bf16 on a CPU."
         )
+    # accelerate keeps the precision of a process's first run and would refuse another in its second.
+    AcceleratorState._reset_state()
     return Accelerator(
         mixed_precision="no" if precision == "fp32" else precision,
         log_with="tensorboard" if training.tensorboard else None,

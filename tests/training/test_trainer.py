@@ -1,0 +1,224 @@
+"""The loop: resume to the bit, accumulation, averages, guards, interruption."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from torch import Tensor, nn
+
+from finetune.adapters.base import ParameterGroup
+from finetune.config.sections import OptimizerSection, TrainingSection
+from finetune.diffusion.random import normal
+from finetune.errors import ConfigError, Interrupted, NonFiniteLoss, WeightsError
+from finetune.training import RunFolder, Trainer
+
+
+@dataclass(frozen=True)
+class Rows:
+    numbers: tuple[int, ...]
+    names: tuple[str, ...]
+    x: Tensor
+
+    def to(self, device: torch.device | str) -> Rows:
+        return replace(self, x=self.x.to(device))
+
+
+class Source:
+    def batch(self, numbers: Sequence[int]) -> Rows:
+        return Rows(tuple(numbers), tuple(f"{n}.png" for n in numbers), normal(0, numbers, "x", (80,)))
+
+
+class Model(nn.Module):
+    """Large enough (80 x 80) for bitsandbytes to keep its state in 8 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(80, 80)
+        with torch.no_grad():
+            self.layer.weight.copy_(0.1 * normal(0, [0], "weight", (80, 80))[0])
+            self.layer.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x)
+        return out
+
+    def groups(self) -> list[ParameterGroup]:
+        return [ParameterGroup("unet", tuple(self.named_parameters()))]
+
+    def set_samples(self, numbers: Sequence[int], seed: int) -> None:
+        pass
+
+
+def mirror_loss(model: nn.Module, rows: Rows) -> Tensor:
+    loss: Tensor = (model(rows.x) - rows.x.flip(1)).square().mean(1)
+    return loss
+
+
+def make(folder: Path, *, optimizer: dict[str, Any] | None = None, objective: Any = mirror_loss,
+         hooks: Sequence[tuple[int, Callable[[int], None]]] = (), identity: dict[str, Any] | None = None,
+         **training: Any) -> Trainer[Rows]:  # fmt: skip
+    settings = {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "log_every": 1} | training
+    return Trainer(
+        Model(), objective, Source(), TrainingSection(**settings), OptimizerSection(**{"lr": 0.01} | (optimizer or {})),
+        RunFolder(folder), hooks=hooks, identity=identity,
+    )  # fmt: skip
+
+
+def killed_at(step: int) -> tuple[int, Callable[[int], None]]:
+    def kill(now: int) -> None:
+        if now == step:
+            raise KeyboardInterrupt
+
+    return 1, kill
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw8bit"])
+def test_a_resumed_run_ends_in_the_same_bytes(tmp_path: Path, name: str) -> None:
+    options: dict[str, Any] = {
+        "optimizer": {"name": name, "schedule": "cosine", "warmup_steps": 1}, "ema": True,
+    }  # fmt: skip
+    straight = make(tmp_path / "straight", **options)
+    straight.run()
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "broken", hooks=[killed_at(3)], **options).run()
+    resumed = make(tmp_path / "broken", **options)
+    assert resumed.resume()
+    assert resumed.step == 2
+    resumed.run()
+    for parameter, value in straight.parameters.items():
+        assert torch.equal(resumed.parameters[parameter], value)
+        assert straight.average is not None
+        assert resumed.average is not None
+        assert torch.equal(resumed.average.values[parameter], straight.average.values[parameter])
+    steps = [json.loads(line)["step"] for line in (tmp_path / "broken/metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+
+
+def test_accumulated_batches_equal_one_batch(tmp_path: Path) -> None:
+    whole, parts = make(tmp_path / "a", batch_size=4), make(tmp_path / "b", batch_size=1, accumulation=4)
+    whole.run()
+    parts.run()
+    for name, value in whole.parameters.items():
+        assert torch.allclose(parts.parameters[name], value, atol=1e-6)
+
+
+def test_a_step_is_adamw_on_the_mean_loss(tmp_path: Path) -> None:
+    trainer = make(tmp_path, steps=3, max_grad_norm=0.5, optimizer={"weight_decay": 0.1})
+    trainer.run()
+    model = Model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+    for step in range(3):
+        loss = mirror_loss(model, Source().batch(range(4 * step, 4 * step + 4))).mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+    for name, value in model.named_parameters():
+        assert torch.allclose(trainer.parameters[name], value, atol=1e-6)
+
+
+def test_the_average_is_its_closed_form(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+    trainer = make(tmp_path, steps=5, ema=True, ema_decay=0.4)
+    after = trainer.optimizer.step
+    trainer.optimizer.step = lambda: (after(), seen.append(trainer.parameters["layer.bias"].detach().clone()))  # type: ignore[method-assign]
+    trainer.run()
+    # Unrolled: each step's weight is (1 - its decay) times the decays of all later steps.
+    decays = [0.0] + [min(0.4, t / (9 + t)) for t in range(2, 6)]
+    weights = [(1 - d) * math.prod(decays[k + 1 :]) for k, d in enumerate(decays)]
+    expected = sum(w * value for w, value in zip(weights, seen, strict=True))
+    assert trainer.average is not None
+    assert torch.allclose(trainer.average.values["layer.bias"], expected, atol=1e-6)
+    now = trainer.parameters["layer.bias"].detach().clone()
+    with trainer.evaluating():
+        assert torch.allclose(trainer.parameters["layer.bias"], expected, atol=1e-6)
+    assert torch.equal(trainer.parameters["layer.bias"], now)
+
+
+def test_the_learning_rate_follows_the_schedule(tmp_path: Path) -> None:
+    make(tmp_path, steps=6, optimizer={"schedule": "cosine", "warmup_steps": 2}).run()
+    logged = [json.loads(line)["lr"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
+    schedule = get_cosine_schedule_with_warmup(optimizer, 2, 6)
+    expected = []
+    for _ in range(6):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert logged == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_file(tmp_path: Path, bad: float) -> None:
+    def broken(model: nn.Module, rows: Rows) -> Tensor:
+        factor = torch.tensor([bad if n == 13 else 1.0 for n in rows.numbers])
+        return mirror_loss(model, rows) * factor
+
+    trainer = make(tmp_path, objective=broken)
+    with pytest.raises(NonFiniteLoss, match=r"(?s)step 4, on 13\.png.*step-000002"):
+        trainer.run()
+    assert RunFolder(tmp_path).latest() == tmp_path / "checkpoints/step-000002"
+
+
+def test_an_interrupt_writes_a_checkpoint_first(tmp_path: Path) -> None:
+    def interrupt(model: nn.Module, rows: Rows) -> Tensor:
+        signal.raise_signal(signal.SIGINT)
+        return mirror_loss(model, rows)
+
+    with pytest.raises(Interrupted, match="--resume"):
+        make(tmp_path, objective=interrupt).run()
+    assert RunFolder(tmp_path).latest() == tmp_path / "checkpoints/step-000001"
+
+
+def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
+    make(tmp_path, steps=8, keep_checkpoints=2).run()
+    assert [f.name for f in RunFolder(tmp_path).checkpoints()] == ["step-000006", "step-000008"]
+
+
+def test_other_settings_are_not_resumed(tmp_path: Path) -> None:
+    make(tmp_path, identity={"steps": 4, "rank": 8}).run()
+    with pytest.raises(ConfigError, match="rank"):
+        make(tmp_path, identity={"steps": 4, "rank": 16}).resume()
+
+
+def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
+    make(tmp_path).run()
+    (tmp_path / "checkpoints/step-000004/weights.safetensors").write_bytes(b"half a file")
+    with pytest.raises(WeightsError, match="step-000004"):
+        make(tmp_path).resume()
+
+
+def test_hooks_run_when_due_and_at_the_end(tmp_path: Path) -> None:
+    steps: list[int] = []
+    make(tmp_path, steps=5, hooks=[(2, steps.append), (0, steps.append)]).run()
+    assert steps == [2, 4, 5]
+
+
+def test_bf16_on_a_cpu_keeps_fp32_parameters(tmp_path: Path) -> None:
+    trainer = make(tmp_path, precision="bf16")
+    trainer.run()
+    assert {p.dtype for p in trainer.parameters.values()} == {torch.float32}
+    exact = make(tmp_path / "exact")
+    exact.run()
+    difference = (trainer.parameters["layer.weight"] - exact.parameters["layer.weight"]).abs().max()
+    assert 0 < float(difference) < 0.02
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can train in fp16")
+def test_fp16_without_a_gpu_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs a GPU"):
+        make(tmp_path, precision="fp16")
+
+
+def test_tensorboard_files_are_written(tmp_path: Path) -> None:
+    make(tmp_path, tensorboard=True).run()
+    assert list((tmp_path / "logs").rglob("events.out.tfevents*"))
