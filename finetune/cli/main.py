@@ -16,6 +16,7 @@ import click
 from finetune import __version__
 from finetune.cli.export import export_command
 from finetune.cli.flags import SettingsCommand
+from finetune.cli.pretrain import pretrain_command
 from finetune.cli.sample import sample_command
 from finetune.cli.terminal import quiet_libraries, tell_error
 from finetune.cli.train import run_command, training_command
@@ -60,6 +61,7 @@ cli.add_command(training_command("lora", "Teach a subject or a style as a small 
 cli.add_command(run_command)
 cli.add_command(sample_command)
 cli.add_command(export_command)
+cli.add_command(pretrain_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

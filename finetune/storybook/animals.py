@@ -73,9 +73,7 @@ def draw_cat(pen: Pen, coat: Coat, pose: Pose) -> Anchors:
     s, t, g = pose.stance, pose.tail, pose.girth * 0.02
     _legs(pen, coat, (0.29, 0.62), 0.70, 0.095, -s)
     tail = ((0.17, 0.60), (0.03, 0.55), (-0.05, 0.42), (-0.03 + 0.04 * t, 0.27))
-    pen.group(
-        [Limb((*tail, (0.05 + 0.10 * t, 0.20 - 0.03 * t)), 0.085, 0.075)], coat.fur, coat.line
-    )
+    pen.group([Limb((*tail, (0.05 + 0.10 * t, 0.20 - 0.03 * t)), 0.085, 0.075)], coat.fur, coat.line)
     body: list[Shape] = [
         Oval(0.40, 0.66, 0.30, 0.17 + g),
         Limb(((0.19, 0.70), (0.18 + 0.05 * s, 0.95)), 0.14, 0.10),
@@ -216,9 +214,7 @@ def draw_bird(pen: Pen, coat: Coat, pose: Pose) -> Anchors:
     y = head[1]
     turned = pen.tilted(0.15 * pose.tilt, head)
     crest = Limb(((0.57, y - 0.12), (0.52 + 0.03 * pose.ear, y - 0.25)), 0.11, 0.05)
-    turned.group(
-        [Poly(((0.84, y - 0.07), (1.09, y + 0.04), (0.84, y + 0.12)), 0.015)], coat.horn, coat.line
-    )
+    turned.group([Poly(((0.84, y - 0.07), (1.09, y + 0.04), (0.84, y + 0.12)), 0.015)], coat.horn, coat.line)
     pen.group(
         [Oval(0.45, 0.58, 0.315, 0.255 + g, -0.25), Oval(0.68, y, 0.205, 0.20), crest],
         coat.fur,

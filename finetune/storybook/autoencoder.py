@@ -90,7 +90,8 @@ class Reconstruction:
         noise = normal(self.seed, batch.numbers, "latents", (LATENT_CHANNELS, side, side))
         reconstruction, kl = model(batch.pixels, noise.to(batch.pixels.device))
         error = (reconstruction.float() - batch.pixels).flatten(1)
-        return error.square().mean(1) + L1_WEIGHT * error.abs().mean(1) + KL_WEIGHT * kl
+        loss: Tensor = error.square().mean(1) + L1_WEIGHT * error.abs().mean(1) + KL_WEIGHT * kl
+        return loss
 
 
 @torch.no_grad()

@@ -164,17 +164,13 @@ class Pen:
         angle = -angle if self.flip else angle
         cos, sin = math.cos(angle), math.sin(angle)
         along, across = (rx * cos, rx * sin), (-ry * sin, ry * cos)
-        points = [
-            (x + c * along[0] + s * across[0], y + c * along[1] + s * across[1]) for c, s in _CIRCLE
-        ]
+        points = [(x + c * along[0] + s * across[0], y + c * along[1] + s * across[1]) for c, s in _CIRCLE]
         self.draw.polygon(points, fill=paint)
 
     def _limb(self, limb: Limb, paint: int, grow: float) -> None:
         points = [self.at(*point) for point in limb.points]
         half, steps = self.scale * self.pixels / 2, max(1, len(points) - 1)
-        radii = [
-            (limb.w0 + (limb.w1 - limb.w0) * i / steps) * half + grow for i in range(len(points))
-        ]
+        radii = [(limb.w0 + (limb.w1 - limb.w0) * i / steps) * half + grow for i in range(len(points))]
         self._stroke(points, radii, paint)
 
     def _stroke(self, points: Sequence[Point], radii: Sequence[float], paint: int) -> None:

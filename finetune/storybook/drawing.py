@@ -58,9 +58,7 @@ def draw(spec: Spec, rng: np.random.Generator, size: int = 64) -> Image.Image:
     return paints.render(canvas).reduce(_SUPERSAMPLING)
 
 
-def draw_with_mask(
-    spec: Spec, rng: np.random.Generator, size: int = 64
-) -> tuple[Image.Image, Image.Image]:
+def draw_with_mask(spec: Spec, rng: np.random.Generator, size: int = 64) -> tuple[Image.Image, Image.Image]:
     """Draws a picture and the mask ("L", 255 inside) of the animal and its hat."""
     paints, canvas, first = _paint(spec, rng, size)
     mask = canvas.point([0] * first + [255] * (256 - first))

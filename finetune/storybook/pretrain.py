@@ -30,7 +30,13 @@ from finetune.files import whole_file, whole_folder
 from finetune.sampling.grid import grid
 from finetune.sampling.sampler import Sampler
 from finetune.storybook.architecture import make_backbone
-from finetune.storybook.autoencoder import Autoencoding, Reconstruction, encode_means, make_autoencoder, whiten
+from finetune.storybook.autoencoder import (
+    Autoencoding,
+    Reconstruction,
+    encode_means,
+    make_autoencoder,
+    whiten,
+)
 from finetune.storybook.pictures import PixelSource, draw_for_autoencoder, draw_world
 from finetune.training import RunFolder, Trainer
 
@@ -145,7 +151,7 @@ def package(backbone: Backbone, out: Path) -> Path:
 
 def _latents(vae: AutoencoderKL, pictures: Tensor, folder: Path) -> StackedLatents:
     """The pictures' posteriors, kept by content so that resuming need not encode them again."""
-    content = hashlib.sha256(pictures.numpy()).hexdigest() + fingerprint([vae], [vae.config])
+    content = hashlib.sha256(pictures.numpy().data).hexdigest() + fingerprint([vae], [vae.config])
     file = folder / f"latents-{hashlib.sha256(content.encode()).hexdigest()[:16]}.safetensors"
     if not file.exists():
         print("encoding them", file=sys.stderr)

@@ -103,6 +103,7 @@ def test_the_command_line_is_frozen() -> None:
     assert flags["run"] == ["--output-dir", "--resume", "--set"]
     assert flags["sample"] == sample.split()
     assert flags["export"] == ["--dtype", "--merged", "--model"]
+    assert flags["pretrain"] == ["--output-dir", "--stage"]
 
 
 @pytest.mark.parametrize("kind", RECIPES)

@@ -1,0 +1,182 @@
+"""What the bundled model and a LoRA on it can do, in figures: `python -m finetune.storybook.gates`.
+
+Every figure is read off pictures by the oracle, so anyone can repeat it.
+
+1. `vae`: how well the autoencoder gives back scenes that training never shows.
+2. `model`: whether samples of held-out combinations show what their prompts say.
+3. `lora`: whether a LoRA of the subject shows it, keeps scene and hat, and leaves other words alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from finetune.sampling.grid import grid
+from finetune.sampling.sampler import Sampler
+from finetune.storybook.captions import phrase, prompt
+from finetune.storybook.drawing import draw
+from finetune.storybook.oracle import Oracle, Reading, agrees
+from finetune.storybook.pictures import SIZE, pixels_of
+from finetune.storybook.world import COLOURS, SCENES, SUBJECT, Spec, sample_spec
+
+STREAM = 7
+"""Number of the random streams that checks draw from; training uses others."""
+
+STEPS, GUIDANCE = 25, 4.0
+
+Figures = dict[str, float]
+
+
+def psnr(pictures: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Peak signal-to-noise ratio of each picture in dB; both `[B, 3, S, S]` in [-1, 1]."""
+    error = ((pictures - others) / 2).square().mean((1, 2, 3))
+    return -10 * error.log10()
+
+
+def check_vae(sampler: Sampler, count: int = 200, photos: Path | None = None) -> Figures:
+    """PSNR of reconstructions of held-out scenes and, if a folder is given, of its pictures at 64 px."""
+    rng = np.random.default_rng([STREAM, 1])
+    scenes = [draw(sample_spec(rng, held_out=True), rng, SIZE) for _ in range(count)]
+    figures = {"held-out scenes, dB": _reconstructed(sampler, scenes)}
+    if photos:
+        files = sorted(f for f in photos.rglob("*") if f.suffix.lower() in {".jpg", ".jpeg", ".png"})
+        figures["photographs, dB"] = _reconstructed(sampler, [_square(Image.open(f)) for f in files])
+    return figures
+
+
+def _reconstructed(sampler: Sampler, pictures: Sequence[Image.Image]) -> float:
+    stack = np.stack([np.asarray(p.convert("RGB")).transpose(2, 0, 1) for p in pictures])
+    pixels = pixels_of(torch.from_numpy(stack))
+    mean, _ = sampler.backbone.encode_pixels(pixels)
+    return float(psnr(pixels, sampler.backbone.decode(mean)).mean())
+
+
+def _square(picture: Image.Image) -> Image.Image:
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    return picture.crop((left, top, left + side, top + side)).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+
+
+def check_model(
+    sampler: Sampler, oracle: Oracle, count: int = 500, picture: Path | None = None
+) -> dict[str, Figures]:
+    """Samples of combinations that training never shows, with full prompts and with words left out.
+
+    Returns:
+        For each kind of prompt the share of samples that show what it says.
+    """
+    rng = np.random.default_rng([STREAM, 2])
+    specs = [sample_spec(rng, held_out=True) for _ in range(count)]
+    kinds = {
+        "full prompts": [prompt(spec) for spec in specs],
+        "without a colour": [prompt(spec, colour=False) for spec in specs],
+        "without a scene": [prompt(spec, scene=False) for spec in specs],
+    }
+    result = {}
+    for name, prompts in kinds.items():
+        share = count if name == "full prompts" else count // 2
+        readings, images = _read(sampler, oracle, prompts[:share])
+        verdicts = [agrees(r, s) for r, s in zip(readings, specs, strict=False)]
+        silent = {"without a colour": "colour", "without a scene": "scene"}.get(name)
+        asked = [key for key in ("animal", "colour", "hat", "scene") if key != silent]
+        result[name] = {key: float(np.mean([v[key] for v in verdicts])) for key in asked}
+        result[name]["all"] = float(np.mean([all(v[key] for key in asked) for v in verdicts]))
+        if picture and name == "full prompts":
+            sheet = grid(images[:24], columns=6, labels=[p.removeprefix("a photo of ") for p in prompts[:24]])
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            sheet.save(picture)
+    return result
+
+
+def check_lora(
+    sampler: Sampler, oracle: Oracle, trigger: str = "mycat", count: int = 100, picture: Path | None = None
+) -> Figures:
+    """What a LoRA of the subject does (with a plain sampler: what the base model does).
+
+    Returns:
+        Share of pictures that show the subject, the scene and the hat as prompted, over prompts with
+        the trigger word; and the share that shows the subject on "a photo of a cat".
+    """
+    rng = np.random.default_rng([STREAM, 3])
+    specs, prompts = [], []
+    for index in range(count):
+        scene = SCENES[int(rng.integers(len(SCENES)))]
+        hat = [c for c in COLOURS if c != SUBJECT.colour][int(rng.integers(7))] if index % 2 else None
+        specs.append(Spec(SUBJECT.animal, SUBJECT.colour, scene, hat=hat))
+        prompts.append(phrase(trigger, scene=scene, hat=hat).replace(f"a {trigger}", trigger, 1))
+    readings, images = _read(sampler, oracle, prompts)
+    plain, _ = _read(sampler, oracle, ["a photo of a cat"] * count)
+    if picture:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        grid(images[:24], columns=6, labels=[p.removeprefix("a photo of ") for p in prompts[:24]]).save(
+            picture
+        )
+    verdicts = [agrees(r, s) for r, s in zip(readings, specs, strict=True)]
+    return {
+        "subject": float(np.mean([r.is_subject for r in readings])),
+        "scene": float(np.mean([v["scene"] for v in verdicts])),
+        "hat": float(np.mean([v["hat"] for v in verdicts])),
+        "scene and hat": float(np.mean([v["scene"] and v["hat"] for v in verdicts])),
+        "subject on 'a photo of a cat'": float(np.mean([r.is_subject for r in plain])),
+    }
+
+
+def _read(
+    sampler: Sampler, oracle: Oracle, prompts: Sequence[str]
+) -> tuple[list[Reading], list[Image.Image]]:
+    seeds = list(range(1000, 1000 + len(prompts)))
+    samples = sampler(list(prompts), seed=seeds, steps=STEPS, guidance=GUIDANCE)
+    images = [sample.image for sample in samples]
+    return oracle.read(images), images
+
+
+def show(title: str, figures: Figures) -> None:
+    """Prints one line a figure."""
+    print(title)
+    for name, value in figures.items():
+        print(
+            f"  {name:32} {value:6.1f}" if "dB" in name else f"  {name:32} {100 * value:6.1f} %", flush=True
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the checks that the arguments name and prints their figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checks", nargs="+", choices=["vae", "model", "lora"])
+    parser.add_argument("--model", default="storybook", help="model to check (default: storybook)")
+    parser.add_argument(
+        "--lora", help="run folder or file of the subject's LoRA; without it the base is read"
+    )
+    parser.add_argument("--trigger", default="mycat", help="the LoRA's trigger word")
+    parser.add_argument("--photos", type=Path, help="folder of photographs for the vae check")
+    parser.add_argument("--count", type=int, help="samples (default: 500 for model, 100 for lora)")
+    parser.add_argument("--pictures", type=Path, help="folder to write a grid of samples to")
+    options = parser.parse_args(arguments)
+    sampler = Sampler.load(options.model, precision="bf16")
+    oracle = Oracle.load()
+    folder: Path | None = options.pictures
+    if "vae" in options.checks:
+        show("autoencoder", check_vae(sampler, photos=options.photos))
+    if "model" in options.checks:
+        sheet = folder / "model.png" if folder else None
+        for kind, figures in check_model(sampler, oracle, options.count or 500, sheet).items():
+            show(f"held-out combinations, {kind}", figures)
+    if "lora" in options.checks:
+        if options.lora:
+            sampler.add_lora(options.lora)
+        sheet = folder / "lora.png" if folder else None
+        show("subject", check_lora(sampler, oracle, options.trigger, options.count or 100, sheet))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
