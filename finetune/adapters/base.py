@@ -1,0 +1,162 @@
+"""What is trained, seen from the trainer: parameters, a prediction and a state."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from finetune.diffusion.batch import Conditioning
+from finetune.errors import WeightsError
+
+if TYPE_CHECKING:
+    from finetune.backbones import Backbone
+
+AdapterT = TypeVar("AdapterT", bound="Adapter")
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Trained parameters that share a learning rate.
+
+    Attributes:
+        name: "unet" or "text_encoder" (all text encoders together).
+        parameters: Their names (those of `Adapter.state`) and the fp32 parameters.
+    """
+
+    name: str
+    parameters: tuple[tuple[str, nn.Parameter], ...]
+
+
+class Adapter(nn.Module, ABC):
+    """Attaches to a backbone, lists what is trained, predicts, and gives its state.
+
+    The frozen weights keep the backbone's dtype; the trained parameters are always fp32. The parts
+    that take part in training are submodules (so `to`, `train` and distributed wrappers reach
+    them); the backbone itself is not one.
+
+    Args:
+        backbone: The pretrained model. It is changed in place, so that its pipeline shows what has
+            been learned so far.
+        trains_text: Whether the text encoders are trained too.
+    """
+
+    backbone: Backbone
+
+    def __init__(self, backbone: Backbone, *, trains_text: bool) -> None:
+        super().__init__()
+        object.__setattr__(self, "backbone", backbone)
+        self.trains_text = trains_text
+        self.unet: nn.Module = backbone.unet
+        self.text_encoders = nn.ModuleList(backbone.text_encoders if trains_text else ())
+
+    @abstractmethod
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The trained fp32 parameters by their stable names, in a stable order.
+
+        A name begins with "unet.", "text_encoder." or "text_encoder_2.".
+        """
+
+    def forward(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """What the UNet predicts (noise or velocity, as the model was made).
+
+        Args:
+            noisy_latents: `[B, C, h, w]` scaled latents with noise.
+            timesteps: `[B]` int64.
+            conditioning: `B` rows; tokens when the text encoders are trained.
+
+        Returns:
+            `[B, C, h, w]`.
+
+        Raises:
+            ValueError: If the text encoders are trained but `conditioning` holds finished
+                embeddings, through which no gradient could reach them.
+        """
+        if self.trains_text and conditioning.hidden is not None:
+            raise ValueError("the text encoders are trained: conditioning must carry tokens, not embeddings")
+        return self.backbone.predict(noisy_latents, timesteps, conditioning)
+
+    def groups(self) -> list[ParameterGroup]:
+        """The trained parameters, UNet first, then those of the text encoders if there are any."""
+        named: dict[str, list[tuple[str, nn.Parameter]]] = {"unet": [], "text_encoder": []}
+        for name, parameter in self.trained().items():
+            named["unet" if name.startswith("unet.") else "text_encoder"].append((name, parameter))
+        return [ParameterGroup(name, tuple(rows)) for name, rows in named.items() if rows]
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of the trained parameters: fp32, contiguous, on the CPU, the same names each run."""
+        return {
+            name: parameter.detach().to("cpu", torch.float32, copy=True).contiguous()
+            for name, parameter in self.trained().items()
+        }
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Copies `state` into the trained parameters.
+
+        Raises:
+            WeightsError: If a name is missing, unknown or has another shape; nothing is changed then.
+        """
+        own = self.trained()
+        check_state(own, state)
+        for name, parameter in own.items():
+            parameter.copy_(state[name])
+
+    def set_samples(self, numbers: Sequence[int], seed: int) -> None:
+        """Tells which samples the next forward pass holds, for draws inside the model (P1).
+
+        Args:
+            numbers: The global sample number of each row.
+            seed: The run's seed.
+        """
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Computes activations anew in the backward pass: slower, far less memory."""
+        self.unet.enable_gradient_checkpointing()  # type: ignore[operator]
+        for encoder in self.text_encoders:
+            # Re-entrant checkpointing would drop the gradients, since the embedded tokens need none.
+            # transformers is renaming the method.
+            enable = getattr(
+                encoder, "activation_checkpointing_enable", encoder.gradient_checkpointing_enable
+            )
+            enable({"use_reentrant": False})  # type: ignore[operator]
+
+    def train(self: AdapterT, mode: bool = True) -> AdapterT:
+        """Switches to training, except for dropout of the pretrained model.
+
+        Published models have it at 0; were it not, it would draw from the global generator (P1).
+        """
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.eval()
+        return self
+
+
+def check_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Compares names and shapes.
+
+    Args:
+        own: What is expected.
+        state: What was read.
+
+    Raises:
+        WeightsError: Naming the first few tensors that do not fit and how many there are.
+    """
+    faults = [f"{name} is missing" for name in own if name not in state]
+    faults += [f"{name} is unknown" for name in state if name not in own]
+    faults += [
+        f"{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise WeightsError(
+            f"the saved state does not fit this adapter: {'; '.join(faults[:3])}{more}",
+            mend="use the model and the adapter settings that the state was saved with",
+        )

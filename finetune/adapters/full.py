@@ -1,0 +1,39 @@
+"""All weights: the UNet and, if wanted, the text encoders."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from finetune.adapters.base import Adapter
+from finetune.config.sections import FullSection
+
+if TYPE_CHECKING:
+    from finetune.backbones import Backbone
+
+
+class Full(Adapter):
+    """Trains every weight of the UNet, and of the text encoders if the section says so.
+
+    Args:
+        backbone: The pretrained model; its trained parts are turned to fp32.
+        section: What is trained.
+    """
+
+    def __init__(self, backbone: Backbone, section: FullSection) -> None:
+        super().__init__(backbone, trains_text=section.text_encoder)
+        for part in self._parts().values():
+            part.float().requires_grad_(True)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Every parameter of the trained parts, named as in their own state dict behind the part."""
+        return {
+            f"{root}.{name}": parameter
+            for root, part in self._parts().items()
+            for name, parameter in part.named_parameters()
+        }
+
+    def _parts(self) -> dict[str, nn.Module]:
+        roots = self.backbone.module_roots()
+        return {root: part for root, part in roots.items() if root == "unet" or self.trains_text}

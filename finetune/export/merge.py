@@ -1,0 +1,92 @@
+"""A whole diffusers model with a LoRA merged into its weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from finetune.backbones import Backbone
+from finetune.errors import ConfigError, WeightsError
+from finetune.files import whole_folder
+from finetune.formats import apply_lora, find_lora, read_lora, read_tensors, write_tensors
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+ABOUT = "finetune.json"
+
+
+def export_merged(
+    lora: str | Path,
+    backbone: Backbone,
+    out_dir: str | Path,
+    *,
+    scale: float = 1.0,
+    dtype: Literal["fp32", "fp16"] = "fp32",
+) -> Path:
+    """Writes the model with the LoRA merged in, for `DiffusionPipeline.from_pretrained`.
+
+    The folder also holds `finetune.json`, which says what was merged and how it was made (P7).
+
+    Args:
+        lora: A run folder or a LoRA file in any layout.
+        backbone: The model to merge into, in fp32; it is the same afterwards, to the bit.
+        out_dir: The folder to write; it appears whole or not at all.
+        scale: Weight of the LoRA: 1 as trained.
+        dtype: Of the weights in the folder.
+
+    Returns:
+        `out_dir`.
+
+    Raises:
+        ConfigError: If `out_dir` exists and is not an empty folder.
+        WeightsError: If the LoRA is damaged or does not fit the model; nothing is written then.
+    """
+    out = Path(out_dir)
+    check_free(out)
+    file = find_lora(Path(lora))
+    weights = read_lora(file, backbone)
+    applied = apply_lora(backbone, weights, scale)
+    try:
+        restore = applied.merge()
+    except ValueError as error:
+        raise WeightsError(
+            "merged weights are not finite", where=str(file), mend="lower the scale"
+        ) from error
+    try:
+        with whole_folder(out) as folder:
+            backbone.pipeline().save_pretrained(folder, safe_serialization=True)
+            if dtype != "fp32":
+                _cast(folder, DTYPES[dtype])
+            about = {"merged": file.name, "scale": scale, "dtype": dtype, "metadata": dict(weights.metadata)}
+            (folder / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    finally:
+        restore()
+    return out
+
+
+def check_free(out: Path) -> None:
+    """Makes sure that a result may be written to `out`.
+
+    Raises:
+        ConfigError: If it exists and is not an empty folder.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ConfigError(
+            "there is something already, and results are never overwritten",
+            where=str(out),
+            mend="give a folder that does not exist yet",
+        )
+
+
+def _cast(folder: Path, dtype: torch.dtype) -> None:
+    # On disk, file by file, because the model in memory must keep its precision.
+    for file in sorted(folder.rglob("*.safetensors")):
+        tensors, metadata = read_tensors(file)
+        write_tensors(file, {name: _to(tensor, dtype) for name, tensor in tensors.items()}, metadata)
+
+
+def _to(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -1,0 +1,144 @@
+"""What the keys of LoRA files mean, in every spelling that is about.
+
+| written by | example |
+|---|---|
+| kohya's sd-scripts, LyCORIS | `lora_unet_down_blocks_0_…_attn1_to_q.lora_down.weight`, `….alpha` |
+| the same for SDXL | `lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight` |
+| diffusers with PEFT | `unet.down_blocks.0.….attn1.to_q.lora_A.weight` |
+| PEFT alone | `base_model.model.down_blocks.0.….attn1.to_q.lora_A.weight` |
+| diffusers' scripts | `unet.….attn1.to_q.lora.down.weight`, `….q_proj.lora_linear_layer.down.weight` |
+| diffusers before PEFT | `unet.….attn1.processor.to_q_lora.down.weight` |
+
+Since kohya's names cannot be taken apart again (dots became underscores), layers are found the
+other way round: every layer of the model is listed under each of its spellings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from finetune.adapters.inject import adaptable
+from finetune.backbones import Backbone
+from finetune.backbones.names import original_unet_name
+
+Role = Literal["down", "up", "mid", "alpha", "magnitude", "dora_scale"]
+
+SUFFIXES: dict[str, Role] = {
+    ".lora_down.weight": "down",
+    ".lora_up.weight": "up",
+    ".lora_mid.weight": "mid",
+    ".alpha": "alpha",
+    ".dora_scale": "dora_scale",
+    ".lora_A.weight": "down",
+    ".lora_B.weight": "up",
+    ".lora_A.default.weight": "down",
+    ".lora_B.default.weight": "up",
+    ".lora_magnitude_vector": "magnitude",
+    ".lora_magnitude_vector.weight": "magnitude",
+    ".lora_magnitude_vector.default.weight": "magnitude",
+    ".lora.down.weight": "down",
+    ".lora.up.weight": "up",
+    ".lora_linear_layer.down.weight": "down",
+    ".lora_linear_layer.up.weight": "up",
+    "_lora.down.weight": "down",
+    "_lora.up.weight": "up",
+}
+# Longest first where one begins another. Part None: the key does not say which.
+PREFIXES: dict[str, str | None] = {
+    "lora_unet_": "unet",
+    "lora_te1_": "text_encoder",
+    "lora_te2_": "text_encoder_2",
+    "lora_te_": "text_encoder",
+    "base_model.model.": None,
+    "unet.": "unet",
+    "diffusion_model.": "unet",
+    "text_encoder_2.": "text_encoder_2",
+    "text_encoder.": "text_encoder",
+}
+# Attention before PEFT: processors held the LoRA, and CLIP's layers were called as the UNet's.
+OLD_SPELLINGS = {
+    "_processor_to_": "_to_",
+    "self_attn_to_q": "self_attn_q_proj",
+    "self_attn_to_k": "self_attn_k_proj",
+    "self_attn_to_v": "self_attn_v_proj",
+    "self_attn_to_out": "self_attn_out_proj",
+}
+# Other ways to write a learned change, by what their keys (with a dot behind) contain.
+OTHER_KINDS = {
+    "hada_w": "LoHa",
+    "lokr_w": "LoKr",
+    "oft_": "OFT",
+    ".a1.weight": "GLoRA",
+    ".on_input": "(IA)³",
+    ".diff.": "full differences",
+    "string_to_param": "textual inversion",
+    "emb_params": "textual inversion",
+}
+
+
+def other_kind(keys: Iterable[str]) -> str | None:
+    """What `keys` hold instead of a LoRA, if it is something known."""
+    dotted = [f"{key}." for key in keys]
+    return next((kind for sign, kind in OTHER_KINDS.items() if any(sign in key for key in dotted)), None)
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key taken apart.
+
+    Attributes:
+        part: "unet", "text_encoder", "text_encoder_2", or None if the key does not say.
+        layer: The layer's name with underscores for dots.
+        role: What the tensor is.
+    """
+
+    part: str | None
+    layer: str
+    role: Role
+
+
+def parse_key(key: str) -> Key | None:
+    """Takes a key apart; None if it is in none of the spellings."""
+    suffix = next((s for s in SUFFIXES if key.endswith(s)), None)
+    if suffix is None:
+        return None
+    layer, part = key.removesuffix(suffix), None
+    for prefix, meant in PREFIXES.items():
+        if layer.startswith(prefix):
+            layer, part = layer.removeprefix(prefix), meant or part
+    layer = layer.replace(".", "_")
+    for old, new in OLD_SPELLINGS.items():
+        layer = layer.replace(old, new)
+    if layer.endswith("_to_out"):
+        layer += "_0"
+    return Key(part, layer, SUFFIXES[suffix])
+
+
+class LayerNames:
+    """Finds a backbone's layers by any of their spellings.
+
+    Args:
+        backbone: The model that the file is to be used with.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.shapes: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._found: dict[str, dict[str, str]] = {}
+        for part, module in backbone.module_roots().items():
+            found = self._found.setdefault(part, {})
+            for live, layer in adaptable(module).items():
+                name = backbone.file_name(part, live)
+                self.shapes[part, name] = tuple(layer.weight.shape)  # type: ignore[arg-type]
+                spellings = {live, name}
+                if part == "unet":
+                    spellings.add(original_unet_name(module, live))
+                found.update({spelling.replace(".", "_"): name for spelling in spellings})
+
+    def find(self, key: Key) -> tuple[str, str] | None:
+        """The part and the file name of the layer that a key speaks of; None if there is none."""
+        for part in [key.part] if key.part else self._found:
+            if name := self._found.get(part, {}).get(key.layer):
+                return part, name
+        return None

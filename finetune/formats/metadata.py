@@ -1,0 +1,149 @@
+"""What an exported file says about how it was made (P7), in the names that people's tools read.
+
+`ss_*` are those of kohya's sd-scripts, which A1111, Forge, InvokeAI and model managers show;
+`modelspec.*` are Stability's model metadata standard 1.0.0; `finetune.*` are ours. Everything is
+text, and nothing depends on when or where the run took place: a resumed run writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import finetune
+from finetune.backbones import Backbone
+from finetune.formats.families import FAMILY_NAMES
+
+LIBRARIES = ("torch", "diffusers", "transformers", "peft")
+OPTIMIZERS = {"adamw": "torch.optim.adamw.AdamW", "adamw8bit": "bitsandbytes.optim.adamw.AdamW8bit"}
+PRECISIONS = {"fp32": "no"}  # what accelerate, and so kohya, calls it
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What is told of the pictures.
+
+    Attributes:
+        name: The folder's last name; never the whole path, which is nobody's business.
+        digest: Content hash of pictures and captions.
+        captions: The caption of each picture.
+    """
+
+    name: str
+    digest: str
+    captions: Sequence[str]
+
+
+def run_metadata(
+    recipe: Mapping[str, Any], backbone: Backbone, data: DataFacts, *, name: str, step: int
+) -> dict[str, str]:
+    """The metadata of a file that a run exports.
+
+    The writers of `formats.kohya` and `formats.diffusers` add what belongs to their layout
+    (`ss_network_*`, `lora_adapter_metadata`).
+
+    Args:
+        recipe: The resolved recipe as plain data: sections of settings.
+        backbone: The model that was trained.
+        data: What it was trained on.
+        name: The exported file's name, without ending.
+        step: Optimizer steps that were made.
+    """
+    resolution = recipe["data"]["resolution"] or backbone.native_size
+    told = {
+        "ss_output_name": name,
+        "ss_sd_model_name": recipe["model"]["name"],
+        "ss_resolution": f"({resolution}, {resolution})",
+        **_model(backbone),
+        **_training(recipe, step),
+        **_data(recipe, data, step),
+        **_modelspec(backbone, data, name, resolution),
+        "finetune.version": finetune.__version__,
+        "finetune.versions": {library: version(library) for library in LIBRARIES},
+        "finetune.step": step,
+        "finetune.data_digest": data.digest,
+        "finetune.recipe": recipe,
+    }
+    return {key: _text(value) for key, value in sorted(told.items()) if value is not None}
+
+
+def _v_prediction(backbone: Backbone) -> bool:
+    return backbone.prediction_type == "v_prediction"
+
+
+def _model(backbone: Backbone) -> dict[str, Any]:
+    names = FAMILY_NAMES[backbone.family]
+    return {
+        "ss_base_model_version": names.base_version[_v_prediction(backbone)],
+        "ss_v2": names.base_version[0].startswith("sd_v2"),
+    }
+
+
+def _modelspec(backbone: Backbone, data: DataFacts, name: str, resolution: int) -> dict[str, Any]:
+    """Stability's standard; its date is left out, for it would differ from run to run."""
+    names = FAMILY_NAMES[backbone.family]
+    captions = set(data.captions)
+    return {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{names.architecture[_v_prediction(backbone)]}/lora",
+        "modelspec.implementation": names.implementation,
+        "modelspec.title": name,
+        "modelspec.resolution": f"{resolution}x{resolution}",
+        "modelspec.prediction_type": "v" if _v_prediction(backbone) else "epsilon",
+        "modelspec.trigger_phrase": captions.pop() if len(captions) == 1 else None,
+    }
+
+
+def _training(recipe: Mapping[str, Any], step: int) -> dict[str, Any]:
+    optimizer, training = recipe["optimizer"], recipe["training"]
+    text_rate = optimizer["text_encoder_lr"]
+    return {
+        "ss_learning_rate": optimizer["lr"],
+        "ss_unet_lr": optimizer["lr"],
+        "ss_text_encoder_lr": optimizer["lr"] if text_rate is None else text_rate,
+        "ss_optimizer": OPTIMIZERS.get(optimizer["name"], optimizer["name"]),
+        "ss_lr_scheduler": optimizer["schedule"],
+        "ss_lr_warmup_steps": optimizer["warmup_steps"],
+        "ss_max_train_steps": training["steps"],
+        "ss_steps": step,
+        "ss_seed": training["seed"],
+        "ss_mixed_precision": PRECISIONS.get(training["precision"], training["precision"]),
+        "ss_gradient_accumulation_steps": training["accumulation"],
+        "ss_gradient_checkpointing": training["gradient_checkpointing"],
+        "ss_max_grad_norm": training["max_grad_norm"],
+        "ss_loss_type": recipe["objective"]["loss"],
+        **_adapter(recipe["adapter"]),
+    }
+
+
+def _adapter(adapter: Mapping[str, Any]) -> dict[str, Any]:
+    told: dict[str, Any] = {"ss_network_dropout": adapter.get("dropout")}
+    if not adapter["text_encoder"]:
+        told["ss_text_encoder_lr"] = None
+    return told
+
+
+def _data(recipe: Mapping[str, Any], data: DataFacts, step: int) -> dict[str, Any]:
+    training, count = recipe["training"], len(data.captions)
+    batch = training["batch_size"] * training["accumulation"]
+    tags = Counter(tag.strip() for caption in data.captions for tag in caption.split(",") if tag.strip())
+    return {
+        "ss_num_train_images": count,
+        "ss_total_batch_size": batch,
+        "ss_num_epochs": -(-training["steps"] * batch // count),
+        "ss_epoch": -(-step * batch // count),
+        "ss_dataset_dirs": {data.name: {"n_repeats": 1, "img_count": count}},
+        "ss_tag_frequency": {data.name: dict(sorted(tags.items()))},
+        "ss_flip_aug": recipe["data"]["flip"],
+        "ss_random_crop": recipe["data"]["crop"] == "random",
+        "ss_cache_latents": recipe["data"]["cache"],
+        "ss_caption_dropout_rate": recipe["data"]["caption_dropout"],
+    }
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True) if isinstance(value, Mapping) else str(value)

@@ -1,0 +1,57 @@
+"""safetensors files: written whole and the same bytes each time, read as data only (P2, P6)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from finetune.errors import WeightsError
+from finetune.files import whole_file
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes a safetensors file that depends on its content alone.
+
+    The safetensors library keeps metadata in a hash map and writes it in another order each time,
+    so the header is written again here with sorted keys.
+
+    Args:
+        path: The file; it appears whole or not at all.
+        tensors: By name; moved to the CPU and made contiguous.
+        metadata: Text by name.
+    """
+    data = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header = {"__metadata__": dict(sorted(metadata.items())), **header}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    with whole_file(path) as aside, aside.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        file.write(memoryview(data)[8 + length :])
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Reads a safetensors file.
+
+    Returns:
+        Its tensors, on the CPU, and its metadata.
+
+    Raises:
+        WeightsError: If it cannot be read or is no whole safetensors file.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        raise WeightsError(
+            "this is not a readable safetensors file, or only a part of one",
+            where=str(path),
+            mend="check that the download is complete; pickled weights (.pt, .ckpt, .bin) are not loaded",
+        ) from error
