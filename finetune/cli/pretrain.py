@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from finetune.cli.terminal import quiet_loading, tell
-from finetune.errors import ModelError
+from finetune.errors import ConfigError, ModelError
 
 
-def _pretrain(output_dir: Path, stage: str) -> None:
-    from finetune.storybook.pretrain import train_unet, train_vae
+def _pretrain(output_dir: Path, stage: str, start: Path | None, **changes: float | None) -> None:
+    from finetune.storybook.pretrain import UNET_STAGE, VAE_STAGE, train_unet, train_vae
 
     quiet_loading()
-    vae = train_vae(output_dir / "vae-stage") if stage != "unet" else output_dir / "vae-stage" / "vae"
+    given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+    if (given and stage == "all") or (start and stage != "unet"):
+        raise ConfigError(
+            "These settings belong to one stage.",
+            where="--stage",
+            mend="Say which: --stage vae or --stage unet (--start is for unet only).",
+        )
+    vae = output_dir / "vae-stage" / "vae"
+    if stage != "unet":
+        train_vae(output_dir / "vae-stage", replace(VAE_STAGE, **given))
     if not (vae / "config.json").exists():
         raise ModelError(
             "There is no finished autoencoder to train the UNet on.",
@@ -22,7 +33,7 @@ def _pretrain(output_dir: Path, stage: str) -> None:
             mend="Run finetune pretrain --stage vae first, or leave --stage out.",
         )
     if stage != "vae":
-        model = train_unet(output_dir / "unet-stage", vae)
+        model = train_unet(output_dir / "unet-stage", vae, replace(UNET_STAGE, **given), start=start)
         tell(f"The model is in {model}. Look at it: finetune sample 'a red cat on snow' --model {model}")
 
 
@@ -46,5 +57,15 @@ pretrain_command = click.Command(
             show_default=True,
             help="Which part to train; unet needs a finished vae stage in the folder.",
         ),
+        click.Option(
+            ["--start"],
+            type=click.Path(path_type=Path),
+            metavar="MODEL",
+            help="Train this model's UNet and text encoder further instead of new ones.",
+        ),
+        click.Option(["--pictures"], type=click.IntRange(min=1), help="Pictures to draw for the stage."),
+        click.Option(["--steps"], type=click.IntRange(min=1), help="Optimizer steps of the stage."),
+        click.Option(["--batch-size"], type=click.IntRange(min=1), help="Pictures a step."),
+        click.Option(["--lr"], type=click.FloatRange(0, 10, min_open=True), help="Highest learning rate."),
     ],
 )

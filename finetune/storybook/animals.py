@@ -97,8 +97,10 @@ def draw_cat(pen: Pen, coat: Coat, pose: Pose) -> Anchors:
     _eyes(pen, coat, (0.65, y - 0.01), (0.86, y - 0.01))
     pen.fill(Oval(0.775, y + 0.06, 0.03, 0.022), coat.dark)
     pen.group(
-        [Limb(((0.70, y + 0.11), (0.52, y + 0.10)), 0.014, 0.01)]
-        + [Limb(((0.86, y + 0.11), (1.02, y + 0.09)), 0.014, 0.01)],
+        [
+            Limb(((0.70, y + 0.11), (0.52, y + 0.10)), 0.014, 0.01),
+            Limb(((0.86, y + 0.11), (1.02, y + 0.09)), 0.014, 0.01),
+        ],
         coat.line,
     )
     return Anchors((0.715, y - 0.17), (0.66, y + 0.225), head)

@@ -103,7 +103,15 @@ def test_the_command_line_is_frozen() -> None:
     assert flags["run"] == ["--output-dir", "--resume", "--set"]
     assert flags["sample"] == sample.split()
     assert flags["export"] == ["--dtype", "--merged", "--model"]
-    assert flags["pretrain"] == ["--output-dir", "--stage"]
+    assert flags["pretrain"] == [
+        "--batch-size",
+        "--lr",
+        "--output-dir",
+        "--pictures",
+        "--stage",
+        "--start",
+        "--steps",
+    ]
 
 
 @pytest.mark.parametrize("kind", RECIPES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from finetune.errors import ConfigError
+from finetune.errors import ConfigError, ModelError
 from finetune.storybook.architecture import make_tokenizer
 from finetune.storybook.autoencoder import encode_means, make_autoencoder, whiten
 from finetune.storybook.pictures import draw_for_autoencoder, draw_world, pixels_of
-from finetune.storybook.pretrain import train_unet, train_vae
+from finetune.storybook.pretrain import Stage, train_unet, train_vae
 
 
 def test_whitening_changes_the_latents_and_not_the_pictures() -> None:
@@ -51,8 +52,9 @@ def test_pictures_do_not_depend_on_how_many_are_drawn() -> None:
 
 
 def test_the_stages_make_a_model_that_diffusers_loads(tmp_path: Path) -> None:
-    vae = train_vae(tmp_path / "vae", steps=2, pictures=32)
-    model = train_unet(tmp_path / "unet", vae, steps=2, pictures=32)
+    stage = Stage(pictures=32, steps=2, batch_size=4, lr=1e-3)
+    vae = train_vae(tmp_path / "vae", stage)
+    model = train_unet(tmp_path / "unet", vae, stage)
     pipe = StableDiffusionPipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
     assert pipe("a red cat on snow", num_inference_steps=2).images[0].size == (64, 64)
@@ -61,6 +63,13 @@ def test_the_stages_make_a_model_that_diffusers_loads(tmp_path: Path) -> None:
     size = sum(f.stat().st_size for f in model.rglob("*.safetensors"))
     assert size < 16e6
     # Finished stages are not trained again, and other settings do not overwrite them.
-    assert train_vae(tmp_path / "vae", steps=2, pictures=32) == vae
+    assert train_vae(tmp_path / "vae", stage) == vae
     with pytest.raises(ConfigError, match="steps"):
-        train_vae(tmp_path / "vae", steps=3, pictures=32)
+        train_vae(tmp_path / "vae", replace(stage, steps=3))
+    # A made model can be trained further, but not around another autoencoder.
+    further = train_unet(tmp_path / "further", vae, replace(stage, lr=1e-9), start=model)
+    weights = load_file(further / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(weights[name], tensor) for name, tensor in stored.items())
+    other = train_vae(tmp_path / "other", stage, seed=1)
+    with pytest.raises(ModelError, match="another autoencoder"):
+        train_unet(tmp_path / "wrong", other, stage, start=model)
