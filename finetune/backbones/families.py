@@ -26,37 +26,41 @@ def family_of(index: Mapping[str, Any], unet: Mapping[str, Any], where: str) -> 
         ModelError: If it is another kind of model: inpainting, a refiner, an upscaler, unCLIP, or not
             a Stable Diffusion with a UNet at all.
     """
-    refuse_channels(unet.get("in_channels", 4), where)
+    refuse_channels(unet.get("in_channels", 4), where, unet.get("out_channels", 4))
     if unet.get("class_embed_type") is not None or unet.get("encoder_hid_dim_type") is not None:
         raise ModelError(
-            "the UNet takes more than text (unCLIP or image prompts)", where=where, mend=SUPPORTED
+            "The UNet takes more than text (unCLIP or image prompts).", where=where, mend=SUPPORTED
         )
     if unet.get("addition_embed_type") == "text_time":
         if not _has(index, "text_encoder"):
             raise ModelError(
-                "this is the SDXL refiner, which is not trained alone", where=where, mend=SUPPORTED
+                "This is the SDXL refiner, which is not trained alone.", where=where, mend=SUPPORTED
             )
         if not _has(index, "text_encoder_2"):
-            raise ModelError("an SDXL model without its second text encoder", where=where, mend=SUPPORTED)
+            raise ModelError("This SDXL model lacks its second text encoder.", where=where, mend=SUPPORTED)
         return "sdxl"
     if unet.get("addition_embed_type") is not None:
         kind = unet["addition_embed_type"]
-        raise ModelError(f"unknown extra embedding {kind!r} of the UNet", where=where, mend=SUPPORTED)
+        raise ModelError(
+            f"The UNet has an extra embedding {kind!r}, which is unknown.", where=where, mend=SUPPORTED
+        )
     width = unet.get("cross_attention_dim")
     if width in (768, 1024):
         return "sd1" if width == 768 else "sd2"
     return "sd2" if unet.get("use_linear_projection") else "sd1"
 
 
-def refuse_channels(channels: int, where: str) -> None:
+def refuse_channels(channels: int, where: str, latent: int = 4) -> None:
     """Refuses UNets that take more than noisy latents.
 
     Args:
-        channels: Input channels of the UNet; 4 for a text-to-image model.
+        channels: Input channels of the UNet.
         where: The model's name, for the message.
+        latent: Channels of a latent, which the UNet also gives (4 for the published models, 8 for the
+            bundled one).
 
     Raises:
-        ModelError: For any other number than 4.
+        ModelError: If the two differ.
     """
     kinds = {
         9: "an inpainting model",
@@ -64,9 +68,11 @@ def refuse_channels(channels: int, where: str) -> None:
         7: "an upscaler",
         5: "a depth model",
     }
-    if channels != 4:
+    if channels != latent:
         kind = kinds.get(channels, "another kind of model")
-        raise ModelError(f"{kind}: its UNet takes {channels} channels, not 4", where=where, mend=SUPPORTED)
+        raise ModelError(
+            f"This is {kind}: its UNet takes {channels} channels, not {latent}.", where=where, mend=SUPPORTED
+        )
 
 
 def refuse_other_pipelines(index: Mapping[str, Any], where: str) -> None:
@@ -77,7 +83,7 @@ def refuse_other_pipelines(index: Mapping[str, Any], where: str) -> None:
     """
     name = index.get("_class_name", "unknown")
     if not _has(index, "unet"):
-        raise ModelError(f"a {name} has no UNet and cannot be trained here", where=where, mend=SUPPORTED)
+        raise ModelError(f"A {name} has no UNet and cannot be trained here.", where=where, mend=SUPPORTED)
     parts = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler", "unet")
     strange = [p for p in index if not p.startswith("_") and _has(index, p) and p not in parts + _OPTIONAL]
     classes = {part: index[part][1] for part in parts if _has(index, part)}
@@ -86,7 +92,7 @@ def refuse_other_pipelines(index: Mapping[str, Any], where: str) -> None:
     if strange or wrong:
         told = "; ".join([f"unknown part {part!r}" for part in strange] + wrong)
         raise ModelError(
-            f"a {name} is not a Stable Diffusion known here ({told})", where=where, mend=SUPPORTED
+            f"A {name} is not a Stable Diffusion known here ({told}).", where=where, mend=SUPPORTED
         )
 
 

@@ -1,0 +1,22 @@
+"""Families told from configurations alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune.backbones.families import family_of
+from finetune.errors import ModelError
+
+UNET: dict[str, Any] = {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 768}
+
+
+def test_latents_may_have_any_number_of_channels() -> None:
+    assert family_of({}, UNET | {"in_channels": 8, "out_channels": 8}, "storybook") == "sd1"
+
+
+@pytest.mark.parametrize(("channels", "kind"), [(9, "inpainting"), (8, "editing"), (7, "upscaler")])
+def test_a_unet_that_takes_more_than_latents_is_refused(channels: int, kind: str) -> None:
+    with pytest.raises(ModelError, match=f"{kind}.*takes {channels} channels, not 4"):
+        family_of({}, UNET | {"in_channels": channels}, "somewhere")

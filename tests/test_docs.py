@@ -1,0 +1,82 @@
+"""The pages under docs/ are true to the package."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.recipes.base import setting_fields
+from finetune.recipes.load import RECIPES
+from finetune.storybook import pretrain
+from finetune.storybook.world import ANIMALS, BELL_SHARE, COLOURS, HAT_SHARE, HELD_OUT, PATTERN_SHARE, SCENES
+
+ROOT = Path(__file__).resolve().parent.parent
+STORYBOOK = ROOT / "finetune" / "models" / "storybook"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+FILE = re.compile(r"`([\w-]+(?:/[\w.-]+)*\.py)`")
+SECTIONS = "model|data|adapter|optimizer|training|preview|output"
+SETTING = re.compile(rf"`(?:--set )?((?:{SECTIONS})\.\w+)(?:=[^`]*)?`")
+# Where a page's file names are looked for; pages name a module by its place in the package.
+HOMES = (ROOT, ROOT / "docs", ROOT / "finetune", ROOT / "tests", ROOT / "finetune" / "storybook")
+
+
+@pytest.fixture(scope="module")
+def update() -> dict[str, Any]:
+    """The script that copies settings and code into the pages."""
+    return runpy.run_path(str(ROOT / "docs" / "update.py"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_quoted_settings_and_code_are_the_real_ones(page: Path, update: dict[str, Any]) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert update["updated"](text) == text, "run `python docs/update.py`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_files_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for link in LINK.findall(text):
+        if "://" in link:
+            continue
+        path, _, heading = link.partition("#")
+        target = page.parent / path if path else page
+        if path.startswith("docs/images/") and not STORYBOOK.is_dir():
+            continue  # made with the bundled model
+        assert target.exists(), link
+        if heading:
+            found = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", f.lower()).replace(" ", "-") for f in found}, link
+    for file in FILE.findall(text):
+        assert any((home / file).exists() for home in HOMES), file
+
+
+def test_settings_that_pages_name_exist() -> None:
+    known = {key for kind in RECIPES.values() for key in setting_fields(kind)}
+    for page in PAGES:
+        for setting in SETTING.findall(page.read_text(encoding="utf-8")):
+            # `data.source.check_options` is a function, not a setting.
+            assert setting in known | {"data.source"}, f"{page.name}: {setting}"
+
+
+def test_the_storybook_page_has_the_numbers_of_the_code() -> None:
+    page = " ".join((ROOT / "docs" / "storybook.md").read_text(encoding="utf-8").split())
+    scenes = len(ANIMALS) * len(COLOURS) * len(SCENES)
+    vae, unet = pretrain.VAE_STAGE, pretrain.UNET_STAGE
+    shares = (pretrain.CAPTION_DROPOUT, HAT_SHARE, PATTERN_SHARE, BELL_SHARE)
+    dropped, hat, pattern, bell = (f"{share:.0%}".replace("%", " %") for share in shares)
+    for words in (
+        f"{vae.steps:,} steps of {vae.batch_size} pictures, from {vae.pictures:,}",
+        f"{unet.steps:,} steps of {unet.batch_size}, from {unet.pictures:,} scenes",
+        f"with {pretrain.CAPTIONS} captions each, of which {dropped} of the time none is given",
+        f"a hat of another colour ({hat})",
+        f"stripes or spots of another colour ({pattern})",
+        f"a golden bell ({bell})",
+        f"the {scenes} combinations of animal, colour and scene, {len(HELD_OUT)} are never shown",
+        *(f"| {', '.join(words)} |" for words in (ANIMALS, COLOURS, SCENES)),
+    ):
+        assert words in page
