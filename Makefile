@@ -9,6 +9,7 @@ BIN := .venv/bin
 # PIP_CONSTRAINT also holds for the tools that pip builds the package with.
 INSTALL := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 PICTURES := datasets/mycat
+WORKERS ?= 2
 
 .PHONY: help demo test lint types tests clean
 
@@ -34,8 +35,9 @@ lint: .venv/installed-dev
 types: .venv/installed-dev
 	$(BIN)/mypy
 
+# A thread for each worker: the models of the tests are too small for more.
 tests: .venv/installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 .venv/bin/python:
 	@test -n '$(PYTHON)' || { echo 'No Python >= 3.10 with venv was found; say which: make PYTHON=/path/to/python' >&2; exit 1; }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.diffusion.batch import Conditioning
-from finetune.errors import WeightsError
+from finetune.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
     from finetune.backbones import Backbone
@@ -79,6 +80,25 @@ class Adapter(nn.Module, ABC):
         if self.trains_text and conditioning.hidden is not None:
             raise ValueError("the text encoders are trained: conditioning must carry tokens, not embeddings")
         return self.backbone.predict(noisy_latents, timesteps, conditioning)
+
+    def switched_off(self) -> AbstractContextManager[None]:
+        """Inside, the model predicts as it did before training.
+
+        Raises:
+            ConfigError: If this adapter changes the pretrained weights themselves.
+        """
+        raise ConfigError(
+            "Prompts can be preserved only by an adapter that can be switched off.",
+            where="data.preserve",
+            mend="Leave it empty, or train a LoRA.",
+        )
+
+    def predict_untrained(
+        self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        """What `forward` gave before training."""
+        with self.switched_off():
+            return self.backbone.predict(noisy_latents, timesteps, conditioning)
 
     def groups(self) -> list[ParameterGroup]:
         """The trained parameters, UNet first, then those of the text encoders if there are any."""
@@ -157,6 +177,6 @@ def check_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise WeightsError(
-            f"the saved state does not fit this adapter: {'; '.join(faults[:3])}{more}",
-            mend="use the model and the adapter settings that the state was saved with",
+            f"The saved state does not fit this adapter: {'; '.join(faults[:3])}{more}.",
+            mend="Use the model and the adapter settings that the state was saved with.",
         )

@@ -63,6 +63,11 @@ class Update:
         """Multiplies the update by `scale` (not by what was set before)."""
         self._layer.set_scale(self._name, scale)
 
+    def switch(self, on: bool) -> None:
+        """Lets the update act, or not."""
+        # PEFT's own `enable_adapters` would also freeze the parameters.
+        self._layer._disable_adapters = not on
+
     def merge(self) -> Tensor:
         """Adds the update to the pretrained weight; the layer then acts as a plain one.
 

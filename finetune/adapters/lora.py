@@ -7,7 +7,8 @@ convolutions as in LoCon (LyCORIS, arXiv:2309.14859).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -83,6 +84,17 @@ class LoRA(Adapter):
     def set_samples(self, numbers: Sequence[int], seed: int) -> None:
         """Tells which samples the next forward pass holds; dropout masks are drawn from them."""
         self._samples.set(numbers, seed)
+
+    @contextmanager
+    def switched_off(self) -> Iterator[None]:
+        """Inside, the model predicts as it did before training."""
+        for update in self._updates.values():
+            update.switch(False)
+        try:
+            yield
+        finally:
+            for update in self._updates.values():
+                update.switch(True)
 
     def weights(self, state: Mapping[str, Tensor] | None = None) -> LoRAWeights:
         """What has been learned, as plain values for the file formats.

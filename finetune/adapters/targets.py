@@ -47,13 +47,13 @@ def unet_sizes(unet: nn.Module, section: LoRASection) -> dict[str, LayerSize]:
         sizes |= {layer: LayerSize(section.conv_rank, alpha) for layer in _matching(unet, CONVOLUTIONS)}
     elif section.conv_alpha is not None:
         raise ConfigError(
-            "conv_alpha has no effect without conv_rank",
+            "conv_alpha has no effect without conv_rank.",
             where="adapter.conv_alpha",
-            mend="set adapter.conv_rank too, or leave conv_alpha out",
+            mend="Set adapter.conv_rank too, or leave conv_alpha out.",
         )
     if not sizes:
         raise ConfigError(
-            "the UNet has none of the layers to adapt", where="adapter.targets", mend="set others"
+            "The UNet has none of the layers to adapt.", where="adapter.targets", mend="Name others."
         )
     return {layer: sizes[layer] for layer in adaptable(unet) if layer in sizes}
 
@@ -81,9 +81,9 @@ def _matching(module: nn.Module, endings: tuple[str, ...]) -> list[str]:
 def _check_endings(unet: nn.Module, endings: tuple[str, ...], chosen: list[str]) -> None:
     if not endings:
         raise ConfigError(
-            "the list of layers to adapt is empty",
+            "The list of layers to adapt is empty.",
             where="adapter.targets",
-            mend='name some, e.g. ["to_q", "to_v"]',
+            mend='Name some, e.g. ["to_q", "to_v"].',
         )
     for ending in endings:
         if not any(_ends(layer, ending) for layer in chosen):
@@ -92,7 +92,7 @@ def _check_endings(unet: nn.Module, endings: tuple[str, ...], chosen: list[str])
             }
             near = get_close_matches(ending, sorted(known), n=3)
             raise ConfigError(
-                f'no linear or convolution layer of the UNet has a name that ends in "{ending}"',
+                f'No linear or convolution layer of the UNet has a name that ends in "{ending}".',
                 where="adapter.targets",
-                mend=f"nearest: {', '.join(near)}" if near else f"usual ones: {', '.join(PRESETS['all'])}",
+                mend=f"Nearest: {', '.join(near)}." if near else f"Usual ones: {', '.join(PRESETS['all'])}.",
             )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.backbones import text
+from finetune.backbones import latents, text
 from finetune.backbones.families import Family
 from finetune.backbones.fingerprint import fingerprint
 from finetune.backbones.memory import move
@@ -162,32 +162,12 @@ class Backbone:
         Returns:
             Mean and standard deviation, each `[B, C, H/f, W/f]` fp32. A latent is mean + std x noise.
         """
-        device = next(self.vae.parameters()).device
-        with torch.autocast(device.type, enabled=False):
-            posterior = self.vae.encode(pixels.to(device, torch.float32)).latent_dist
-        shift, scale = self._latent_affine(posterior.mean)
-        return (posterior.mean - shift) * scale, posterior.std * scale
+        return latents.encode(self.vae, pixels)
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, scaled: Tensor) -> Tensor:
         """Scaled latents `[B, C, h, w]` to pictures `[B, 3, h x f, w x f]` in [-1, 1], fp32."""
-        device = next(self.vae.parameters()).device
-        latents = latents.to(device, torch.float32)
-        shift, scale = self._latent_affine(latents)
-        with torch.autocast(device.type, enabled=False):
-            pixels: Tensor = self.vae.decode(latents / scale + shift).sample
-        return pixels.clamp(-1, 1)
-
-    def _latent_affine(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
-        # A few SDXL offspring give mean and deviation per channel besides the scaling factor.
-        config = self.vae.config
-        scale = float(config.scaling_factor)
-        if getattr(config, "latents_mean", None) is not None:
-            mean, std = (
-                like.new_tensor(v).view(1, -1, 1, 1) for v in (config.latents_mean, config.latents_std)
-            )
-            return mean, scale / std
-        return float(getattr(config, "shift_factor", None) or 0.0), scale
+        return latents.decode(self.vae, scaled)
 
     # --- the UNet ------------------------------------------------------------------------------
 

@@ -62,7 +62,7 @@ def read_header(file: Path, allow_pickle: bool) -> Header:
             return Header(shapes, opened.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"this file is no safetensors checkpoint, or is cut short ({error})",
+            f"This file is no safetensors checkpoint, or is cut short ({error}).",
             where=str(file),
             mend="Get the file again; a .ckpt file must keep its name.",
         ) from error
@@ -73,7 +73,7 @@ def _unpickle(file: Path) -> dict[str, torch.Tensor]:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # zip, pickle and torch faults alike
         raise ModelError(
-            f"this checkpoint cannot be read as plain weights ({type(error).__name__})",
+            f"This checkpoint cannot be read as plain weights ({type(error).__name__}).",
             where=str(file),
             mend="Get the .safetensors version of the model.",
         ) from error
@@ -91,21 +91,21 @@ def family_of_checkpoint(header: Header, where: str) -> Family:
     if _FIRST_CONV not in shapes:
         for mark, kind, mend in _OTHERS:
             if any(mark in key for key in shapes):
-                raise ModelError(f"this file is {kind}", where=where, mend=mend)
-        raise ModelError("this file is no Stable Diffusion checkpoint", where=where, mend=SUPPORTED)
+                raise ModelError(f"This file is {kind}.", where=where, mend=mend)
+        raise ModelError("This file is no Stable Diffusion checkpoint.", where=where, mend=SUPPORTED)
     refuse_channels(shapes[_FIRST_CONV][1], where)
     if _any(shapes, "conditioner.embedders.1.model."):
         return "sdxl"
     if _any(shapes, "conditioner.embedders.0.model."):
-        raise ModelError("this is the SDXL refiner, which is not trained alone", where=where, mend=SUPPORTED)
+        raise ModelError("This is the SDXL refiner, which is not trained alone.", where=where, mend=SUPPORTED)
     if f"{UNET}label_emb.0.0.weight" in shapes:
-        raise ModelError("a UNet that takes more than text (unCLIP)", where=where, mend=SUPPORTED)
+        raise ModelError("The UNet takes more than text (unCLIP).", where=where, mend=SUPPORTED)
     if _any(shapes, "cond_stage_model.model."):
         return "sd2"
     if _any(shapes, "cond_stage_model.transformer.text_model."):
         return "sd1"
     raise ModelError(
-        "this checkpoint has no text encoder that is known", where=where, mend="Use one with all its parts."
+        "This checkpoint has no text encoder that is known.", where=where, mend="Use one with all its parts."
     )
 
 

@@ -70,7 +70,7 @@ def _read_configs(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         inside = sorted(path.glob("*.safetensors"))
         mend = f"To use the checkpoint inside: --model {inside[0]}" if inside else SUPPORTED
         raise ModelError(
-            "this folder is no diffusers model: it has no model_index.json", where=str(path), mend=mend
+            "This folder is no diffusers model: it has no model_index.json.", where=str(path), mend=mend
         )
     index = _read_json(path / "model_index.json")
     refuse_other_pipelines(index, str(path))
@@ -90,14 +90,16 @@ def _read_json(file: Path) -> dict[str, Any]:
 def _damaged(where: Path, error: Exception) -> ModelError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ModelError(
-        f"a part of the model cannot be read: {reason}", where=str(where), mend="Get the model again."
+        f"A part of the model cannot be read: {reason.rstrip('.')}.",
+        where=str(where),
+        mend="Get the model again.",
     )
 
 
 def _weights_variant(folder: Path, allow_pickle: bool) -> tuple[str | None, bool]:
     """Which precision variant of a part to load, and whether as safetensors."""
     if not folder.is_dir():
-        raise ModelError("a part of the model is missing", where=str(folder), mend="Get the model again.")
+        raise ModelError("A part of the model is missing.", where=str(folder), mend="Get the model again.")
     stem = _STEMS.get(folder.name, "model")
     for suffix in (".safetensors", ".safetensors.index.json"):
         for variant in (None, "fp32", "fp16", "bf16"):
@@ -108,7 +110,9 @@ def _weights_variant(folder: Path, allow_pickle: bool) -> tuple[str | None, bool
                 return variant, True
     pickles = sorted(f for f in folder.iterdir() if f.suffix in PICKLES)
     if not pickles:
-        raise ModelError("a part of the model has no weights", where=str(folder), mend="Get the model again.")
+        raise ModelError(
+            "A part of the model has no weights.", where=str(folder), mend="Get the model again."
+        )
     if not allow_pickle:
         raise pickle_refused(pickles[0])
     variant = next((v for v in ("fp32", "fp16", "bf16") if pickles[0].name.endswith(f".{v}.bin")), None)
@@ -118,10 +122,10 @@ def _weights_variant(folder: Path, allow_pickle: bool) -> tuple[str | None, bool
 def pickle_refused(file: Path) -> ModelError:
     """The error for weights in a pickle, which only the user's word lets in (promise P6)."""
     return ModelError(
-        "these weights are a pickle file, which is only loaded on your explicit word",
+        "These weights are a pickle file, which is only loaded on your explicit word.",
         where=str(file),
-        mend="Get the .safetensors version, or allow it (only weights, no code): "
-        "--set model.allow_pickle=true",
+        mend="Get the .safetensors version, or allow it with --set model.allow_pickle=true (only weights are "
+        "read, no code).",
     )
 
 
@@ -153,7 +157,7 @@ def check_complete(info: Mapping[str, Any], folder: Path, notes: list[str]) -> N
     if bad:
         told = ", ".join(sorted(map(str, bad))[:3])
         raise ModelError(
-            f"{len(bad)} weights are missing or of the wrong shape ({told} …)",
+            f"{len(bad)} weights are missing or of the wrong shape ({told} …).",
             where=str(folder),
             mend="Get the model again.",
         )
@@ -171,7 +175,9 @@ def _load_tokenizer(folder: Path) -> Any:
 def _load_scheduler(index: Mapping[str, Any], folder: Path, section: ModelSection) -> Any:
     kind = getattr(diffusers, str(index.get("scheduler", ["", ""])[1]), None)
     if kind is None:
-        raise ModelError("the model names no scheduler that diffusers has", where=str(folder), mend=SUPPORTED)
+        raise ModelError(
+            "The model names no scheduler that diffusers has.", where=str(folder), mend=SUPPORTED
+        )
     config = _read_json(folder / "scheduler_config.json")
     if section.prediction_type != "auto":
         config["prediction_type"] = section.prediction_type
@@ -187,8 +193,8 @@ def checked_scheduler(scheduler: Any, where: str) -> Any:
     told = scheduler.config.get("prediction_type", "epsilon")
     if told not in ("epsilon", "v_prediction"):
         raise ModelError(
-            f"unknown prediction type {told!r}",
+            f"The prediction type {told!r} is unknown.",
             where=where,
-            mend="Say what the UNet predicts: --set model.prediction_type=epsilon (or v_prediction)",
+            mend="Say what the UNet predicts with --set model.prediction_type=epsilon (or v_prediction).",
         )
     return scheduler

@@ -35,7 +35,7 @@ def load_backbone(section: ModelSection) -> Backbone:
         raise _unknown(name)
     if name == "storybook" and not path.is_dir():
         raise ModelError(
-            "the bundled model is missing from this installation",
+            "The bundled model is missing from this installation.",
             where=str(storybook_folder()),
             mend="Install finetune again, or name another model with --model.",
         )
@@ -44,7 +44,7 @@ def load_backbone(section: ModelSection) -> Backbone:
     is_checkpoint = path.suffix in (".safetensors", *PICKLES)
     if path.is_file():
         if not is_checkpoint:
-            raise ModelError("this file is no checkpoint", where=str(path), mend=_mend())
+            raise ModelError("This file is no checkpoint.", where=str(path), mend=_mend())
         return load_single_file(path, section)
     if _HUB_ID.fullmatch(str(location(name))) and not is_checkpoint:
         return load_folder(download(location(name), section), section)
@@ -52,7 +52,7 @@ def load_backbone(section: ModelSection) -> Backbone:
 
 
 def _unknown(name: str) -> ModelError:
-    return ModelError(f"there is no model {name!r}", mend=_mend())
+    return ModelError(f"There is no model {name!r}.", mend=_mend())
 
 
 def _mend() -> str:

@@ -87,7 +87,9 @@ def _refuse_holes(module: nn.Module, path: Path) -> None:
 
 
 def _misfit(path: Path, reason: str) -> ModelError:
-    return ModelError(f"the checkpoint cannot be read: {reason}", where=str(path), mend="Get the file again.")
+    return ModelError(
+        f"The checkpoint cannot be read: {reason.rstrip('.')}.", where=str(path), mend="Get the file again."
+    )
 
 
 def settle_prediction(backbone: Backbone, path: Path, header: Header, section: ModelSection) -> None:

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+AmountAboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SchedulerName = Literal["ddpm", "ddim", "pndm", "euler", "euler-a", "dpm++", "heun"]
 
 
@@ -63,8 +65,17 @@ class DataSection(Section):
     caption_dropout: Fraction = Field(
         0.0, description="Share of samples trained with an empty caption (for classifier-free guidance)."
     )
+    preserve: list[str] = Field(
+        [],
+        description="Prompts that must go on meaning what they mean to the pretrained model, such as "
+        '"a photo of a cat" while one cat is taught. Needs no pictures of them.',
+    )
+    preserve_share: Fraction = Field(
+        0.5, description="Share of samples spent on `preserve`, if it names any prompts."
+    )
     cache: bool = Field(
-        True, description="Keep latents (and text embeddings of frozen encoders) instead of computing them anew."
+        True,
+        description="Keep latents (and text embeddings of frozen encoders) instead of computing them anew.",
     )
     cache_dir: Path | None = Field(
         None, description="Folder for cached latents, found by content; in memory only if unset."
@@ -75,7 +86,7 @@ class LoRASection(Section):
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685)."""
 
     rank: Positive = Field(16, description="Rank of the update of each linear layer.")
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+    alpha: AmountAboveZero = Field(
         16.0, description="The update is scaled by alpha/rank (alpha/√rank with rslora)."
     )
     dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = Field(
@@ -89,7 +100,7 @@ class LoRASection(Section):
     conv_rank: Positive | None = Field(
         None, description="Also adapt the UNet's convolutions with this rank (LoCon)."
     )
-    conv_alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+    conv_alpha: AmountAboveZero | None = Field(
         None, description="Alpha of the convolutions; their rank if unset."
     )
     text_encoder: bool = Field(False, description="Also adapt the text encoder(s).")
@@ -120,10 +131,8 @@ class OptimizerSection(Section):
         None, description="Learning rate of the text encoder's parameters; `lr` if unset."
     )
     betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="Adam's β1 and β2.")
-    eps: Annotated[float, Field(gt=0)] = Field(1e-8, description="Adam's ε.")
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        0.01, description="Decoupled weight decay."
-    )
+    eps: AmountAboveZero = Field(1e-8, description="Adam's ε.")
+    weight_decay: Amount = Field(0.01, description="Decoupled weight decay.")
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="How the learning rate goes on after the warm-up."
     )
@@ -136,7 +145,7 @@ class TrainingSection(Section):
     steps: Positive = Field(800, description="Optimizer steps.")
     batch_size: Positive = Field(1, description="Pictures per forward pass and process.")
     accumulation: Positive = Field(1, description="Forward passes per optimizer step.")
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = Field(
+    max_grad_norm: AmountAboveZero | None = Field(
         1.0, description="Gradients are clipped to this norm; null for no clipping."
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
@@ -147,7 +156,9 @@ class TrainingSection(Section):
     gradient_checkpointing: bool = Field(
         False, description="Compute activations again in the backward pass: slower, far less memory."
     )
-    ema: bool = Field(False, description="Keep an exponential moving average of the trained parameters and export it.")
+    ema: bool = Field(
+        False, description="Keep an exponential moving average of the trained parameters and export it."
+    )
     ema_decay: Annotated[float, Field(gt=0, lt=1)] = Field(0.999, description="Its decay per step.")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="Seed of every random draw.")
     checkpoint_every: Positive = Field(200, description="Steps between checkpoints.")
@@ -164,9 +175,9 @@ class PreviewSection(Section):
     negative: str = Field("", description="Negative prompt.")
     num: Positive = Field(4, description="Pictures in a preview when no prompts are given.")
     steps: Positive = Field(20, description="Sampling steps.")
-    guidance: Annotated[float, Field(ge=0)] = Field(5.0, description="Classifier-free guidance scale.")
+    guidance: Amount = Field(5.0, description="Classifier-free guidance scale.")
     scheduler: SchedulerName = Field("dpm++", description="Sampler.")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the first picture.")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="Seed of the first picture.")
 
 
 class OutputSection(Section):

@@ -46,7 +46,7 @@ class ContentCache:
             return self._memory.get(key)
         try:
             # Read, not mapped: a file that is removed or cut during the run cannot hurt it.
-            tensors = load(self._file(self.directory, key).read_bytes())
+            tensors: dict[str, Tensor] = load(self._file(self.directory, key).read_bytes())
         except (OSError, SafetensorError):
             return None
         self._remember(key, tensors)

@@ -41,6 +41,9 @@ class LatentSource:
         flip: Mirror half of the samples.
         random_crop: Crop at a drawn place instead of the centre.
         caption_dropout: Probability that a sample's caption is empty.
+        preserve: Prompts that must keep their meaning: a share of the samples gets one of them as its
+            caption and is marked as preserved.
+        preserve_share: That share, if there are such prompts.
         names: What each picture is called in messages.
 
     Raises:
@@ -57,6 +60,8 @@ class LatentSource:
         flip: bool = False,
         random_crop: bool = False,
         caption_dropout: float = 0.0,
+        preserve: Sequence[str] = (),
+        preserve_share: float = 0.0,
         names: Sequence[str] | None = None,
     ) -> None:
         if len(latents) == 0 or len(captions) != len(latents) or not all(captions):
@@ -64,6 +69,7 @@ class LatentSource:
         self.latents, self.texts, self.seed = latents, texts, seed
         self._captions = captions
         self._flip, self._random_crop, self._dropout = flip, random_crop, caption_dropout
+        self._preserve, self._preserve_share = preserve, preserve_share if preserve else 0.0
         self._names = names
 
     def __len__(self) -> int:
@@ -75,13 +81,16 @@ class LatentSource:
         pictures = [picture_index(self.seed, n, len(self)) for n in numbers]
         posterior = self.latents.posterior(self._views(numbers, pictures))
         noise = normal(self.seed, numbers, "latents", posterior.mean.shape[1:])
-        conditioning = self.texts.conditioning(self._drawn_captions(numbers, pictures))
+        preserved = self._preserved(numbers)
+        captions = [p or c for p, c in zip(preserved, self._drawn_captions(numbers, pictures), strict=True)]
+        conditioning = self.texts.conditioning(captions)
         return Batch(
             numbers=tuple(numbers),
             latents=posterior.sample(noise),
             conditioning=replace(conditioning, time_ids=posterior.time_ids),
             weight=torch.ones(len(numbers)),
             names=tuple(self._names[p] if self._names else f"picture {p}" for p in pictures),
+            preserved=torch.tensor([p is not None for p in preserved]) if self._preserve else None,
         )
 
     def captions(self) -> list[str]:
@@ -98,7 +107,17 @@ class LatentSource:
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _possible_captions(self) -> list[str]:
-        return self.captions() + ([""] if self._dropout > 0 else [])
+        return [*self.captions(), *([""] if self._dropout > 0 else []), *self._preserve]
+
+    def _preserved(self, numbers: Sequence[int]) -> list[str | None]:
+        """For each sample the prompt it preserves, or None."""
+        if not self._preserve:
+            return [None] * len(numbers)
+        rows = zip(self._draw(numbers, "preserve"), self._draw(numbers, "preserved prompt"), strict=True)
+        return [
+            self._preserve[int(u * len(self._preserve))] if s < self._preserve_share else None
+            for s, u in rows
+        ]
 
     def _views(self, numbers: Sequence[int], pictures: Sequence[int]) -> list[View]:
         mirrored = self._draw(numbers, "flip") if self._flip else [1.0] * len(numbers)
@@ -165,6 +184,8 @@ class PictureSource(LatentSource):
             flip=data.flip,
             random_crop=data.crop == "random",
             caption_dropout=data.caption_dropout,
+            preserve=data.preserve,
+            preserve_share=data.preserve_share,
             names=[str(p.path) for p in folder.pictures],
         )
 

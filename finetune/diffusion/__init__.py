@@ -1,0 +1,1 @@
+"""What is drawn at random, and the loss; knows no model and no data."""

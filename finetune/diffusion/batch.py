@@ -36,6 +36,13 @@ class Conditioning:
             **{f.name: v.to(device) for f in fields(self) if (v := getattr(self, f.name)) is not None},
         )
 
+    def rows(self, chosen: Tensor) -> Conditioning:
+        """The rows that `chosen`, `[B]` bool or an index, picks."""
+        return replace(
+            self,
+            **{f.name: v[chosen] for f in fields(self) if (v := getattr(self, f.name)) is not None},
+        )
+
     @staticmethod
     def stack(rows: list[Conditioning]) -> Conditioning:
         """Joins conditionings along the batch dimension; all must have the same fields set."""
@@ -53,6 +60,8 @@ class Batch:
         conditioning: `B` rows of what the UNet is told.
         weight: `[B]` weight of each row in the loss; 1 for ordinary rows, λ for prior preservation.
         names: Where each row came from (a file name), for messages.
+        preserved: `[B]` bool: rows on which the model must predict what it predicted before it was
+            trained; None where there are none.
     """
 
     numbers: tuple[int, ...]
@@ -60,6 +69,7 @@ class Batch:
     conditioning: Conditioning
     weight: Tensor
     names: tuple[str, ...]
+    preserved: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -71,4 +81,5 @@ class Batch:
             latents=self.latents.to(device),
             conditioning=self.conditioning.to(device),
             weight=self.weight.to(device),
+            preserved=None if self.preserved is None else self.preserved.to(device),
         )

@@ -22,20 +22,24 @@ class Objective:
     compares the model's prediction with what its own scheduler says it predicts: the noise
     ("epsilon") or the velocity (Salimans & Ho 2022, arXiv:2202.00512).
 
+    On rows marked as preserved the target is the untrained model's own prediction instead, so that
+    their prompts keep their meaning (learning without forgetting, Li & Hoiem 2016, arXiv:1606.09282).
+
     Args:
         scheduler: Any diffusers scheduler of the model; its betas and prediction type are used.
         seed: The run's seed.
+        untrained: Predicts as the model did before training; needed only for preserved rows.
 
     Raises:
         ValueError: If the prediction type is neither "epsilon" nor "v_prediction".
     """
 
-    def __init__(self, scheduler: object, seed: int) -> None:
+    def __init__(self, scheduler: object, seed: int, untrained: Predict | None = None) -> None:
         self.schedule = DDPMScheduler.from_config(scheduler.config)  # type: ignore[attr-defined]
         self.prediction_type: str = self.schedule.config.prediction_type
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise ValueError(f"cannot train a model that predicts {self.prediction_type!r}")
-        self.seed = seed
+        self.seed, self.untrained = seed, untrained
 
     def __call__(self, predict: Predict, batch: Batch) -> Tensor:
         """The loss of each row, times its weight: `[B]` in fp32."""
@@ -47,6 +51,8 @@ class Objective:
         prediction = predict(noisy, timesteps, batch.conditioning).float()
 
         target = self.target(latents, noise, timesteps)
+        if batch.preserved is not None:
+            target = self._with_preserved(target, noisy, timesteps, batch)
         return (prediction - target).square().flatten(1).mean(1) * batch.weight.float()
 
     def timesteps(self, numbers: tuple[int, ...]) -> Tensor:
@@ -60,3 +66,15 @@ class Objective:
             return noise
         velocity: Tensor = self.schedule.get_velocity(latents, noise, timesteps)
         return velocity
+
+    @torch.no_grad()
+    def _with_preserved(self, target: Tensor, noisy: Tensor, timesteps: Tensor, batch: Batch) -> Tensor:
+        """`target` with the preserved rows' replaced by the untrained model's prediction."""
+        rows = batch.preserved
+        if rows is None or not bool(rows.any()):
+            return target
+        if self.untrained is None:
+            raise ValueError("preserved rows need the untrained model's prediction")
+        target = target.clone()
+        target[rows] = self.untrained(noisy[rows], timesteps[rows], batch.conditioning.rows(rows)).to(target)
+        return target

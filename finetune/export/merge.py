@@ -53,7 +53,7 @@ def export_merged(
         restore = applied.merge()
     except ValueError as error:
         raise WeightsError(
-            "merged weights are not finite", where=str(file), mend="lower the scale"
+            "Merged weights are not finite.", where=str(file), mend="Lower the scale."
         ) from error
     try:
         with whole_folder(out) as folder:
@@ -75,9 +75,9 @@ def check_free(out: Path) -> None:
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(
-            "there is something already, and results are never overwritten",
+            "There is something already, and results are never overwritten.",
             where=str(out),
-            mend="give a folder that does not exist yet",
+            mend="Give a folder that does not exist yet.",
         )
 
 

@@ -77,7 +77,7 @@ def find_lora(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise WeightsError(
-            "there is no such LoRA", where=str(path), mend="give a safetensors file or a run folder"
+            "There is no such LoRA.", where=str(path), mend="Give a safetensors file or a run folder."
         )
     if (path / DIFFUSERS_FILE).is_file():
         return path / DIFFUSERS_FILE
@@ -86,14 +86,14 @@ def find_lora(path: Path) -> Path:
         return found[0]
     if found:
         raise WeightsError(
-            f"{len(found)} files could be meant: {', '.join(p.name for p in found[:3])}",
+            f"{len(found)} files could be meant: {', '.join(p.name for p in found[:3])}.",
             where=str(path),
-            mend="name one of them",
+            mend="Name one of them.",
         )
     raise WeightsError(
-        "this folder holds no LoRA",
+        "This folder holds no LoRA.",
         where=str(path),
-        mend="a run folder has one once its training is finished (continue it with --resume)",
+        mend="A run folder has one once its training is finished (continue it with --resume).",
     )
 
 
@@ -146,7 +146,7 @@ def _configs(file: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any
         return configs
     except (ValueError, AttributeError) as error:
         raise WeightsError(
-            f"the file's {DIFFUSERS_METADATA} is damaged", where=str(file), mend="get the file again"
+            f"The file's {DIFFUSERS_METADATA} is damaged.", where=str(file), mend="Get the file again."
         ) from error
 
 
@@ -162,15 +162,15 @@ def _alpha(layer: Layer, rank: int, config: Mapping[str, Any]) -> float:
 def _no_lora(file: Path, tensors: Mapping[str, Tensor]) -> WeightsError:
     if kind := other_kind(tensors):
         return WeightsError(
-            f"this file holds {kind}, which is not supported", where=str(file), mend="use a LoRA file"
+            f"This file holds {kind}, which is not supported.", where=str(file), mend="Use a LoRA file."
         )
     whole = any(
         key.startswith(("model.diffusion_model.", "down_blocks.", "first_stage_model.")) for key in tensors
     )
     return WeightsError(
-        "this is a whole model, not a LoRA" if whole else "this file holds no LoRA",
+        "This is a whole model, not a LoRA." if whole else "This file holds no LoRA.",
         where=str(file),
-        mend="give it as --model" if whole else "give a file with LoRA weights",
+        mend="Give it as --model." if whole else "Give a file with LoRA weights.",
     )
 
 
@@ -185,9 +185,9 @@ def _misfit(
     shown = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
     origin, own = made_for(*content), FAMILY_NAMES[backbone.family].title
     if kind := other_kind(faults):
-        mend = f"the file holds {kind}, which is not supported"
+        mend = f"The file holds {kind}, which is not supported."
     elif origin and origin != own:
-        mend = f"it seems made for {origin}, but {backbone.name} is {own}: choose such a model with --model"
+        mend = f"It seems made for {origin}, but {backbone.name} is {own}: choose such a model with --model."
     else:
-        mend = f"use the model that it was trained on instead of {backbone.name}"
-    return WeightsError(f"{len(faults)} of {count} {what}: {shown}", where=str(file), mend=mend)
+        mend = f"Use the model that it was trained on instead of {backbone.name}."
+    return WeightsError(f"{len(faults)} of {count} {what}: {shown}.", where=str(file), mend=mend)

@@ -51,7 +51,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
         raise WeightsError(
-            "this is not a readable safetensors file, or only a part of one",
+            "This is not a readable safetensors file, or only a part of one.",
             where=str(path),
-            mend="check that the download is complete; pickled weights (.pt, .ckpt, .bin) are not loaded",
+            mend="Check that the download is complete; pickled weights (.pt, .ckpt, .bin) are not loaded.",
         ) from error

@@ -15,6 +15,7 @@ from accelerate import PartialState
 
 from finetune.adapters import Adapter
 from finetune.backbones import Backbone, load_backbone
+from finetune.backbones.precision import PRECISIONS, best_device, dtype_on, precision_name
 from finetune.data import PictureSource, check_options, scan_folder
 from finetune.diffusion.objective import Objective
 from finetune.formats import DataFacts, run_metadata
@@ -23,7 +24,6 @@ from finetune.recipes.faults import raise_faults
 from finetune.recipes.model import resolved
 from finetune.recipes.place import choose_place
 from finetune.recipes.presets import with_preset
-from finetune.sampling.placement import PRECISIONS, best_device, compute_dtype
 from finetune.sampling.preview import preview
 from finetune.sampling.sampler import Sampler
 from finetune.training import RunFolder, Trainer
@@ -141,7 +141,7 @@ def assemble(recipe: Recipe, folder: RunFolder, tell: Tell = print) -> Run:
         tell(line)
     trainer: Trainer[Any] = Trainer(
         adapter,
-        Objective(backbone.scheduler, recipe.training.seed),
+        Objective(backbone.scheduler, recipe.training.seed, adapter.predict_untrained),
         source,
         recipe.training,
         recipe.optimizer,
@@ -164,8 +164,7 @@ def resolve(recipe: Recipe, backbone: Backbone, name: str) -> Recipe:
     values = with_preset(recipe, model).model_dump()
     if values["data"]["resolution"] is None:
         values["data"]["resolution"] = backbone.native_size
-    dtype = compute_dtype(values["training"]["precision"], backbone.unet, best_device())
-    values["training"]["precision"] = next(name for name, known in PRECISIONS.items() if known == dtype)
+    values["training"]["precision"] = precision_name(dtype_on(values["training"]["precision"], best_device()))
     values["output"]["name"] = values["output"]["name"] or name
     return type(recipe).model_validate(values)
 

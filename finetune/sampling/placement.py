@@ -9,46 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from finetune.errors import ConfigError
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 def device_of(module: nn.Module) -> torch.device:
     """Where the module's first parameter lies."""
     return next(module.parameters()).device
-
-
-def best_device() -> torch.device:
-    """The first GPU if there is one, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def compute_dtype(precision: str, module: nn.Module, device: torch.device) -> torch.dtype:
-    """The precision that `module` is to be run in on `device`.
-
-    Half-precision weights are run in their own precision. Otherwise "auto" is fp32 on a CPU and, on
-    a GPU, bf16 where it has it, else fp16 (bf16 because SD 2.1 overflows in fp16).
-
-    Raises:
-        ConfigError: `precision` is none of "auto", "fp32", "bf16", "fp16".
-    """
-    if precision not in ("auto", *PRECISIONS):
-        raise ConfigError(
-            f"There is no precision named `{precision}`.",
-            where="precision",
-            mend=f"Choose one of: auto, {', '.join(PRECISIONS)}.",
-        )
-    stored = next(module.parameters()).dtype
-    if stored != torch.float32:
-        return stored
-    if precision != "auto":
-        return PRECISIONS[precision]
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 @contextmanager

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from finetune.backbones import Backbone, load_backbone
+from finetune.backbones.precision import best_device, compute_dtype, precision_name
 from finetune.config.sections import ModelSection
 from finetune.errors import ConfigError
 from finetune.formats import apply_lora, read_lora
 from finetune.sampling.denoise import Job, Progress, Ticker, denoise
-from finetune.sampling.placement import PRECISIONS, best_device, borrowed, compute_dtype, device_of
+from finetune.sampling.placement import borrowed, device_of
 from finetune.sampling.sample import Sample
 from finetune.sampling.schedulers import make_scheduler
 from finetune.sampling.settings import Choices, LoRASpec, SamplingSection, parse_lora, sampling_section
@@ -194,7 +195,7 @@ class Sampler:
                 settings=settings,
                 model=backbone.name,
                 loras=tuple(self.loras),
-                precision=next(name for name, known in PRECISIONS.items() if known == dtype),
+                precision=precision_name(dtype),
                 notes=notes[job.prompt],
             )
             for job, image in zip(jobs, images, strict=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from types import FrameType, TracebackType
 
 from rich.console import Console
@@ -70,11 +69,6 @@ class Progress:
             self._printed = now
             left = (now - self._started) / max(1, step - self.done) * (self.steps - step)
             print(f"step {step}/{self.steps}  {text}  {_clock(left)} left", file=sys.stderr, flush=True)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Inside, the bar stands still (previews print and draw)."""
-        yield
 
 
 def _clock(seconds: float) -> str:

@@ -7,17 +7,14 @@ from are given to it; every random draw is made from the sample numbers it hands
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, cast
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from finetune.adapters.base import ParameterGroup
 from finetune.config.sections import OptimizerSection, TrainingSection
 from finetune.errors import ConfigError, Interrupted, NonFiniteLoss
 from finetune.training.average import Average
@@ -28,53 +25,15 @@ from finetune.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from finetune.training.device import make_accelerator
 from finetune.training.metrics import Metrics
 from finetune.training.optimizers import make_optimizer, rate_factor
 from finetune.training.progress import Progress, Rate, StopSignal
+from finetune.training.protocols import Hook, Objective, RowsT, Source, Trained
 from finetune.training.run_folder import RunFolder
 
-BatchT = TypeVar("BatchT", bound="Rows")
 
-
-class Rows(Protocol):
-    """What the trainer asks of a batch."""
-
-    numbers: tuple[int, ...]
-    names: tuple[str, ...]
-
-    def to(self: BatchT, device: torch.device | str) -> BatchT:
-        """The same rows on `device`."""
-        ...
-
-
-class Source(Protocol[BatchT]):
-    """Gives the rows of sample numbers; a pure function of them."""
-
-    def batch(self, numbers: Sequence[int]) -> BatchT:
-        """The rows of these samples, on the CPU."""
-        ...
-
-
-class Trained(Protocol):
-    """What the trainer asks of a model besides being a module; every `Adapter` has it."""
-
-    def groups(self) -> list[ParameterGroup]:
-        """The trained fp32 parameters."""
-        ...
-
-    def set_samples(self, numbers: Sequence[int], seed: int) -> None:
-        """Told before each forward pass which samples it holds."""
-        ...
-
-
-Objective = Callable[[Any, BatchT], Tensor]
-"""(model, batch) → weighted loss of each row, `[B]` in fp32."""
-
-Hook = Callable[[int], None]
-"""Called after a step, with the averaged weights in place and the model in evaluation mode."""
-
-
-class Trainer(Generic[BatchT]):
+class Trainer(Generic[RowsT]):
     """Trains `model` on `source` by `objective`.
 
     Args:
@@ -94,8 +53,8 @@ class Trainer(Generic[BatchT]):
     def __init__(
         self,
         model: nn.Module,
-        objective: Objective[BatchT],
-        source: Source[BatchT],
+        objective: Objective[RowsT],
+        source: Source[RowsT],
         training: TrainingSection,
         optimizer: OptimizerSection,
         folder: RunFolder,
@@ -105,17 +64,17 @@ class Trainer(Generic[BatchT]):
     ) -> None:
         self.training, self.folder, self.source, self.objective = training, folder, source, objective
         self.hooks, self.identity = [pair for pair in hooks if pair[0]], dict(identity or {})
-        self.accelerator = _accelerator(training, folder)
-        self.trained: Any = model
-        groups: list[ParameterGroup] = self.trained.groups()
+        self.accelerator = make_accelerator(training, folder)
+        self.trained = cast("Trained", model)
+        groups = self.trained.groups()
         self.parameters = {name: p for group in groups for name, p in group.parameters}
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
         rates = {"text_encoder": optimizer.text_encoder_lr or optimizer.lr}
         self.rates = [rates.get(group.name, optimizer.lr) for group in groups]
+        parameters = [[parameter for _, parameter in group.parameters] for group in groups]
         self.optimizer = make_optimizer(
-            [{"params": [p for _, p in g.parameters], "lr": r} for g, r in zip(groups, self.rates, strict=True)],
-            optimizer,
+            [{"params": p, "lr": rate} for p, rate in zip(parameters, self.rates, strict=True)], optimizer
         )
         self.rate_factor = rate_factor(optimizer, training.steps)
         self.average = Average(self.parameters, training.ema_decay) if training.ema else None
@@ -127,7 +86,7 @@ class Trainer(Generic[BatchT]):
     @property
     def rows_per_step(self) -> int:
         """Samples that one optimizer step sees, over all processes."""
-        return self.training.batch_size * self.training.accumulation * self.accelerator.num_processes
+        return self.training.batch_size * self.training.accumulation * int(self.accelerator.num_processes)
 
     def run(self) -> None:
         """Trains up to `training.steps`, from wherever `resume` left off.
@@ -155,8 +114,7 @@ class Trainer(Generic[BatchT]):
                     raise Interrupted(
                         f"Stopped after step {self.step}; a checkpoint was written. Go on with --resume."
                     )
-                with progress.paused():
-                    self._call_hooks()
+                self._call_hooks()
                 rate.restart()
         self.accelerator.end_training()
 
@@ -187,9 +145,8 @@ class Trainer(Generic[BatchT]):
         if path is None:
             return False
         checkpoint = read_checkpoint(path)
-        different = sorted(
-            key for key in {*checkpoint.run, *self.identity} if checkpoint.run.get(key) != self.identity.get(key)
-        )
+        before, now = checkpoint.run, self.identity
+        different = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         if different:
             raise ConfigError(
                 f"The run cannot be resumed with other settings; these differ: {', '.join(different)}.",
@@ -235,13 +192,13 @@ class Trainer(Generic[BatchT]):
                     pending = ahead.submit(self._batches, self.step + 1)
                 yield self._step(batches)
 
-    def _batches(self, step: int) -> list[BatchT]:
+    def _batches(self, step: int) -> list[RowsT]:
         size, processes = self.training.batch_size, self.accelerator.num_processes
         first = step * self.rows_per_step + self.accelerator.process_index * size
         starts = [first + k * size * processes for k in range(self.training.accumulation)]
         return [self.source.batch(range(start, start + size)) for start in starts]
 
-    def _step(self, batches: list[BatchT]) -> tuple[float, float]:
+    def _step(self, batches: list[RowsT]) -> tuple[float, float]:
         """One optimizer step on one or more accumulated batches: the mean loss, the gradient's norm."""
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * self.rate_factor(self.step)
@@ -271,17 +228,18 @@ class Trainer(Generic[BatchT]):
         if self.accelerator.scaler is None and not torch.isfinite(norm):
             raise NonFiniteLoss(
                 f"The gradient became {float(norm)} at step {self.step + 1}. {self._last_good()}\n"
-                "  mend:  lower the learning rate, or train with --precision fp32"
+                "  mend:  Lower the learning rate, or train with --precision fp32."
             )
         return float(norm)
 
-    def _check(self, losses: Tensor, batch: BatchT) -> None:
+    def _check(self, losses: Tensor, batch: RowsT) -> None:
         if bool(torch.isfinite(losses).all()):
             return
-        bad = [name for name, loss in zip(batch.names, losses.tolist(), strict=True) if not math.isfinite(loss)]
+        rows = zip(batch.names, losses.tolist(), strict=True)
+        bad = ", ".join(name for name, loss in rows if not math.isfinite(loss))
         raise NonFiniteLoss(
-            f"The loss became NaN or infinite at step {self.step + 1}, on {', '.join(bad)}. {self._last_good()}\n"
-            "  mend:  lower the learning rate, train with --precision fp32, or look at these files"
+            f"The loss became NaN or infinite at step {self.step + 1}, on {bad}. {self._last_good()}\n"
+            "  mend:  Lower the learning rate, train with --precision fp32, or look at these files."
         )
 
     def _last_good(self) -> str:
@@ -300,22 +258,3 @@ class Trainer(Generic[BatchT]):
             with self.evaluating():
                 for hook in due:
                     hook(self.step)
-
-
-def _accelerator(training: TrainingSection, folder: RunFolder) -> Accelerator:
-    """The device, precision and processes."""
-    cuda = torch.cuda.is_available()
-    precision = training.precision
-    if precision == "auto":
-        precision = "fp32" if not cuda else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    if precision == "fp16" and not cuda:
-        raise ConfigError(
-            "fp16 training needs a GPU.", where="training.precision", mend="Use fp32 or bf16 on a CPU."
-        )
-    # accelerate keeps the precision of a process's first run and would refuse another in its second.
-    AcceleratorState._reset_state()
-    return Accelerator(
-        mixed_precision="no" if precision == "fp32" else precision,
-        log_with="tensorboard" if training.tensorboard else None,
-        project_dir=str(folder.logs) if training.tensorboard else None,
-    )

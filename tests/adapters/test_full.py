@@ -8,6 +8,7 @@ import torch
 from finetune.adapters import Full
 from finetune.backbones import Backbone
 from finetune.config.sections import FullSection
+from finetune.errors import ConfigError
 
 
 @pytest.mark.parametrize("text", [False, True])
@@ -46,3 +47,8 @@ def test_dropout_of_the_model_stays_off(backbone: Backbone) -> None:
         first, second = (adapter(noisy, torch.tensor([5]), conditioning) for _ in range(2))
     assert torch.equal(first, second)
     assert adapter.training and backbone.unet.training
+
+
+def test_it_cannot_be_switched_off(backbone: Backbone) -> None:
+    with pytest.raises(ConfigError, match="switched off"):
+        Full(backbone, FullSection()).switched_off()

@@ -275,3 +275,17 @@ def test_trained_text_encoders_need_tokens(
     adapter = LoRA(backbone, LoRASection(rank=2, text_encoder=True))
     with pytest.raises(ValueError, match="tokens"):
         adapter(inputs[0], inputs[1], Conditioning(hidden=torch.zeros(2, 77, 16)))
+
+
+def test_switched_off_it_predicts_as_before(
+    backbone: Backbone, section: LoRASection, inputs: tuple[Tensor, Tensor, Conditioning]
+) -> None:
+    with torch.no_grad():
+        before = backbone.predict(*inputs)
+        adapter = LoRA(backbone, section)
+        fill(adapter)
+        trained = adapter(*inputs)
+        assert torch.equal(adapter.predict_untrained(*inputs), before)
+        assert torch.equal(adapter(*inputs), trained)
+    assert not torch.equal(trained, before)
+    assert all(p.requires_grad for p in adapter.trained().values())

@@ -1,3 +1,5 @@
+"""A loaded backbone against diffusers' own pipelines."""
+
 from __future__ import annotations
 
 import logging

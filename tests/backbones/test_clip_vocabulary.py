@@ -1,3 +1,5 @@
+"""The bundled byte-level vocabulary is CLIP's own."""
+
 from __future__ import annotations
 
 import pytest

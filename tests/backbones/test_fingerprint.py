@@ -1,3 +1,5 @@
+"""Content hashes follow weights and settings, and nothing else."""
+
 from __future__ import annotations
 
 from pathlib import Path

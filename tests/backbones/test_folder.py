@@ -1,3 +1,5 @@
+"""Diffusers folders: what is read, noted and refused."""
+
 from __future__ import annotations
 
 import json
@@ -151,7 +153,7 @@ def _unknown_scheduler(folder: Path) -> None:
     [
         (_no_index, "no model_index.json"),
         (_checkpoint_inside, r"--model .*thing\.safetensors"),
-        (_no_unet, "a FluxPipeline has no UNet"),
+        (_no_unet, "A FluxPipeline has no UNet"),
         (_strange_part, "unknown part 'controlnet'"),
         (_inpainting, "an inpainting model"),
         (_refiner, "refiner"),
@@ -164,7 +166,7 @@ def _unknown_scheduler(folder: Path) -> None:
         (_wrong_shape, r"attn2"),
         (_no_json, "cannot be read"),
         (_no_tokenizer, "cannot be read"),
-        (_sample_prediction, "prediction type 'sample'"),
+        (_sample_prediction, "prediction type 'sample' is unknown"),
         (_unknown_scheduler, "no scheduler"),
     ],
 )

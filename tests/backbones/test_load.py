@@ -1,3 +1,5 @@
+"""Names that lead to no model are refused with a mend."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,7 +17,7 @@ def load(name: str | Path, **settings: object) -> None:
 
 @pytest.mark.parametrize("name", ["nothing-here", "./no/such/folder", "no/such.safetensors", ""])
 def test_a_name_that_means_nothing(name: str) -> None:
-    with pytest.raises(ModelError, match="there is no model") as caught:
+    with pytest.raises(ModelError, match="There is no model") as caught:
         load(name)
     assert "storybook, sd15, sd21, sdxl" in str(caught.value.mend)
 

@@ -1,3 +1,5 @@
+"""Module names in files are the classic ones, and those of the original code for SDXL."""
+
 from __future__ import annotations
 
 import re

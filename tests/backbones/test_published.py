@@ -1,3 +1,5 @@
+"""The bundled structures are those of the published models."""
+
 from __future__ import annotations
 
 import json

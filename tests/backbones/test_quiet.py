@@ -1,3 +1,5 @@
+"""Loading a model says nothing and leaves the libraries' settings alone."""
+
 from __future__ import annotations
 
 from pathlib import Path

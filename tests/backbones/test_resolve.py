@@ -1,3 +1,5 @@
+"""What `auto` and the aliases mean."""
+
 from __future__ import annotations
 
 import pytest

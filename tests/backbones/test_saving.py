@@ -1,3 +1,5 @@
+"""Saved models load as they were, under the classic names."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Single-file checkpoints in the original layout, weight by weight."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -305,3 +305,22 @@ def test_a_cached_row_costs_less_than_a_millisecond(
         made.batch(range(64 * repeat, 64 * repeat + 64))
         seconds.append((time.process_time() - start) / 64)
     assert min(seconds) < 1e-3
+
+
+def test_preserved_samples_get_their_prompts(mycat: Path, backbone: Backbone) -> None:
+    prompts = ["a photo of a cat", "a dog"]
+    made = source(mycat, backbone, train_text=True, preserve=prompts, preserve_share=0.25)
+    batch = made.batch(range(400))
+    assert batch.preserved is not None
+    assert 70 <= int(batch.preserved.sum()) <= 130
+    assert batch.conditioning.tokens is not None
+    wanted = {tuple(row) for row in backbone.tokenize(prompts)[:, 0].tolist()}
+    seen = [tuple(row) for row in batch.conditioning.tokens[batch.preserved][:, 0].tolist()]
+    assert set(seen) == wanted
+    assert not wanted & {tuple(row) for row in batch.conditioning.tokens[~batch.preserved][:, 0].tolist()}
+    # The same pictures, noised latents and all; only what is said about them differs.
+    plain = source(mycat, backbone, train_text=True).batch(range(400))
+    assert plain.preserved is None
+    assert torch.equal(plain.latents, batch.latents)
+    parts = [made.batch([n]).preserved for n in range(20)]
+    assert torch.equal(torch.cat([p for p in parts if p is not None]), batch.preserved[:20])

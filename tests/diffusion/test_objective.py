@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler
@@ -50,7 +52,7 @@ def test_predicting_nothing_costs_the_power_of_the_noise() -> None:
 def test_weights_scale_rows() -> None:
     objective = Objective(DDIMScheduler(**BETAS), seed=0)
     batch = make_batch()
-    weighted = Batch(batch.numbers, batch.latents, batch.conditioning, torch.tensor([1.0, 0.0, 2.0, 0.5]), batch.names)
+    weighted = replace(batch, weight=torch.tensor([1.0, 0.0, 2.0, 0.5]))
 
     def nothing(noisy: Tensor, *_: object) -> Tensor:
         return torch.zeros_like(noisy)
@@ -69,3 +71,21 @@ def test_timesteps_cover_the_schedule_evenly() -> None:
 def test_an_unknown_prediction_type_is_refused() -> None:
     with pytest.raises(ValueError, match="sample"):
         Objective(DDIMScheduler(**BETAS, prediction_type="sample"), seed=0)
+
+
+def test_preserved_rows_are_held_to_the_untrained_model() -> None:
+    batch = replace(make_batch(), preserved=torch.tensor([False, True, False, True]))
+
+    def untrained(noisy: Tensor, *_: object) -> Tensor:
+        return noisy * 0.5
+
+    def trained(noisy: Tensor, *_: object) -> Tensor:
+        return noisy * 0.5 + 0.1
+
+    scheduler = DDIMScheduler(**BETAS)
+    losses = Objective(scheduler, 0, untrained)(trained, batch)
+    assert torch.allclose(losses[[1, 3]], torch.full((2,), 0.01), atol=1e-6)
+    plain = Objective(scheduler, 0)(trained, make_batch())
+    assert torch.equal(losses[[0, 2]], plain[[0, 2]])
+    with pytest.raises(ValueError, match="untrained"):
+        Objective(scheduler, 0)(trained, batch)

@@ -26,6 +26,7 @@ def test_seeds_numbers_and_purposes_have_streams_of_their_own() -> None:
     seeds = {draw_seed(s, n, p) for s in range(20) for n in range(20) for p in ("noise", "timestep")}
     assert len(seeds) == 20 * 20 * 2
     assert all(0 <= seed < 2**63 for seed in seeds)
+    assert len({seed % 2**32 for seed in seeds}) == len(seeds)  # all that PyTorch's generator takes
 
 
 def test_draws_have_the_moments_they_should() -> None:

@@ -17,7 +17,7 @@ from finetune.config.sections import DataSection, LoRASection, ModelSection
 from finetune.data.folder import scan_folder
 from finetune.data.source import PictureSource
 from finetune.diffusion.objective import Objective
-from finetune.diffusion.random import normal, uniform
+from finetune.diffusion.random import generator, normal, uniform
 
 SEED, NUMBERS = 7, (0, 1, 2)
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -34,8 +34,14 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def plain_step(model: Path, pictures: Path, sdxl: bool, prediction: str, state: dict[str, torch.Tensor]):  # type: ignore[no-untyped-def]
-    """The step as a diffusers example would write it; only the random draws are shared."""
+def plain_step(
+    model: Path, pictures: Path, sdxl: bool, prediction: str, state: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The step as a diffusers example would write it; only the random draws are shared.
+
+    Returns:
+        The loss, and the gradient of each LoRA parameter by its name.
+    """
     pipe = DiffusionPipeline.from_pretrained(model)
     unet = pipe.unet.requires_grad_(False)
     unet.add_adapter(LoraConfig(r=4, lora_alpha=2, target_modules=TARGETS))
@@ -43,19 +49,25 @@ def plain_step(model: Path, pictures: Path, sdxl: bool, prediction: str, state: 
     assert {f"unet.{n}" for n in lora} == set(state)
     for name, parameter in lora.items():
         parameter.data.copy_(state[f"unet.{name}"])
-    order = torch.randperm(3, generator=_order()).tolist()
-    arrays = [np.asarray(Image.open(pictures / f"{i}.png"), dtype=np.float32) for i in order]
-    pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 127.5 - 1
+    order = torch.randperm(3, generator=generator(SEED, 0, "order")).tolist()
+    arrays = [np.asarray(Image.open(pictures / f"{i}.png"), dtype=np.float32) for i in range(3)]
+    pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous() / 127.5 - 1
     with torch.no_grad():
         posterior = pipe.vae.encode(pixels).latent_dist
-        latents = posterior.mean + posterior.std * normal(SEED, NUMBERS, "latents", posterior.mean.shape[1:])
-        latents = latents * pipe.vae.config.scaling_factor
+        # Rounded as in the source (contiguous, in the folder's order, scaled before the draw): a last bit
+        # of the latents, or convolutions of another memory layout, are 1e-5 of some gradients in these
+        # random networks. Given the same latents, both steps agree to the bit.
+        scale = pipe.vae.config.scaling_factor
+        mean, std = (value[order].contiguous() * scale for value in (posterior.mean, posterior.std))
+        latents = mean + std * normal(SEED, NUMBERS, "latents", mean.shape[1:])
+        captions = [f"a red cat {i}" for i in order]
         encoded = pipe.encode_prompt(
-            [f"a red cat {i}" for i in order], device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+            captions, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
         )
     extra = {}
     if sdxl:
-        extra = {"added_cond_kwargs": {"text_embeds": encoded[2], "time_ids": torch.tensor([[32.0, 32, 0, 0, 32, 32]] * 3)}}
+        time_ids = torch.tensor([[32.0, 32, 0, 0, 32, 32]] * 3)
+        extra = {"added_cond_kwargs": {"text_embeds": encoded[2], "time_ids": time_ids}}
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     noise = normal(SEED, NUMBERS, "noise", latents.shape[1:])
     timesteps = (uniform(SEED, NUMBERS, "timestep") * 1000).long()
@@ -63,37 +75,33 @@ def plain_step(model: Path, pictures: Path, sdxl: bool, prediction: str, state: 
     target = scheduler.get_velocity(latents, noise, timesteps) if prediction == "v_prediction" else noise
     loss = torch.nn.functional.mse_loss(unet(noisy, timesteps, encoded[0], **extra).sample, target)
     loss.backward()
-    return loss, {f"unet.{n}": p.grad for n, p in lora.items()}
-
-
-def _order() -> torch.Generator:
-    from finetune.diffusion.random import generator
-
-    return generator(SEED, 0, "order")
+    return loss, {f"unet.{n}": p.grad for n, p in lora.items() if p.grad is not None}
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_loss_and_every_gradient(tiny_folder: Path, pictures: Path, family: str, prediction: str, tmp_path: Path) -> None:
+def test_loss_and_every_gradient(
+    tiny_folder: Path, pictures: Path, family: str, prediction: str, tmp_path: Path
+) -> None:
     model = _with_prediction(tiny_folder, tmp_path / "model", prediction)
     backbone = load_backbone(ModelSection(name=str(model)))
     adapter = LoRA(backbone, LoRASection(rank=4, alpha=2, targets=TARGETS), seed=SEED)
     with torch.no_grad():  # B is zero at the start, and so would be every gradient of A
         for index, parameter in enumerate(adapter.trained().values()):
             parameter.copy_(0.1 * normal(1, [index], "test", parameter.shape)[0])
-    source = PictureSource(scan_folder(pictures, None), backbone, DataSection(instance_dir=pictures), SEED, False)
+    data = DataSection(instance_dir=pictures)
+    source = PictureSource(scan_folder(pictures, None), backbone, data, SEED, False)
     source.prepare()
 
-    losses = Objective(backbone.scheduler, SEED)(adapter, source.batch(NUMBERS))
-    losses.mean().backward()
+    own = Objective(backbone.scheduler, SEED)(adapter, source.batch(NUMBERS)).mean()
+    own.backward()  # type: ignore[no-untyped-call]
 
     loss, gradients = plain_step(model, pictures, family == "sdxl", prediction, adapter.state())
-    assert float(losses.mean()) == pytest.approx(float(loss), rel=1e-5)
-    assert len(gradients) >= 32
+    assert own.item() == pytest.approx(loss.item(), rel=1e-5)
+    # Queries and keys of an attention over a single position have none.
+    assert sum(bool(gradient.any()) for gradient in gradients.values()) >= 0.9 * len(gradients) > 32
     for name, parameter in adapter.trained().items():
         assert parameter.grad is not None
-        scale = float(gradients[name].abs().max())
-        assert scale > 0
-        assert float((parameter.grad - gradients[name]).abs().max()) <= 1e-5 * scale, name
+        assert (parameter.grad - gradients[name]).norm() <= 1e-5 * gradients[name].norm(), name
 
 
 def _with_prediction(folder: Path, out: Path, prediction: str) -> Path:

@@ -68,9 +68,15 @@ def make(folder: Path, *, optimizer: dict[str, Any] | None = None, objective: An
          **training: Any) -> Trainer[Rows]:  # fmt: skip
     settings = {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "log_every": 1} | training
     return Trainer(
-        Model(), objective, Source(), TrainingSection(**settings), OptimizerSection(**{"lr": 0.01} | (optimizer or {})),
-        RunFolder(folder), hooks=hooks, identity=identity,
-    )  # fmt: skip
+        Model(),
+        objective,
+        Source(),
+        TrainingSection(**settings),
+        OptimizerSection(**{"lr": 0.01} | (optimizer or {})),
+        RunFolder(folder),
+        hooks=hooks,
+        identity=identity,
+    )
 
 
 def killed_at(step: int) -> tuple[int, Callable[[int], None]]:
@@ -99,8 +105,8 @@ def test_a_resumed_run_ends_in_the_same_bytes(tmp_path: Path, name: str) -> None
         assert straight.average is not None
         assert resumed.average is not None
         assert torch.equal(resumed.average.values[parameter], straight.average.values[parameter])
-    steps = [json.loads(line)["step"] for line in (tmp_path / "broken/metrics.jsonl").read_text().splitlines()]
-    assert steps == [1, 2, 3, 4]
+    lines = (tmp_path / "broken/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
 
 
 def test_accumulated_batches_equal_one_batch(tmp_path: Path) -> None:
@@ -209,8 +215,9 @@ def test_bf16_on_a_cpu_keeps_fp32_parameters(tmp_path: Path) -> None:
     assert {p.dtype for p in trainer.parameters.values()} == {torch.float32}
     exact = make(tmp_path / "exact")
     exact.run()
-    difference = (trainer.parameters["layer.weight"] - exact.parameters["layer.weight"]).abs().max()
-    assert 0 < float(difference) < 0.02
+    rounded, whole = (t.parameters["layer.weight"].detach() for t in (trainer, exact))
+    # Where Adam's gradient is near 0, rounding can turn a step of 0.01 around.
+    assert 0 < float((rounded - whole).abs().max()) < 0.05
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can train in fp16")

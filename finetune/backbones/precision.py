@@ -1,0 +1,57 @@
+"""Which device and which precision a model runs in when the user leaves it to the program."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from finetune.errors import ConfigError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def best_device() -> torch.device:
+    """The first GPU if there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def dtype_on(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype that a setting `precision` means on `device`.
+
+    "auto" is bf16 on a GPU that has it (SD 2.1 overflows in fp16), fp16 on another one, and fp32
+    everywhere else.
+
+    Raises:
+        ConfigError: `precision` is none of "auto", "fp32", "bf16", "fp16".
+    """
+    if precision not in ("auto", *PRECISIONS):
+        raise ConfigError(
+            f"There is no precision named `{precision}`.",
+            where="precision",
+            mend=f"Choose one of: auto, {', '.join(PRECISIONS)}.",
+        )
+    if precision != "auto":
+        return PRECISIONS[precision]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def compute_dtype(precision: str, module: nn.Module, device: torch.device) -> torch.dtype:
+    """The precision that `module` is to be run in on `device`.
+
+    Half-precision weights are run in their own precision, fp32 weights as `dtype_on` says.
+
+    Raises:
+        ConfigError: `precision` is none of "auto", "fp32", "bf16", "fp16".
+    """
+    wanted = dtype_on(precision, device)
+    stored = next(module.parameters()).dtype
+    return wanted if stored == torch.float32 else stored
+
+
+def precision_name(dtype: torch.dtype) -> str:
+    """What settings call `dtype`: the reverse of `PRECISIONS`."""
+    return next(name for name, known in PRECISIONS.items() if known == dtype)

@@ -1,0 +1,36 @@
+"""Device, precision and processes of a run, through accelerate."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from finetune.backbones.precision import best_device, dtype_on, precision_name
+from finetune.config.sections import TrainingSection
+from finetune.errors import ConfigError
+from finetune.training.run_folder import RunFolder
+
+
+def make_accelerator(training: TrainingSection, folder: RunFolder) -> Accelerator:
+    """The accelerator that a run with these settings goes through.
+
+    Args:
+        training: Precision, and whether TensorBoard files are wanted.
+        folder: Where those go.
+
+    Raises:
+        ConfigError: If the precision cannot be had on this machine.
+    """
+    precision = precision_name(dtype_on(training.precision, best_device()))
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError(
+            "fp16 training needs a GPU.", where="training.precision", mend="Use fp32 or bf16 on a CPU."
+        )
+    # accelerate keeps the precision of a process's first run and would refuse another in its second.
+    AcceleratorState._reset_state()
+    return Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision,
+        log_with="tensorboard" if training.tensorboard else None,
+        project_dir=str(folder.logs) if training.tensorboard else None,
+    )

@@ -1,0 +1,63 @@
+"""What the trainer asks of the parts that are given to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from finetune.adapters.base import ParameterGroup
+
+RowsT = TypeVar("RowsT", bound="Rows")
+RowsT_co = TypeVar("RowsT_co", bound="Rows", covariant=True)
+
+
+class Rows(Protocol):
+    """A batch, such as `finetune.diffusion.batch.Batch`."""
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The global sample number of each row."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each row is called in messages, such as its file."""
+        ...
+
+    def to(self: RowsT, device: torch.device | str) -> RowsT:
+        """The same rows on `device`."""
+        ...
+
+
+class Source(Protocol[RowsT_co]):
+    """Gives the rows of sample numbers; a pure function of them."""
+
+    def batch(self, numbers: Sequence[int]) -> RowsT_co:
+        """The rows of these samples, on the CPU."""
+        ...
+
+
+class Trained(Protocol):
+    """What the trainer asks of a model besides being a module; every `Adapter` has it."""
+
+    def groups(self) -> list[ParameterGroup]:
+        """The trained fp32 parameters."""
+        ...
+
+    def set_samples(self, numbers: Sequence[int], seed: int) -> None:
+        """Told before each forward pass which samples it holds."""
+        ...
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Called if the settings ask for it."""
+        ...
+
+
+Objective = Callable[[Any, RowsT], Tensor]
+"""(model, batch) → weighted loss of each row, `[B]` in fp32."""
+
+Hook = Callable[[int], None]
+"""Called after a step, with the averaged weights in place and the model in evaluation mode."""
