@@ -10,12 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)  # it can be read only by setting it
+
+
 def _aside(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
 
 
 def _sync(path: Path) -> None:
+    if path.is_file():  # some libraries write files that nobody else may read
+        path.chmod(0o666 & ~_UMASK)
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

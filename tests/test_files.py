@@ -1,0 +1,52 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from finetune.files import whole_file, whole_folder
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.txt"
+    with whole_file(path) as aside:
+        aside.write_text("half")
+        assert not path.exists()
+    assert path.read_text() == "half"
+    assert [f.name for f in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), whole_file(path) as aside:
+        aside.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [f.name for f in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_folder_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    with whole_folder(path) as aside:
+        (aside / "a").write_text("1")
+    with pytest.raises(RuntimeError), whole_folder(path) as aside:
+        (aside / "b").write_text("2")
+        raise RuntimeError
+    assert [f.name for f in path.iterdir()] == ["a"]
+    with whole_folder(path) as aside:
+        (aside / "b").write_text("2")
+    assert [f.name for f in path.iterdir()] == ["b"]
+    assert [f.name for f in tmp_path.iterdir()] == ["folder"]
+
+
+def test_files_are_as_readable_as_any_other(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    with whole_folder(tmp_path / "folder") as aside:
+        save_file({"a": torch.zeros(1)}, aside / "a.safetensors")
+    assert (tmp_path / "folder" / "a.safetensors").stat().st_mode == plain.stat().st_mode
