@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,13 @@ import torch
 from safetensors.torch import save_file
 
 from finetune.files import whole_file, whole_folder
+
+
+def fail(writing: AbstractContextManager[Path]) -> None:
+    """Stops halfway."""
+    with writing as aside:
+        (aside / "b" if aside.is_dir() else aside).write_text("half")
+        raise RuntimeError
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -23,9 +31,8 @@ def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), whole_file(path) as aside:
-        aside.write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        fail(whole_file(path))
     assert path.read_text() == "old"
     assert [f.name for f in tmp_path.iterdir()] == ["file.txt"]
 
@@ -34,9 +41,8 @@ def test_a_folder_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
     path = tmp_path / "folder"
     with whole_folder(path) as aside:
         (aside / "a").write_text("1")
-    with pytest.raises(RuntimeError), whole_folder(path) as aside:
-        (aside / "b").write_text("2")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        fail(whole_folder(path))
     assert [f.name for f in path.iterdir()] == ["a"]
     with whole_folder(path) as aside:
         (aside / "b").write_text("2")

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from finetune.backbones.quiet import quiet
 from finetune.sampling.grid import grid
 from finetune.sampling.sampler import Sampler
 from finetune.storybook.captions import phrase, prompt
@@ -161,7 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, help="samples (default: 500 for model, 100 for lora)")
     parser.add_argument("--pictures", type=Path, help="folder to write a grid of samples to")
     options = parser.parse_args(arguments)
-    sampler = Sampler.load(options.model, precision="bf16")
+    with quiet():
+        sampler = Sampler.load(options.model, precision="bf16")
     oracle = Oracle.load()
     folder: Path | None = options.pictures
     if "vae" in options.checks:
