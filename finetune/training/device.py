@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 
 from finetune.backbones.precision import best_device, dtype_on, precision_name
 from finetune.config.sections import TrainingSection
@@ -12,12 +13,13 @@ from finetune.errors import ConfigError
 from finetune.training.run_folder import RunFolder
 
 
-def make_accelerator(training: TrainingSection, folder: RunFolder) -> Accelerator:
+def make_accelerator(training: TrainingSection, folder: RunFolder, *, trains_text: bool) -> Accelerator:
     """The accelerator that a run with these settings goes through.
 
     Args:
         training: Precision, and whether TensorBoard files are wanted.
         folder: Where those go.
+        trains_text: Whether text encoders are trained.
 
     Raises:
         ConfigError: If the precision cannot be had on this machine.
@@ -27,9 +29,15 @@ def make_accelerator(training: TrainingSection, folder: RunFolder) -> Accelerato
         raise ConfigError(
             "fp16 training needs a GPU.", where="training.precision", mend="Use fp32 or bf16 on a CPU."
         )
-    # accelerate keeps the precision of a process's first run and would refuse another in its second.
-    AcceleratorState._reset_state()
+    # accelerate keeps the precision of a process's first run and would refuse another in its second, and
+    # whoever asked it before may not have said that there is no GPU. The processes stay joined.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    # SDXL reads a layer before the last of its first text encoder, so the last gets no gradient.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=trains_text)
     return Accelerator(
+        kwargs_handlers=[unused],
+        # Without a GPU, accelerate would otherwise take each process that torchrun starts for the only one.
+        cpu=best_device().type == "cpu",
         mixed_precision="no" if precision == "fp32" else precision,
         log_with="tensorboard" if training.tensorboard else None,
         project_dir=str(folder.logs) if training.tensorboard else None,

@@ -104,9 +104,13 @@ class StopSignal:
     """Notes SIGINT and SIGTERM instead of dying, so that a checkpoint can be written first.
 
     A second SIGINT stops at once.
+
+    Args:
+        told: False to say nothing (all processes but the first).
     """
 
-    asked = False
+    def __init__(self, *, told: bool = True) -> None:
+        self.asked, self.told = False, told
 
     def __enter__(self) -> StopSignal:
         """Begins to listen (only possible in the main thread; elsewhere nothing is noted)."""
@@ -129,4 +133,5 @@ class StopSignal:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        print("\nfinishing this step and writing a checkpoint …", file=sys.stderr, flush=True)
+        if self.told:
+            print("\nfinishing this step and writing a checkpoint …", file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Generic, cast
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from finetune.config.sections import OptimizerSection, TrainingSection
@@ -64,9 +65,10 @@ class Trainer(Generic[RowsT]):
     ) -> None:
         self.training, self.folder, self.source, self.objective = training, folder, source, objective
         self.hooks, self.identity = [pair for pair in hooks if pair[0]], dict(identity or {})
-        self.accelerator = make_accelerator(training, folder)
         self.trained = cast("Trained", model)
         groups = self.trained.groups()
+        trains_text = any(group.name == "text_encoder" for group in groups)
+        self.accelerator = make_accelerator(training, folder, trains_text=trains_text)
         self.parameters = {name: p for group in groups for name, p in group.parameters}
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
@@ -100,28 +102,33 @@ class Trainer(Generic[RowsT]):
         self.accelerator.init_trackers("finetune")
         rate = Rate(self.rows_per_step)
         self.model.train()
-        with StopSignal() as stop, Progress(self.training.steps, self.step, shown=main) as progress:
+        with StopSignal(told=main) as stop, Progress(self.training.steps, self.step, shown=main) as progress:
             for loss, norm in self._steps():
                 values = {"loss": loss, "grad_norm": norm, **self._rates(), "images_per_second": rate.tick()}
                 progress.advance(self.step, values)
                 if metrics and (self.step % self.training.log_every == 0 or self._done):
                     metrics.write(self.step, **values)
                     self.accelerator.log(values, step=self.step)
-                due = self.step % self.training.checkpoint_every == 0
-                if due or self._done or stop.asked:
+                stopping = self._any(stop.asked)
+                if self.step % self.training.checkpoint_every == 0 or self._done or stopping:
                     self.save()
-                if stop.asked and not self._done:
+                if stopping and not self._done:
                     raise Interrupted(
                         f"Stopped after step {self.step}; a checkpoint was written. Go on with --resume."
                     )
                 self._call_hooks()
                 rate.restart()
-        self.accelerator.end_training()
+        # Not `end_training`: it would part the processes, and a next run could not safely join them again.
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
 
     def save(self) -> None:
-        """Writes a checkpoint of the present step and removes old ones."""
-        if not self.accelerator.is_main_process:
-            return
+        """Writes a checkpoint of the present step and removes old ones; returns when it is there."""
+        if self.accelerator.is_main_process:
+            self._write_checkpoint()
+        self.accelerator.wait_for_everyone()
+
+    def _write_checkpoint(self) -> None:
         scaler = self.accelerator.scaler
         checkpoint = Checkpoint(
             step=self.step,
@@ -233,14 +240,22 @@ class Trainer(Generic[RowsT]):
         return float(norm)
 
     def _check(self, losses: Tensor, batch: RowsT) -> None:
-        if bool(torch.isfinite(losses).all()):
+        if not self._any(not bool(torch.isfinite(losses).all())):
             return
         rows = zip(batch.names, losses.tolist(), strict=True)
-        bad = ", ".join(name for name, loss in rows if not math.isfinite(loss))
+        bad = gather_object([name for name, loss in rows if not math.isfinite(loss)])
         raise NonFiniteLoss(
-            f"The loss became NaN or infinite at step {self.step + 1}, on {bad}. {self._last_good()}\n"
+            f"The loss became NaN or infinite at step {self.step + 1}, on {', '.join(bad)}. "
+            f"{self._last_good()}\n"
             "  mend:  Lower the learning rate, train with --precision fp32, or look at these files."
         )
+
+    def _any(self, here: bool) -> bool:
+        """Whether it is so in any process: all must stop together, or some would wait forever."""
+        if self.accelerator.num_processes == 1:
+            return here
+        flag = torch.tensor(float(here), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum"))
 
     def _last_good(self) -> str:
         latest = self.folder.latest()
@@ -258,3 +273,5 @@ class Trainer(Generic[RowsT]):
             with self.evaluating():
                 for hook in due:
                     hook(self.step)
+        if due:
+            self.accelerator.wait_for_everyone()

@@ -1,0 +1,103 @@
+"""What each process of `test_processes.py` does: `python -m tests.training.processes OUT MODEL PICTURES`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import PartialState
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from finetune.adapters.lora import LoRA
+from finetune.backbones import load_backbone
+from finetune.config.sections import DataSection, LoRASection, ModelSection, OptimizerSection, TrainingSection
+from finetune.data import PictureSource, scan_folder
+from finetune.diffusion.objective import Objective
+from finetune.errors import Interrupted, NonFiniteLoss
+from finetune.training import RunFolder, Trainer
+from tests.training.test_trainer import Rows, make, mirror_loss
+
+ROWS = 4  # of a batch, over all processes
+
+
+def train_small(folder: Path, rows: int) -> dict[str, Tensor]:
+    """Everything the loop does, on a small model: its parameters and their average."""
+    called: list[int] = []
+    trainer = make(folder, batch_size=rows, accumulation=2, ema=True, tensorboard=True,
+                   hooks=[(3, called.append)])  # fmt: skip
+    trainer.run()
+    assert called == ([3, 4] if PartialState(cpu=True).is_main_process else [])
+    assert trainer.average is not None
+    averages = {f"average of {name}": value for name, value in trainer.average.values.items()}
+    return {**trainer.parameters, **averages}
+
+
+def train_lora(folder: Path, rows: int, model: Path, pictures: Path) -> dict[str, Tensor]:
+    """A LoRA with text encoders; the last layer of SDXL's first one gets no gradient."""
+    backbone = load_backbone(ModelSection(name=str(model)))
+    # 1e-4 is far above these gradients' rounding, which Adam would otherwise blow up to whole steps.
+    adapter = LoRA(backbone, LoRASection(rank=2, text_encoder=True, dropout=0.1))
+    source = PictureSource(scan_folder(pictures, "a cat"), backbone, DataSection(), 0, True)
+    source.prepare()
+    training = TrainingSection(steps=3, batch_size=rows, precision="fp32")
+    optimizer = OptimizerSection(lr=0.01, eps=1e-4)
+    trainer = Trainer(adapter, Objective(backbone.scheduler, 0), source, training, optimizer,
+                      RunFolder(folder))  # fmt: skip
+    trainer.run()
+    return dict(trainer.parameters)
+
+
+def interrupted(folder: Path, rows: int) -> dict[str, Tensor]:
+    """The last process alone hears a signal during the third step; then the run is resumed."""
+    state = PartialState(cpu=True)
+
+    def objective(model: nn.Module, batch: Rows) -> Tensor:
+        if trainer.step == 2 and state.is_last_process:
+            signal.raise_signal(signal.SIGTERM)
+        return mirror_loss(model, batch)
+
+    trainer = make(folder, batch_size=rows, steps=6, checkpoint_every=4, objective=objective)
+    with pytest.raises(Interrupted, match="after step 3"):
+        trainer.run()
+    resumed = make(folder, batch_size=rows, steps=6, checkpoint_every=4)
+    assert resumed.resume()
+    assert resumed.step == 3
+    resumed.run()
+    return dict(resumed.parameters)
+
+
+def not_finite(folder: Path, rows: int) -> None:
+    """Sample 11 belongs to the last process; all must stop, and all must name it."""
+
+    def objective(model: nn.Module, batch: Rows) -> Tensor:
+        factor = torch.tensor([float("nan") if n == 11 else 1.0 for n in batch.numbers])
+        return mirror_loss(model, batch) * factor
+
+    with pytest.raises(NonFiniteLoss, match=r"step 3, on 11\.png"):
+        make(folder, batch_size=rows, objective=objective).run()
+
+
+def main(out: Path, model: Path, pictures: Path) -> None:
+    """Trains all of it as one of the processes that the environment tells of, or as the only one."""
+    state = PartialState(cpu=True)
+    rows = ROWS // state.num_processes
+    own = out / str(state.process_index)  # by process, to see who writes
+    results = {
+        "small": train_small(own / "small", rows),
+        "lora": train_lora(own / "lora", rows, model, pictures),
+        "interrupted": interrupted(out / "interrupted", rows),
+    }
+    not_finite(own / "not finite", rows)
+    for name, tensors in results.items():
+        copies = {key: value.detach().clone() for key, value in tensors.items()}
+        save_file(copies, out / f"{name}-{state.process_index}.safetensors")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    main(*map(Path, sys.argv[1:]))

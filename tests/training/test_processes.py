@@ -1,0 +1,90 @@
+"""Two processes with half the batch each are one process with the whole (P1)."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training import processes
+
+TIME_LIMIT = 60  # seconds; a deadlock, not slowness, is what comes near it
+
+
+def launch(count: int, *arguments: Path) -> None:
+    """Runs `processes.py` in `count` processes, with the environment that torchrun would give them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
+                   "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}  # fmt: skip
+    command = [sys.executable, "-m", processes.__name__, *map(str, arguments)]
+    started = [
+        subprocess.Popen(
+            command,
+            cwd=Path(__file__).parents[2],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    try:
+        errors = [process.communicate(timeout=TIME_LIMIT)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    for process, error in zip(started, errors, strict=True):
+        assert process.returncode == 0, error
+
+
+@pytest.fixture(scope="module")
+def folders(
+    tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Path], pictures: Path
+) -> tuple[Path, Path]:
+    """What one process left, and what two left."""
+    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
+    launch(2, two, tiny_models["sdxl"], pictures)
+    processes.main(one, tiny_models["sdxl"], pictures)
+    return one, two
+
+
+@pytest.mark.parametrize("case", ["small", "lora", "interrupted"])
+def test_both_processes_end_where_one_would(folders: tuple[Path, Path], case: str) -> None:
+    one, two = folders
+    alone = load_file(one / f"{case}-0.safetensors")
+    for rank in range(2):
+        trained = load_file(two / f"{case}-{rank}.safetensors")
+        assert trained.keys() == alone.keys()
+        for name, value in alone.items():
+            torch.testing.assert_close(trained[name], value, rtol=0, atol=1e-6, msg=name)
+
+
+def test_the_lora_learned_all_but_what_has_no_gradient(folders: tuple[Path, Path]) -> None:
+    learned = load_file(folders[1] / "lora-0.safetensors")
+    still = {name for name, value in learned.items() if "lora_B" in name and not value.any()}
+    assert any(name.startswith("text_encoder.") and name not in still for name in learned)
+    assert all("text_model.encoder.layers.2." in name or name.startswith("unet.") for name in still)
+
+
+@pytest.mark.parametrize(("case", "steps"), [("small", 4), ("lora", 3), ("interrupted", 6)])
+def test_only_the_first_process_writes(folders: tuple[Path, Path], case: str, steps: int) -> None:
+    assert not (folders[1] / "1").exists()
+    run, alone = (f / case if case == "interrupted" else f / "0" / case for f in folders)
+    names = [{str(path.relative_to(f)) for path in f.rglob("*") if "tfevents" not in path.name}
+             for f in (run, alone)]  # fmt: skip
+    assert names[0] == names[1]
+    rows, expected = ([json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()]
+                      for f in (run, alone))  # fmt: skip
+    every = [row["step"] for row in expected]
+    assert [row["step"] for row in rows] == every == sorted(set(every))
+    assert every[-1] == steps
+    for key in ("loss", "grad_norm", "lr"):
+        assert [row[key] for row in rows] == pytest.approx([row[key] for row in expected], rel=1e-4)
