@@ -12,6 +12,7 @@ Names are loaded on first use, so that `import finetune` and `finetune --help` a
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,13 @@ __all__ = ["__version__", *_HOMES]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    before = logging.root.manager.disable
+    # While they are imported, libraries tell what else could be installed; nobody asked them.
+    logging.disable(logging.WARNING)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    finally:
+        logging.disable(before)
 
 
 def __dir__() -> list[str]:

@@ -92,7 +92,8 @@ def run(
         Interrupted: The user stopped the run; a checkpoint was written.
     """
     started = time.monotonic()
-    if not PartialState().is_main_process:
+    # Without a GPU, accelerate must be told so, or each process takes itself for the only one.
+    if not PartialState(cpu=best_device().type == "cpu").is_main_process:
         tell, progress = _silent, no_progress
     check_options(recipe.data)
     place = choose_place(recipe, resume)

@@ -185,3 +185,9 @@ def test_a_fault_of_our_own_is_exit_code_1(capsys: Output, monkeypatch: pytest.M
 def test_no_arguments_show_help(capsys: Output) -> None:
     assert main([]) == 2
     assert "Usage: finetune" in capsys.readouterr().err
+
+
+def test_python_users_do_not_see_notices_of_libraries() -> None:
+    code = "import finetune\nfor name in finetune.__all__: getattr(finetune, name)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stderr == ""
