@@ -37,8 +37,17 @@ def save_folder(backbone: Backbone, folder: Path, dtype: torch.dtype | None = No
         for shard in file.parent.glob("*.safetensors*"):
             shard.unlink()  # large models are written in several files, by the newer names
         save_file({k: v.contiguous() for k, v in weights.items()}, file, metadata={"format": "pt"})
+    for file in folder.rglob("*.json"):
+        _forget_paths(file)
     for number, tokenizer in enumerate(backbone.tokenizers):
         _save_vocabulary(tokenizer, folder / (f"tokenizer_{number + 1}" if number else "tokenizer"))
+
+
+def _forget_paths(file: Path) -> None:
+    """Takes out where the writer's machine had the model: it is nobody else's business."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _save_vocabulary(tokenizer: Any, folder: Path) -> None:

@@ -60,6 +60,7 @@ def test_the_stages_make_a_model_that_diffusers_loads(tmp_path: Path) -> None:
     assert pipe("a red cat on snow", num_inference_steps=2).images[0].size == (64, 64)
     stored = load_file(model / "unet" / "diffusion_pytorch_model.safetensors")
     assert {t.dtype for t in stored.values()} == {torch.float16}
+    assert str(tmp_path) not in "".join(f.read_text() for f in model.rglob("*.json"))
     size = sum(f.stat().st_size for f in model.rglob("*.safetensors"))
     assert size < 16e6
     # Finished stages are not trained again, and other settings do not overwrite them.
