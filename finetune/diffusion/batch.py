@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -31,17 +32,15 @@ class Conditioning:
 
     def to(self, device: torch.device | str) -> Conditioning:
         """The same values on `device`."""
-        return replace(
-            self,
-            **{f.name: v.to(device) for f in fields(self) if (v := getattr(self, f.name)) is not None},
-        )
+        return self._each(lambda value: value.to(device))
 
     def rows(self, chosen: Tensor) -> Conditioning:
         """The rows that `chosen`, `[B]` bool or an index, picks."""
-        return replace(
-            self,
-            **{f.name: v[chosen] for f in fields(self) if (v := getattr(self, f.name)) is not None},
-        )
+        return self._each(lambda value: value[chosen])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return replace(self, **{name: change(value) for name, value in values if value is not None})
 
     @staticmethod
     def stack(rows: list[Conditioning]) -> Conditioning:
