@@ -44,7 +44,7 @@ def tiny_folder(family: Family, tiny_models: dict[str, Path]) -> Path:
 def backbone(tiny_folder: Path) -> Backbone:
     """A freshly loaded tiny backbone of `family`; the test may change it."""
     from finetune.backbones import load_backbone
-    from finetune.config.sections import ModelSection
+    from finetune.config import ModelSection
 
     return load_backbone(ModelSection(name=str(tiny_folder)))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from finetune.adapters.base import Adapter
-from finetune.config.sections import FullSection
+from finetune.config import FullSection
 
 if TYPE_CHECKING:
     from finetune.backbones import Backbone

@@ -19,7 +19,7 @@ from finetune.adapters.dropout import SampleDropout, Samples
 from finetune.adapters.inject import LayerSize, Update, eject, inject
 from finetune.adapters.targets import text_sizes, unet_sizes
 from finetune.adapters.weights import LayerWeights, LoRAWeights
-from finetune.config.sections import LoRASection
+from finetune.config import LoRASection
 from finetune.diffusion.random import generator
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from torch import nn
 
 from finetune.adapters.inject import LayerSize, adaptable
-from finetune.config.sections import LoRASection
+from finetune.config import LoRASection
 from finetune.errors import ConfigError
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from finetune.backbones.backbone import Backbone
 from finetune.backbones.families import SUPPORTED, family_of, refuse_other_pipelines
 from finetune.backbones.quiet import quiet
-from finetune.config.sections import ModelSection
+from finetune.config import ModelSection
 from finetune.errors import ModelError
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")

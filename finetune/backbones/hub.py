@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import constants, errors, hf_hub_download
 
 from finetune.backbones.families import SUPPORTED, family_of, refuse_other_pipelines
-from finetune.config.sections import ModelSection
+from finetune.config import ModelSection
 from finetune.errors import ModelError
 
 _CHECK = "Check the spelling, or give a folder or a .safetensors file that is on this machine."

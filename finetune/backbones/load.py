@@ -10,7 +10,7 @@ from finetune.backbones.folder import PICKLES, load_folder
 from finetune.backbones.hub import download
 from finetune.backbones.resolve import ALIASES, location, storybook_folder
 from finetune.backbones.single_file import load_single_file
-from finetune.config.sections import ModelSection
+from finetune.config import ModelSection
 from finetune.errors import ModelError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from finetune.config.sections import ModelSection
+from finetune.config import ModelSection
 
 HUB_ALIASES = {
     "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",

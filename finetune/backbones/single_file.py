@@ -20,7 +20,7 @@ from finetune.backbones.clip_vocabulary import END, clip_tokenizer
 from finetune.backbones.families import Family
 from finetune.backbones.folder import checked_scheduler, freeze
 from finetune.backbones.quiet import quiet
-from finetune.config.sections import ModelSection
+from finetune.config import ModelSection
 from finetune.errors import ModelError
 
 

@@ -9,7 +9,7 @@ import click
 
 from finetune.cli.flags import SettingsCommand, setting_flag
 from finetune.cli.terminal import quiet_loading, tell
-from finetune.config.sections import ModelSection
+from finetune.config import ModelSection
 
 
 def _export(run: Path, merged: Path, model: str | None, dtype: Literal["fp32", "fp16"]) -> None:

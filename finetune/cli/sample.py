@@ -9,7 +9,7 @@ import click
 
 from finetune.cli.flags import SettingsCommand, setting_flag
 from finetune.cli.terminal import progress, quiet_loading, tell
-from finetune.config.sections import ModelSection, TrainingSection
+from finetune.config import ModelSection, TrainingSection
 from finetune.sampling.settings import SamplingSection, parse_lora, sampling_section
 
 

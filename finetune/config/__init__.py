@@ -1,1 +1,40 @@
-"""The settings of a run, as types."""
+"""The settings of a run, each defined once (promise P5).
+
+The YAML file, the command-line flags, `--help`, the JSON schema and the metadata of an exported
+file are all made from these types. A field's description is its help text.
+"""
+
+from finetune.config.adapters import FullSection, LoRASection
+from finetune.config.base import (
+    Amount,
+    AmountAboveZero,
+    Fraction,
+    Positive,
+    Rate,
+    SchedulerName,
+    Section,
+)
+from finetune.config.data import DataSection
+from finetune.config.model import ModelSection
+from finetune.config.objective import ObjectiveSection
+from finetune.config.optimizer import OptimizerSection
+from finetune.config.training import OutputSection, PreviewSection, TrainingSection
+
+__all__ = [
+    "Amount",
+    "AmountAboveZero",
+    "DataSection",
+    "Fraction",
+    "FullSection",
+    "LoRASection",
+    "ModelSection",
+    "ObjectiveSection",
+    "OptimizerSection",
+    "OutputSection",
+    "Positive",
+    "PreviewSection",
+    "Rate",
+    "SchedulerName",
+    "Section",
+    "TrainingSection",
+]

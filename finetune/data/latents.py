@@ -59,6 +59,16 @@ class Latents(Protocol):
         """A hash, in hex, of what the pictures are and of their order."""
 
 
+class Companion(Protocol):
+    """A second picture beside each picture (a control picture, a mask), seen through the same views."""
+
+    def rows(self, views: Sequence[View]) -> Tensor:
+        """`[B, K, H, W]` fp32 in [0, 1] on the CPU, cropped and mirrored as the pictures are."""
+
+    def digest(self) -> str:
+        """A hash, in hex, of what they are and of their order."""
+
+
 class StackedLatents:
     """Posteriors that are in memory already, e.g. those of pictures that a program drew.
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from finetune.config.sections import DataSection
+from finetune.config import DataSection
 from finetune.data.cache import ContentCache
 from finetune.data.folder import Folder
-from finetune.data.latents import Latents, View
+from finetune.data.latents import Companion, Latents, View
 from finetune.data.notes import count, listing
 from finetune.data.pictures import PictureLatents
 from finetune.data.texts import HiddenTexts, Texts, TokenTexts
@@ -44,6 +44,8 @@ class LatentSource:
         preserve: Prompts that must keep their meaning: a share of the samples gets one of them as its
             caption and is marked as preserved.
         preserve_share: That share, if there are such prompts.
+        control: Control pictures (ControlNet).
+        mask: Where the loss counts, at the size of the latents.
         names: What each picture is called in messages.
 
     Raises:
@@ -62,6 +64,8 @@ class LatentSource:
         caption_dropout: float = 0.0,
         preserve: Sequence[str] = (),
         preserve_share: float = 0.0,
+        control: Companion | None = None,
+        mask: Companion | None = None,
         names: Sequence[str] | None = None,
     ) -> None:
         if len(latents) == 0 or len(captions) != len(latents) or not all(captions):
@@ -70,6 +74,7 @@ class LatentSource:
         self._captions = captions
         self._flip, self._random_crop, self._dropout = flip, random_crop, caption_dropout
         self._preserve, self._preserve_share = preserve, preserve_share if preserve else 0.0
+        self._control, self._mask = control, mask
         self._names = names
 
     def __len__(self) -> int:
@@ -79,7 +84,8 @@ class LatentSource:
     def batch(self, numbers: Sequence[int]) -> Batch:
         """The samples of these global numbers, on the CPU."""
         pictures = [picture_index(self.seed, n, len(self)) for n in numbers]
-        posterior = self.latents.posterior(self._views(numbers, pictures))
+        views = self._views(numbers, pictures)
+        posterior = self.latents.posterior(views)
         noise = normal(self.seed, numbers, "latents", posterior.mean.shape[1:])
         preserved = self._preserved(numbers)
         captions = [p or c for p, c in zip(preserved, self._drawn_captions(numbers, pictures), strict=True)]
@@ -87,10 +93,15 @@ class LatentSource:
         return Batch(
             numbers=tuple(numbers),
             latents=posterior.sample(noise),
-            conditioning=replace(conditioning, time_ids=posterior.time_ids),
+            conditioning=replace(
+                conditioning,
+                time_ids=posterior.time_ids,
+                control=self._control.rows(views) if self._control else None,
+            ),
             weight=torch.ones(len(numbers)),
             names=tuple(self._names[p] if self._names else f"picture {p}" for p in pictures),
             preserved=torch.tensor([p is not None for p in preserved]) if self._preserve else None,
+            mask=self._mask.rows(views) if self._mask else None,
         )
 
     def captions(self) -> list[str]:
@@ -103,7 +114,8 @@ class LatentSource:
 
     def digest(self) -> str:
         """SHA-256, in hex, of the pictures, their captions and their order (promise P7)."""
-        content = json.dumps([self.latents.digest(), [list(several) for several in self._captions]])
+        beside = [companion.digest() for companion in (self._control, self._mask) if companion]
+        content = json.dumps([self.latents.digest(), [list(several) for several in self._captions], *beside])
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _possible_captions(self) -> list[str]:

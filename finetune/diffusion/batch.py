@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -61,6 +61,8 @@ class Batch:
         names: Where each row came from (a file name), for messages.
         preserved: `[B]` bool: rows on which the model must predict what it predicted before it was
             trained; None where there are none.
+        mask: `[B, 1, h, w]` in [0, 1], at the size of the latents: where the loss counts; None for
+            everywhere.
     """
 
     numbers: tuple[int, ...]
@@ -69,16 +71,48 @@ class Batch:
     weight: Tensor
     names: tuple[str, ...]
     preserved: Tensor | None = None
+    mask: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same rows on `device`."""
+        optional = {name: value.to(device) for name, value in self._optional().items()}
         return replace(
             self,
             latents=self.latents.to(device),
             conditioning=self.conditioning.to(device),
             weight=self.weight.to(device),
-            preserved=None if self.preserved is None else self.preserved.to(device),
+            **optional,
         )
+
+    def _optional(self) -> dict[str, Tensor]:
+        values = {"preserved": self.preserved, "mask": self.mask}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @staticmethod
+    def join(batches: Sequence[Batch]) -> Batch:
+        """The rows of several batches, one batch after the other.
+
+        Where only some have a mask or preserved rows, the others count everywhere and preserve none.
+        """
+        preserved, masks = [b.preserved for b in batches], [b.mask for b in batches]
+        nowhere = [torch.zeros(len(b), dtype=torch.bool) for b in batches]
+        everywhere = [torch.ones_like(b.latents[:, :1]) for b in batches]
+        return Batch(
+            numbers=tuple(number for batch in batches for number in batch.numbers),
+            latents=torch.cat([batch.latents for batch in batches]),
+            conditioning=Conditioning.stack([batch.conditioning for batch in batches]),
+            weight=torch.cat([batch.weight for batch in batches]),
+            names=tuple(name for batch in batches for name in batch.names),
+            preserved=_filled(preserved, nowhere),
+            mask=_filled(masks, everywhere),
+        )
+
+
+def _filled(values: Sequence[Tensor | None], defaults: Sequence[Tensor]) -> Tensor | None:
+    """All values in one, with the defaults where there is none; None if there is none at all."""
+    if all(value is None for value in values):
+        return None
+    return torch.cat([d if v is None else v for v, d in zip(values, defaults, strict=True)])

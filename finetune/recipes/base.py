@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from finetune.config.sections import (
+from finetune.config import (
     DataSection,
     ModelSection,
     ObjectiveSection,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from finetune.config.sections import LoRASection
+from finetune.config import LoRASection
 from finetune.recipes.base import Recipe
 from finetune.recipes.faults import Fault
 

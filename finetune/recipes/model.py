@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from finetune.backbones import resolve_model
-from finetune.config.sections import ModelSection
+from finetune.config import ModelSection
 from finetune.errors import UserError
 from finetune.formats import find_lora
 from finetune.recipes.load import parse_yaml

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune.config.sections import PreviewSection
+from finetune.config import PreviewSection
 from finetune.sampling.output import sheet
 from finetune.sampling.png import write_png
 from finetune.sampling.sample import Sample

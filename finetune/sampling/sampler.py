@@ -10,7 +10,7 @@ import torch
 
 from finetune.backbones import Backbone, load_backbone
 from finetune.backbones.precision import best_device, compute_dtype, precision_name
-from finetune.config.sections import ModelSection
+from finetune.config import ModelSection
 from finetune.errors import ConfigError
 from finetune.formats import apply_lora, read_lora
 from finetune.sampling.denoise import Job, Progress, Ticker, denoise

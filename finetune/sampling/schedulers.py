@@ -81,7 +81,7 @@ def make_scheduler(name: str, own: Any) -> Any:
     """A fresh sampler with the noise schedule and prediction type of the model's own scheduler.
 
     Args:
-        name: One of `finetune.config.sections.SchedulerName`.
+        name: One of `finetune.config.SchedulerName`.
         own: The diffusers scheduler that came with the model; it is not changed.
 
     Returns:

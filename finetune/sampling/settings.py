@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypedDict, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
-from finetune.config.sections import Positive, SchedulerName, Section
+from finetune.config import Positive, SchedulerName, Section
 from finetune.errors import ConfigError
 
 LoRASpec = str | Path | tuple[str | Path, float]

@@ -23,7 +23,7 @@ from finetune.adapters.full import Full
 from finetune.backbones import Backbone, load_backbone
 from finetune.backbones.fingerprint import fingerprint
 from finetune.backbones.saving import save_folder
-from finetune.config.sections import FullSection, ModelSection, OptimizerSection, TrainingSection
+from finetune.config import FullSection, ModelSection, OptimizerSection, TrainingSection
 from finetune.data.latents import StackedLatents
 from finetune.data.source import LatentSource
 from finetune.data.texts import TokenTexts

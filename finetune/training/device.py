@@ -8,7 +8,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 
 from finetune.backbones.precision import best_device, dtype_on, precision_name
-from finetune.config.sections import TrainingSection
+from finetune.config import TrainingSection
 from finetune.errors import ConfigError
 from finetune.training.run_folder import RunFolder
 

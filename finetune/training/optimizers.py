@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers.optimization import get_scheduler
 
-from finetune.config.sections import OptimizerSection
+from finetune.config import OptimizerSection
 from finetune.errors import ConfigError
 
 

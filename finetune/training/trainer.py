@@ -16,7 +16,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from finetune.config.sections import OptimizerSection, TrainingSection
+from finetune.config import OptimizerSection, TrainingSection
 from finetune.errors import ConfigError, Interrupted, NonFiniteLoss
 from finetune.training.average import Average
 from finetune.training.checkpoint import (

@@ -7,7 +7,7 @@ import torch
 
 from finetune.adapters import Full
 from finetune.backbones import Backbone
-from finetune.config.sections import FullSection
+from finetune.config import FullSection
 from finetune.errors import ConfigError
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from finetune.adapters import LoRA
 from finetune.backbones import Backbone
-from finetune.config.sections import LoRASection
+from finetune.config import LoRASection
 from finetune.diffusion.batch import Conditioning
 from finetune.errors import ConfigError, WeightsError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from finetune.backbones import Backbone, load_backbone
-from finetune.config.sections import ModelSection
+from finetune.config import ModelSection
 from tests.tiny import Family, tiny_backbone_folder
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finetune.backbones import Backbone, load_backbone
-from finetune.config.sections import ModelSection
+from finetune.config import ModelSection
 from finetune.errors import ModelError
 from tests.tiny import Family
 

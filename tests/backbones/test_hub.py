@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants
 
 from finetune.backbones import load_backbone
-from finetune.config.sections import ModelSection
+from finetune.config import ModelSection
 from finetune.errors import ModelError
 from tests.tiny import Family
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune.backbones import load_backbone
-from finetune.config.sections import ModelSection
+from finetune.config import ModelSection
 from finetune.errors import ModelError
 
 

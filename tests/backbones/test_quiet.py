@@ -9,7 +9,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from finetune.backbones import load_backbone
-from finetune.config.sections import ModelSection
+from finetune.config import ModelSection
 
 
 def test_loading_is_silent_and_leaves_the_libraries_as_they_were(

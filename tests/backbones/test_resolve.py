@@ -6,7 +6,7 @@ import pytest
 
 from finetune.backbones import load_backbone, resolve_model
 from finetune.backbones.resolve import location, storybook_folder
-from finetune.config.sections import ModelSection
+from finetune.config import ModelSection
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from tokenizers import CharBPETokenizer
 
 from finetune.backbones import Backbone, load_backbone
 from finetune.backbones.saving import save_folder
-from finetune.config.sections import ModelSection
+from finetune.config import ModelSection
 
 
 def test_what_is_saved_loads_as_it_was(backbone: Backbone, tmp_path: Path) -> None:

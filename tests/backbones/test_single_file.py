@@ -13,7 +13,7 @@ from finetune.backbones import Backbone, load_backbone
 from finetune.backbones.checkpoint import Header, read_header, stated_prediction
 from finetune.backbones.folder import load_folder
 from finetune.backbones.single_file import convert, probe_prediction, settle_prediction
-from finetune.config.sections import ModelSection
+from finetune.config import ModelSection
 from finetune.errors import ModelError
 from tests.backbones.original import original_state, write_original
 from tests.tiny import Family, tiny_pipeline

@@ -25,7 +25,7 @@ def painted(width: int, height: int, seed: int = 0) -> Image.Image:
 def loaded(tiny_models: dict[str, Path]) -> dict[str, Backbone]:
     """One backbone of each family; do not change them."""
     from finetune.backbones import load_backbone
-    from finetune.config.sections import ModelSection
+    from finetune.config import ModelSection
 
     return {family: load_backbone(ModelSection(name=str(path))) for family, path in tiny_models.items()}
 

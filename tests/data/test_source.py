@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from finetune.config.sections import DataSection
+from finetune.config import DataSection
 from finetune.data import LatentSource, PictureSource, StackedLatents, TokenTexts, scan_folder
 from finetune.data.preprocess import cut_out, place
 from finetune.diffusion.batch import Batch, Conditioning

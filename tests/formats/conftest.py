@@ -12,7 +12,7 @@ import torch
 
 from finetune.adapters import LoRA
 from finetune.backbones import Backbone, load_backbone
-from finetune.config.sections import LoRASection, ModelSection
+from finetune.config import LoRASection, ModelSection
 
 Pictured = Callable[[Any], "np.ndarray[Any, Any]"]
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from finetune.backbones import Backbone
-from finetune.config.sections import (
+from finetune.config import (
     DataSection,
     LoRASection,
     ModelSection,

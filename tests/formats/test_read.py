@@ -16,7 +16,7 @@ from torch import Tensor
 
 from finetune.adapters import LoRAWeights
 from finetune.backbones import Backbone, load_backbone
-from finetune.config.sections import ModelSection
+from finetune.config import ModelSection
 from finetune.errors import WeightsError
 from finetune.formats import apply_lora, read_lora, read_tensors, write_diffusers, write_kohya
 from finetune.formats.diffusers import diffusers_tensors

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from finetune.config.sections import PreviewSection
+from finetune.config import PreviewSection
 from finetune.sampling.output import save_samples, sheet, slug
 from finetune.sampling.preview import preview, preview_prompts
 from finetune.sampling.sampler import Sampler

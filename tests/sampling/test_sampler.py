@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from finetune.backbones import Backbone
-from finetune.config.sections import SchedulerName
+from finetune.config import SchedulerName
 from finetune.errors import ConfigError, FinetuneError
 from finetune.sampling.sampler import Sampler
 from finetune.sampling.schedulers import make_scheduler

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, PNDMScheduler
 
-from finetune.config.sections import SchedulerName
+from finetune.config import SchedulerName
 from finetune.errors import ConfigError
 from finetune.sampling.schedulers import make_scheduler, scheduler_title
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from finetune.adapters.lora import LoRA
 from finetune.backbones import load_backbone
-from finetune.config.sections import DataSection, LoRASection, ModelSection, OptimizerSection, TrainingSection
+from finetune.config import DataSection, LoRASection, ModelSection, OptimizerSection, TrainingSection
 from finetune.data import PictureSource, scan_folder
 from finetune.diffusion.objective import Objective
 from finetune.errors import Interrupted, NonFiniteLoss

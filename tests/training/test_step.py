@@ -13,7 +13,7 @@ from PIL import Image
 
 from finetune.adapters.lora import LoRA
 from finetune.backbones import load_backbone
-from finetune.config.sections import DataSection, LoRASection, ModelSection
+from finetune.config import DataSection, LoRASection, ModelSection
 from finetune.data.folder import scan_folder
 from finetune.data.source import PictureSource
 from finetune.diffusion.objective import Objective

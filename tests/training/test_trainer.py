@@ -16,7 +16,7 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import Tensor, nn
 
 from finetune.adapters.base import ParameterGroup
-from finetune.config.sections import OptimizerSection, TrainingSection
+from finetune.config import OptimizerSection, TrainingSection
 from finetune.diffusion.random import normal
 from finetune.errors import ConfigError, Interrupted, NonFiniteLoss, WeightsError
 from finetune.training import RunFolder, Trainer

@@ -1,0 +1,58 @@
+"""The loop, its previews and where the results go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune.config.base import Amount, AmountAboveZero, Positive, SchedulerName, Section
+
+
+class TrainingSection(Section):
+    """The loop."""
+
+    steps: Positive = Field(800, description="Optimizer steps.")
+    batch_size: Positive = Field(1, description="Pictures per forward pass and process.")
+    accumulation: Positive = Field(1, description="Forward passes per optimizer step.")
+    max_grad_norm: AmountAboveZero | None = Field(
+        1.0, description="Gradients are clipped to this norm; null for no clipping."
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="Precision of the forward pass; trained parameters always stay fp32. "
+        "`auto`: bf16 where the GPU has it, else fp16; fp32 on a CPU.",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations again in the backward pass: slower, far less memory."
+    )
+    ema: bool = Field(
+        False, description="Keep an exponential moving average of the trained parameters and export it."
+    )
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] = Field(0.999, description="Its decay per step.")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="Seed of every random draw.")
+    checkpoint_every: Positive = Field(200, description="Steps between checkpoints.")
+    keep_checkpoints: Positive = Field(2, description="How many of the newest checkpoints are kept.")
+    log_every: Positive = Field(10, description="Steps between lines of metrics.jsonl.")
+    tensorboard: bool = Field(False, description="Also write TensorBoard event files to logs/.")
+
+
+class PreviewSection(Section):
+    """Sample pictures during training, from the sampler that `finetune sample` uses."""
+
+    every: Annotated[int, Field(ge=0)] = Field(200, description="Steps between previews; 0 for none.")
+    prompts: list[str] | None = Field(None, description="Prompts; the training captions if unset.")
+    negative: str = Field("", description="Negative prompt.")
+    num: Positive = Field(4, description="Pictures in a preview when no prompts are given.")
+    steps: Positive = Field(20, description="Sampling steps.")
+    guidance: Amount = Field(5.0, description="Classifier-free guidance scale.")
+    scheduler: SchedulerName = Field("dpm++", description="Sampler.")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="Seed of the first picture.")
+
+
+class OutputSection(Section):
+    """Where the results go."""
+
+    dir: Path | None = Field(None, description="Run folder; runs/NAME-RECIPE if unset.")
+    name: str | None = Field(None, description="Name of the exported file; the folder's name if unset.")
