@@ -18,7 +18,7 @@ class ModelSection(Section):
         "alias: storybook, sd15, sd21, sdxl. `auto` is sd15 on a GPU and storybook without one.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub id.")
-    prediction_type: Literal["auto", "epsilon", "v_prediction"] = Field(
+    prediction_type: Literal["auto", "epsilon", "v_prediction", "sample"] = Field(
         "auto",
         description="What the UNet predicts; `auto` reads it from the model. Needed only for "
         "single-file checkpoints that do not say it.",

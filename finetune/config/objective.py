@@ -2,14 +2,117 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune.config.base import Section
+from finetune.config.base import Amount, AmountAboveZero, Fraction, Positive, Section
+
+HUBER_C, HUBER_SCHEDULE = 0.1, "snr"
+MIN_SNR_GAMMA = 5.0
+P2_GAMMA, P2_K = 1.0, 1.0
+PYRAMID_LEVELS = 6
+"""What a setting is that is not given. It is None until then, so that one without effect is noticed."""
+
+_Threshold = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+
+# Which settings need which other: key, what it belongs to, and the values that have a use for it.
+_NEEDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("huber_c", "loss", ("huber", "smooth_l1")),
+    ("huber_schedule", "loss", ("huber", "smooth_l1")),
+    ("min_snr_gamma", "weighting", ("min_snr",)),
+    ("p2_gamma", "weighting", ("p2",)),
+    ("p2_k", "weighting", ("p2",)),
+)
 
 
 class ObjectiveSection(Section):
     """What the loss is."""
 
-    loss: Literal["l2"] = Field("l2", description="Distance between prediction and target.")
+    target: Literal["auto", "epsilon", "v_prediction", "sample"] = Field(
+        "auto",
+        description="What the model is to predict; `auto` is what it does, and anything else is refused.",
+    )
+    loss: Literal["l2", "l1", "huber", "smooth_l1"] = Field(
+        "l2", description="Distance between prediction and target."
+    )
+    huber_c: _Threshold | None = Field(
+        None,
+        description=f"Threshold above which huber and smooth_l1 count linearly; {HUBER_C} if unset.",
+    )
+    huber_schedule: Literal["constant", "exponential", "snr"] | None = Field(
+        None,
+        description="How that threshold falls from 1 to `huber_c` as the noise grows; "
+        f"{HUBER_SCHEDULE} if unset.",
+    )
+    weighting: Literal["none", "min_snr", "debiased", "p2"] = Field(
+        "none", description="How much a timestep counts, by its signal-to-noise ratio."
+    )
+    min_snr_gamma: AmountAboveZero | None = Field(
+        None, description=f"γ of min_snr: where the ratio is cut; {MIN_SNR_GAMMA:g} if unset."
+    )
+    p2_gamma: AmountAboveZero | None = Field(
+        None, description=f"γ of p2: how much less low noise counts; {P2_GAMMA:g} if unset."
+    )
+    p2_k: AmountAboveZero | None = Field(None, description=f"k of p2; {P2_K:g} if unset.")
+    offset_noise: Amount = Field(
+        0.0,
+        description="Strength of noise that shifts whole channels, for dark and bright results; 0 is off.",
+    )
+    pyramid_noise: Fraction = Field(
+        0.0, description="Discount of each coarser level of multi-resolution noise; 0 is off."
+    )
+    pyramid_levels: Positive | None = Field(
+        None, description=f"Levels of multi-resolution noise; {PYRAMID_LEVELS} if unset."
+    )
+    input_perturbation: Amount = Field(
+        0.0, description="Strength of noise that the model sees but is not asked for; 0 is off."
+    )
+    timesteps: tuple[Fraction, Fraction] = Field(
+        (0.0, 1.0),
+        description="Part of the noise schedule that is trained, between 0 (least noise) and 1 (most).",
+    )
+    logit_normal: tuple[_Number, AmountAboveZero] | None = Field(
+        None,
+        description="Mean and standard deviation of logit-normal timesteps: `[0, 1]` favours the middle, "
+        "a mean above 0 more noise; uniform if unset.",
+    )
+    beta_schedule: Literal["auto", "linear", "scaled_linear", "cosine"] = Field(
+        "auto",
+        description="Noise schedule of a model that is trained from scratch; `auto` is the model's own.",
+    )
+    zero_terminal_snr: bool = Field(
+        False,
+        description="Rescale the noise schedule to end in noise alone; not for epsilon models.",
+    )
+
+    @property
+    def changes_schedule(self) -> bool:
+        """Whether the result must be sampled with another noise schedule than the model came with."""
+        return self.beta_schedule != "auto" or self.zero_terminal_snr
+
+    def contradictions(self) -> Iterator[tuple[str, str, str]]:
+        """Settings that would be ignored: what is wrong, the dotted key, and how to mend it (P3)."""
+        for key, other, values in _NEEDS:
+            chosen = getattr(self, other)
+            if getattr(self, key) is not None and chosen not in values:
+                yield (
+                    f"objective.{key} has no effect while objective.{other} is {chosen!r}.",
+                    f"objective.{key}",
+                    f"Set objective.{other}={' or '.join(values)}, or remove objective.{key}.",
+                )
+        if self.pyramid_levels is not None and not self.pyramid_noise:
+            yield (
+                "Levels are given for multi-resolution noise, but it is off.",
+                "objective.pyramid_levels",
+                "Set objective.pyramid_noise too (0.3, say), or remove objective.pyramid_levels.",
+            )
+        low, high = self.timesteps
+        if low >= high:
+            yield (
+                f"The range of timesteps from {low:g} to {high:g} is empty.",
+                "objective.timesteps",
+                "Give the lower end first, such as [0.2, 1].",
+            )

@@ -89,13 +89,35 @@ def decode_picture(data: bytes) -> Decoded:
     return Decoded(final, tuple(notes))
 
 
+def decode_alpha(data: bytes) -> Image.Image | None:
+    """The transparency of a picture file: 8-bit grey, 255 where opaque, upright; None if it has none.
+
+    Args:
+        data: The bytes of a file that `decode_picture` can read.
+
+    Raises:
+        PictureError: If the bytes are no picture.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged input
+        raise PictureError(f"the picture is damaged ({error})") from error
+    return upright.convert("RGBA").getchannel("A") if _has_alpha(upright) else None
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
 def _opaque(image: Image.Image) -> tuple[Image.Image, bool]:
     """8-bit L, RGB or CMYK without transparency, and whether anything was transparent."""
     if image.mode in ("L", "RGB", "CMYK") and "transparency" not in image.info:
         return image, False
     if image.mode == "F" or image.mode.startswith("I"):
         return _eight_bits(image), False
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if _has_alpha(image):
         layered = image.convert("RGBA")
         white = Image.new("RGBA", layered.size, "white")
         lowest = layered.getchannel("A").getextrema()[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,7 +79,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same rows on `device`."""
-        optional = {name: value.to(device) for name, value in self._optional().items()}
+        optional: dict[str, Any] = {name: value.to(device) for name, value in self._optional().items()}
         return replace(
             self,
             latents=self.latents.to(device),

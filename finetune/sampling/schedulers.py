@@ -29,11 +29,13 @@ class _Sampler:
         cls: The diffusers class.
         title: What A1111 and Forge call it, for the PNG's `parameters` text.
         fixed: Settings that are ours and not the model's.
+        clean: Whether it can follow a model that predicts the clean latents ("sample").
     """
 
     cls: Any
     title: str
     fixed: Mapping[str, Any]
+    clean: bool = True
 
 
 # Latents do not live in [-1, 1], so the clipping that DDPM and DDIM were made with is never right here.
@@ -45,11 +47,11 @@ _TABLE: dict[str, _Sampler] = {
     # Song et al. 2021, arXiv:2010.02502, with η = 0.
     "ddim": _Sampler(DDIMScheduler, "DDIM", _UNCLIPPED),
     # Liu et al. 2022, arXiv:2202.09778; without its Runge-Kutta warm-up, as Stable Diffusion does (PLMS).
-    "pndm": _Sampler(PNDMScheduler, "PLMS", {"skip_prk_steps": True}),
+    "pndm": _Sampler(PNDMScheduler, "PLMS", {"skip_prk_steps": True}, clean=False),
     # Karras et al. 2022, arXiv:2206.00364, algorithm 2 without churn, first order.
     "euler": _Sampler(EulerDiscreteScheduler, "Euler", {}),
     # Euler with fresh noise after each step (k-diffusion's `sample_euler_ancestral`).
-    "euler-a": _Sampler(EulerAncestralDiscreteScheduler, "Euler a", {}),
+    "euler-a": _Sampler(EulerAncestralDiscreteScheduler, "Euler a", {}, clean=False),
     # Lu et al. 2022, arXiv:2211.01095: DPM-Solver++ (2M).
     "dpm++": _Sampler(
         DPMSolverMultistepScheduler,
@@ -89,12 +91,18 @@ def make_scheduler(name: str, own: Any) -> Any:
 
     Raises:
         ConfigError: No sampler has that name, or it cannot follow the model's schedule (PNDM and
-            Heun know no schedule with zero terminal signal, arXiv:2305.08891).
+            Heun know no schedule with zero terminal signal, arXiv:2305.08891) or its prediction type.
     """
     sampler = _named(name)
     config = dict(own.config)
     if config.get("rescale_betas_zero_snr"):
         _require_zero_snr(name, sampler)
+    if config.get("prediction_type") == "sample" and not sampler.clean:
+        raise ConfigError(
+            f"`{name}` cannot sample this model, which predicts the clean picture.",
+            where="scheduler",
+            mend=f"Choose one of: {', '.join(n for n, row in _TABLE.items() if row.clean)}.",
+        )
     # The model's config names settings of its own class that another class has no use for; diffusers
     # logs each of them as a warning, which is noise here.
     logger = logging.getLogger("diffusers.configuration_utils")

@@ -20,8 +20,15 @@ def own(prediction: str, **more: Any) -> DDIMScheduler:
     return DDIMScheduler(**STABLE, prediction_type=prediction, timestep_spacing="leading", **more)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "prediction"),
+    [
+        (name, prediction)
+        for name in NAMES
+        for prediction in ("epsilon", "v_prediction", "sample")
+        if prediction != "sample" or name not in ("pndm", "euler-a")
+    ],
+)
 def test_finds_the_only_picture_there_is(name: str, prediction: str) -> None:
     """If all data is one point x0, then ε and v are known for every x, and each sampler must end at x0.
 
@@ -38,7 +45,7 @@ def test_finds_the_only_picture_there_is(name: str, prediction: str) -> None:
         seen = scheduler.scale_model_input(x, t)
         a, b = alphas[int(t)].sqrt(), (1 - alphas[int(t)]).sqrt()
         eps = (seen - a * x0) / b
-        said = eps if prediction == "epsilon" else a * eps - b * x0
+        said = {"epsilon": eps, "v_prediction": a * eps - b * x0, "sample": x0}[prediction]
         extra = {"generator": generators} if takes_noise else {}
         x = scheduler.step(said, t, x, **extra).prev_sample
     # All but the linear multistep method are exact here, whatever the step size.
@@ -90,6 +97,12 @@ def test_zero_terminal_snr_is_followed_or_refused(name: str) -> None:
             make_scheduler(name, mine)
     else:
         assert torch.allclose(make_scheduler(name, mine).betas, mine.betas)
+
+
+@pytest.mark.parametrize("name", ["pndm", "euler-a"])
+def test_models_of_the_clean_picture_are_refused_where_they_cannot_be_sampled(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"predicts the clean picture[\s\S]*dpm\+\+"):
+        make_scheduler(name, own("sample"))
 
 
 def test_titles_are_those_of_a1111() -> None:

@@ -1,0 +1,219 @@
+"""Where in a picture the loss counts: from its own transparency, or from a folder of masks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from finetune.config import DataSection
+from finetune.data.cache import ContentCache, content_key
+from finetune.data.decode import SUFFIXES, PictureError, decode_alpha, decode_picture, quiet_pillow
+from finetune.data.folder import Picture
+from finetune.data.latents import View
+from finetune.data.notes import listing
+from finetune.data.preprocess import VERSION, cut_out, place
+from finetune.errors import DataError
+
+
+@dataclass(frozen=True)
+class _Mask:
+    """One picture's mask: a grey picture file, or the transparency of the picture's own file."""
+
+    path: Path
+    digest: str
+    alpha: bool
+
+    def read(self) -> Image.Image:
+        """8-bit grey, upright; call it inside `quiet_pillow`."""
+        data = _bytes(self.path)
+        # Its rows are cached under this digest; other bytes would make the cache lie.
+        if hashlib.sha256(data).hexdigest() != self.digest:
+            raise DataError(
+                "A mask was changed while the run used it.",
+                where=str(self.path),
+                mend="Leave the folder alone during training, and run again.",
+            )
+        alpha = decode_alpha(data)
+        return alpha if self.alpha and alpha is not None else decode_picture(data).image.convert("L")
+
+
+class Masks:
+    """The weights of a loss over each picture, at the size of its latents; a `Companion`.
+
+    A mask is cut and mirrored exactly as its picture is, and averaged over the area of each latent.
+
+    Args:
+        pictures: The pictures.
+        data: How masks are given and pictures are cut; it gives one kind of mask.
+        size: Side in pixels of the square that is cut from each picture.
+        factor: Pixels per latent along a side.
+        cache: Where rows are kept; None to make every row anew.
+
+    Raises:
+        DataError: If a picture has no mask, or one that cannot be read, has another shape or is all
+            black; the files are named.
+    """
+
+    def __init__(
+        self,
+        pictures: Sequence[Picture],
+        data: DataSection,
+        size: int,
+        factor: int,
+        cache: ContentCache | None = None,
+    ) -> None:
+        self._pictures, self._size, self._factor, self._cache = pictures, size, factor, cache
+        self._floor = data.unmasked_weight
+        self._folder = data.mask_dir.expanduser() if data.mask_dir else None
+        found = _in_folder(self._folder) if self._folder else {}
+        self._paths = _matched(pictures, found, self._folder) if self._folder else [p.path for p in pictures]
+        self._unused = sorted(path.name for path in set(found.values()) - set(self._paths))
+        with quiet_pillow(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            self._masks = list(pool.map(self._checked, pictures, self._paths))
+
+    def rows(self, views: Sequence[View]) -> Tensor:
+        """`[B, 1, h, w]` fp32 in [0, 1]: how much the loss counts at each latent.
+
+        Raises:
+            DataError: If nothing counts in a picture's centre square.
+        """
+        rows = torch.stack([self._cached(view) for view in views])
+        return self._floor + (1 - self._floor) * rows
+
+    def prepare(self, flip: bool) -> None:
+        """Makes the row of every picture's centre square, and of its mirror image if `flip`.
+
+        Raises:
+            DataError: As `rows`.
+        """
+        for index in range(len(self._pictures)):
+            for mirrored in (False, True) if flip else (False,):
+                self._cached(View(index, mirrored))
+
+    def digest(self) -> str:
+        """SHA-256 of the masks' files in their order, and of the weight where they are black."""
+        told = [f"{mask.alpha} {mask.digest}" for mask in self._masks]
+        return content_key("masks", str(self._floor), *told)
+
+    def summary(self) -> list[str]:
+        """Lines for the user."""
+        what = f"masks in {self._folder} are white" if self._folder else "pictures are opaque"
+        elsewhere = f"; elsewhere it counts {self._floor:g}" if self._floor else ""
+        lines = [f"the loss counts where the {what}{elsewhere}"]
+        if self._unused:
+            lines.append(f"masks without a picture of the same name: {listing(self._unused)}")
+        return lines
+
+    def _cached(self, view: View) -> Tensor:
+        picture, mask = self._pictures[view.picture], self._masks[view.picture]
+        placement = place((picture.height, picture.width), self._size, at=view.at, mirrored=view.mirrored)
+        how = f"{VERSION} {placement.resized} {placement.size} {placement.cut} {placement.mirrored}"
+        key = content_key("alpha" if mask.alpha else "mask", mask.digest, how, str(self._factor))
+        row = self._cache.get(key) if self._cache else None
+        if row is None:
+            with quiet_pillow():
+                grey = cut_out(mask.read().convert("RGB"), placement)[:1] / 2 + 0.5
+            row = {"mask": F.avg_pool2d(grey, self._factor)}
+            if self._cache:
+                self._cache.put(key, row)
+        if view.at is None and not self._floor and not row["mask"].any():
+            raise DataError(
+                "Nothing counts in the square that is cut from the middle of a picture.",
+                where=str(mask.path),
+                mend="Crop picture and mask to what is to be learnt, or set data.unmasked_weight above 0.",
+            )
+        return row["mask"]
+
+    def _checked(self, picture: Picture, path: Path) -> _Mask:
+        """The mask of a picture, read once in full to see that it is one."""
+        data = _bytes(path)
+        try:
+            alpha = decode_alpha(data)
+            grey = alpha if self._folder is None else decode_picture(data).image.convert("L")
+        except PictureError as reason:
+            raise DataError(
+                f"A mask cannot be used: {reason}.", where=str(path), mend="Save it again."
+            ) from None
+        if grey is None:
+            raise DataError(
+                "The picture has no alpha channel, so it does not say where the loss counts.",
+                where=str(path),
+                mend="Save it with an alpha channel (opaque where all of it counts), give masks with "
+                "data.mask_dir, or leave data.mask unset.",
+            )
+        if self._folder and alpha is not None and alpha.getextrema()[0] != 255:
+            raise DataError(
+                "A mask has transparent parts, so it is unclear what they mean.",
+                where=str(path),
+                mend="Save it as a grey picture: white counts, black does not.",
+            )
+        _check_shape(grey, picture, path)
+        if grey.getextrema()[1] == 0 and not self._floor:
+            raise DataError(
+                "Nothing of a picture counts.",
+                where=str(path),
+                mend="Make its mask white (or the picture opaque) where it shows what is to be learnt.",
+            )
+        return _Mask(path, hashlib.sha256(data).hexdigest(), alpha=self._folder is None)
+
+
+def _check_shape(mask: Image.Image, picture: Picture, path: Path) -> None:
+    """Refuses a mask of other proportions; one of another size is brought to the picture's."""
+    width, height = mask.size
+    if abs(width * picture.height - height * picture.width) > 0.01 * width * picture.height:
+        raise DataError(
+            f"A mask is {width}x{height} pixels, but its picture {picture.path.name} is "
+            f"{picture.width}x{picture.height}.",
+            where=str(path),
+            mend="Make the mask from this picture, without cropping or turning it.",
+        )
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"A mask cannot be read: {error.strerror}.", where=str(path), mend="Put the file back."
+        ) from error
+
+
+def _in_folder(folder: Path) -> dict[str, Path]:
+    """The mask files of a folder by the name without its ending."""
+    if not folder.is_dir():
+        raise DataError("There is no such folder.", where=f"data.mask_dir = {folder}", mend="Check the path.")
+    try:
+        files = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in SUFFIXES and f.name[0] != "."]
+    except OSError as error:
+        raise DataError(
+            f"The folder cannot be read: {error.strerror}.", where=str(folder), mend="Check its permissions."
+        ) from error
+    found: dict[str, Path] = {}
+    for file in files:
+        if found.setdefault(file.stem, file) != file:
+            raise DataError(
+                f"Two masks are for the same picture: {found[file.stem].name} and {file.name}.",
+                where=str(folder),
+                mend="Remove one of them.",
+            )
+    return found
+
+
+def _matched(pictures: Sequence[Picture], found: dict[str, Path], folder: Path | None) -> list[Path]:
+    """The mask of each picture, by name."""
+    if missing := [p.path.name for p in pictures if p.path.stem not in found]:
+        raise DataError(
+            f"Pictures without a mask of the same name: {listing(missing)}.",
+            where=f"data.mask_dir = {folder}",
+            mend=f"Add {Path(missing[0]).stem}.png and so on, all white where everything counts.",
+        )
+    return [found[p.path.stem] for p in pictures]

@@ -1,0 +1,86 @@
+"""The noise schedule that a model is trained on, and that it must then be sampled with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers import DDIMScheduler, DDPMScheduler
+
+from finetune.config.objective import ObjectiveSection
+from finetune.errors import ConfigError
+
+_PUBLISHED: dict[str, dict[str, Any]] = {
+    # Ho et al. 2020, arXiv:2006.11239.
+    "linear": {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02},
+    # Rombach et al. 2022, arXiv:2112.10752: linear in √β; that of every published Stable Diffusion.
+    "scaled_linear": {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+    # Nichol & Dhariwal 2021, arXiv:2102.09672.
+    "cosine": {"beta_schedule": "squaredcos_cap_v2"},
+}
+
+
+def scheduler_for(scheduler: Any, section: ObjectiveSection) -> Any:
+    """The model's scheduler with the noise schedule that the settings ask for.
+
+    What is trained on this schedule must be sampled and exported with it, so it takes the place of the
+    model's own.
+
+    With zero terminal SNR (Lin et al. 2023, arXiv:2305.08891) β is rescaled so that the last timestep
+    is noise alone, and sampling begins there ("trailing" spacing). Schedulers that know no such
+    schedule, such as PNDM, are replaced by DDIM.
+
+    Args:
+        scheduler: Any diffusers scheduler; it is not changed.
+        section: The settings.
+
+    Returns:
+        A scheduler, or `scheduler` itself if nothing changes.
+    """
+    changes: dict[str, Any] = {}
+    kind: Any = type(scheduler)
+    if section.beta_schedule != "auto":
+        changes |= _PUBLISHED[section.beta_schedule] | {"trained_betas": None}
+    if section.zero_terminal_snr:
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        if "rescale_betas_zero_snr" not in kind().config:
+            # Latents do not live in [-1, 1], to which DDIM would clip by default.
+            kind, changes = DDIMScheduler, changes | {"clip_sample": False}
+    return kind.from_config(scheduler.config, **changes) if changes else scheduler
+
+
+def training_schedule(scheduler: Any, section: ObjectiveSection) -> DDPMScheduler:
+    """The schedule to train on, after checking that the model can be trained on it as asked.
+
+    Args:
+        scheduler: The model's own, before or after `scheduler_for`.
+        section: The settings.
+
+    Raises:
+        ConfigError: If what the model predicts is unknown or not what the settings ask for, or if it
+            predicts noise and the schedule ends in noise alone.
+    """
+    schedule: DDPMScheduler = DDPMScheduler.from_config(scheduler_for(scheduler, section).config)
+    predicts = str(schedule.config.prediction_type)
+    if predicts not in ("epsilon", "v_prediction", "sample"):
+        raise ConfigError(
+            f"A model that predicts {predicts!r} cannot be trained.",
+            where="the model's scheduler_config.json",
+            mend="Say what it predicts with --set model.prediction_type=epsilon (or v_prediction, sample).",
+        )
+    if section.target not in ("auto", predicts):
+        raise ConfigError(
+            f"The model predicts {predicts}, and training it towards {section.target} would first have to "
+            "undo what it has learnt.",
+            where=f"objective.target = {section.target}",
+            mend="Leave objective.target at auto. If the model was taken for what it is not, say what it "
+            f"predicts with --set model.prediction_type={section.target}.",
+        )
+    if predicts == "epsilon" and float(schedule.alphas_cumprod[-1]) == 0:
+        raise ConfigError(
+            "The model predicts noise, and a schedule with zero terminal SNR ends in noise alone: there the "
+            "answer is the input, so nothing of the picture can be learnt from it or sampled from it.",
+            where="objective.zero_terminal_snr" if section.zero_terminal_snr else "the model's scheduler",
+            mend="Leave objective.zero_terminal_snr off, or take a model that predicts v. If this one does, "
+            "say so with --set model.prediction_type=v_prediction.",
+        )
+    return schedule

@@ -1,0 +1,229 @@
+"""Masks: that they lie where the pictures do, and that what is missing or odd is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from finetune.config import DataSection
+from finetune.data import ContentCache, PictureSource, View, check_options, scan_folder
+from finetune.data.masks import Masks
+from finetune.data.preprocess import cut_out, place
+from finetune.errors import ConfigError, DataError
+from tests.data.conftest import painted
+
+if TYPE_CHECKING:
+    from finetune.backbones import Backbone
+
+VIEWS = [View(0), View(1, mirrored=True), View(3, at=(0.0, 0.9)), View(4, mirrored=True, at=(0.7, 0.2))]
+
+
+def grey(picture: Path) -> Image.Image:
+    """A mask that can be told from its mirror image and from every other crop."""
+    with Image.open(picture) as image:
+        return image.convert("L")
+
+
+@pytest.fixture
+def mask_dir(mycat: Path) -> Path:
+    """A mask for each picture, as PNG or WebP."""
+    folder = mycat.parent / "masks"
+    folder.mkdir()
+    for i in range(5):
+        grey(mycat / f"{i}.png").save(folder / (f"{i}.png" if i % 2 else f"{i}.webp"), lossless=True)
+    return folder
+
+
+def masks(mycat: Path, cache: ContentCache | None = None, **data: Any) -> Masks:
+    return Masks(scan_folder(mycat).pictures, DataSection(**data), 32, 4, cache)
+
+
+def expected(mycat: Path, view: View) -> Tensor:
+    """The same square of the same grey values, averaged over each latent, without the class under test."""
+    image = grey(mycat / f"{view.picture}.png")
+    placement = place((image.height, image.width), 32, at=view.at, mirrored=view.mirrored)
+    square = (cut_out(image.convert("RGB"), placement)[:1] + 1) / 2
+    return square.view(1, 8, 4, 8, 4).mean((2, 4))
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_rows_lie_where_the_pictures_do(mycat: Path, mask_dir: Path, cached: bool) -> None:
+    made = masks(mycat, ContentCache() if cached else None, mask_dir=mask_dir)
+    for _ in range(2):
+        rows = made.rows(VIEWS)
+        assert rows.shape == (4, 1, 8, 8)
+        torch.testing.assert_close(rows, torch.stack([expected(mycat, view) for view in VIEWS]))
+    assert not torch.allclose(made.rows([View(1)]), made.rows([View(1, mirrored=True)]))
+
+
+def test_alpha_masks_are_the_same_as_files_of_the_same_values(mycat: Path, mask_dir: Path) -> None:
+    from_files = masks(mycat, mask_dir=mask_dir)
+    for i in range(5):
+        alpha = grey(mycat / f"{i}.png")
+        image = painted(*alpha.size, seed=50 + i)
+        image.putalpha(alpha)
+        image.save(mycat / f"{i}.png")
+    assert torch.equal(masks(mycat, mask="alpha").rows(VIEWS), from_files.rows(VIEWS))
+
+
+def test_a_mask_turned_by_exif_is_upright(mycat: Path) -> None:
+    image = painted(48, 32)
+    image.putalpha(Image.fromarray(np.tile(np.arange(48, dtype=np.uint8) * 5, (32, 1))))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rows become columns
+    for path in mycat.glob("*.png"):
+        image.save(path, exif=exif)
+    row = masks(mycat, mask="alpha").rows([View(0)])[0, 0]
+    assert torch.allclose(row, row[:, :1].expand(8, 8), atol=1e-3)  # it now changes downwards only
+    assert row[0, 0] < row[-1, 0]
+
+
+def test_where_masks_are_black_counts_the_floor(mycat: Path, mask_dir: Path) -> None:
+    plain, floored = masks(mycat, mask_dir=mask_dir), masks(mycat, mask_dir=mask_dir, unmasked_weight=0.25)
+    torch.testing.assert_close(floored.rows(VIEWS), 0.25 + 0.75 * plain.rows(VIEWS))
+    assert plain.digest() != floored.digest()
+
+
+def test_a_smaller_mask_of_the_same_shape_is_enlarged(mycat: Path, mask_dir: Path) -> None:
+    whole = masks(mycat, mask_dir=mask_dir).rows([View(2)])
+    grey(mycat / "2.png").resize((20, 20), Image.Resampling.BOX).save(mask_dir / "2.webp", lossless=True)
+    halved = masks(mycat, mask_dir=mask_dir).rows([View(2)])
+    assert float(F.l1_loss(halved, whole)) < 0.02
+
+
+def test_the_digest_sees_every_mask(mycat: Path, mask_dir: Path) -> None:
+    before = masks(mycat, mask_dir=mask_dir).digest()
+    assert before == masks(mycat, mask_dir=mask_dir).digest()
+    Image.new("L", (64, 33), 255).save(mask_dir / "3.png")
+    assert masks(mycat, mask_dir=mask_dir).digest() != before
+
+
+def test_a_cache_on_disk_is_found_by_content(mycat: Path, mask_dir: Path, tmp_path: Path) -> None:
+    def rows() -> Tensor:
+        made = masks(mycat, ContentCache(tmp_path / "cache"), mask_dir=mask_dir)
+        made.prepare(flip=True)
+        return made.rows([View(3), View(3, mirrored=True)])
+
+    before = rows()
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 10
+    assert torch.equal(rows(), before)
+    Image.new("L", (64, 33), 255).save(mask_dir / "3.png")  # the same name, another mask
+    assert torch.equal(rows(), torch.ones(2, 1, 8, 8))
+
+
+def _missing(mask_dir: Path) -> None:
+    (mask_dir / "3.png").unlink()
+    (mask_dir / "2.webp").unlink()
+
+
+def _twice(mask_dir: Path) -> None:
+    Image.new("L", (64, 33), 255).save(mask_dir / "3.jpg")
+
+
+def _turned(mask_dir: Path) -> None:
+    Image.new("L", (33, 64), 255).save(mask_dir / "3.png")
+
+
+def _black(mask_dir: Path) -> None:
+    Image.new("L", (64, 33)).save(mask_dir / "3.png")
+
+
+def _transparent(mask_dir: Path) -> None:
+    Image.new("LA", (64, 33), (255, 0)).save(mask_dir / "3.png")
+
+
+def _broken(mask_dir: Path) -> None:
+    (mask_dir / "3.png").write_bytes(b"\x89PNG no more")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_missing, "without a mask of the same name: 2.png, 3.png"),
+        (_twice, "Two masks are for the same picture: 3.jpg and 3.png"),
+        (_turned, "A mask is 33x64 pixels, but its picture 3.png is 64x33"),
+        (_black, "Nothing of a picture counts"),
+        (_transparent, "transparent parts"),
+        (_broken, "A mask cannot be used"),
+    ],
+)
+def test_what_cannot_be_a_mask_is_named(mycat: Path, mask_dir: Path, spoil: Any, said: str) -> None:
+    spoil(mask_dir)
+    with pytest.raises(DataError, match=said):
+        masks(mycat, mask_dir=mask_dir)
+
+
+def test_a_black_mask_is_none_where_black_counts_too(mycat: Path, mask_dir: Path) -> None:
+    _black(mask_dir)
+    made = masks(mycat, mask_dir=mask_dir, unmasked_weight=0.5)
+    assert torch.equal(made.rows([View(3)]), torch.full((1, 1, 8, 8), 0.5))
+
+
+def test_a_square_in_which_nothing_counts_is_told_before_training(mycat: Path, mask_dir: Path) -> None:
+    corner = Image.new("L", (64, 33))
+    corner.paste(255, (0, 0, 8, 33))  # the middle square begins at 15
+    corner.save(mask_dir / "3.png")
+    made = masks(mycat, mask_dir=mask_dir)
+    with pytest.raises(DataError, match=r"Nothing counts in the square[\s\S]*3\.png"):
+        made.prepare(flip=False)
+    assert made.rows([View(3, at=(0.0, 0.0))]).any()  # another crop has it
+    assert not made.rows([View(3, at=(0.0, 0.99))]).any()  # and one that has not is no error: it was drawn
+
+
+def test_pictures_without_alpha_are_named(mycat: Path) -> None:
+    with pytest.raises(DataError, match=r"no alpha channel[\s\S]*0\.png"):
+        masks(mycat, mask="alpha")
+
+
+def test_no_such_folder(mycat: Path) -> None:
+    with pytest.raises(DataError, match=r"no such folder[\s\S]*data\.mask_dir"):
+        masks(mycat, mask_dir=mycat / "nowhere")
+
+
+def test_a_mask_that_changes_during_the_run_is_told(mycat: Path, mask_dir: Path) -> None:
+    made = masks(mycat, mask_dir=mask_dir)
+    Image.new("L", (64, 33), 255).save(mask_dir / "3.png")
+    with pytest.raises(DataError, match="changed while the run"):
+        made.rows([View(3)])
+
+
+@pytest.mark.parametrize("data", [{"mask": "alpha", "mask_dir": "masks"}, {"unmasked_weight": 0.1}])
+def test_options_that_would_be_ignored_are_refused(data: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="mask"):
+        check_options(DataSection(**data))
+    assert not DataSection(**data).without_masks().masked
+    check_options(DataSection(**data).without_masks())
+
+
+@pytest.mark.parametrize("random_crop", [False, True])
+def test_a_source_gives_each_row_its_mask(
+    mycat: Path, mask_dir: Path, backbone: Backbone, random_crop: bool
+) -> None:
+    Image.new("L", (8, 8), 255).save(mask_dir / "other.png")
+    data = DataSection(
+        mask_dir=mask_dir, flip=True, crop="random" if random_crop else "center", cache=not random_crop
+    )
+    source = PictureSource(scan_folder(mycat), backbone, data, seed=7)
+    source.prepare()
+    batch = source.batch([0, 1, 2, 8])
+    assert batch.mask is not None
+    assert batch.mask.shape == (4, 1, *batch.latents.shape[2:])
+    views = [
+        View(source.folder.pictures.index(p), v.mirrored, v.at)
+        for v in source._views([0, 1, 2, 8], [int(Path(name).stem) for name in batch.names])
+        for p in [source.folder.pictures[v.picture]]
+    ]
+    torch.testing.assert_close(batch.mask, torch.stack([expected(mycat, view) for view in views]))
+    assert torch.equal(source.batch([8]).mask, batch.mask[3:])  # P1
+    assert any("are white" in line for line in source.summary())
+    assert any("other.png" in line for line in source.summary())
+    plain = PictureSource(scan_folder(mycat), backbone, DataSection(flip=True), seed=7)
+    assert plain.batch([0]).mask is None
+    assert plain.digest() != source.digest()
