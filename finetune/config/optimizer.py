@@ -2,27 +2,181 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from finetune.config.base import Amount, AmountAboveZero, Fraction, Rate, Section
+from finetune.config.base import Amount, AmountAboveZero, Positive, Rate, Section
+
+Factor = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
+_Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+_Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+
+BETAS, LION_BETAS = (0.9, 0.999), (0.9, 0.99)
+EPS = 1e-8
+D0, D_COEF = 1e-6, 1.0
+RESTARTS_CYCLES, POLYNOMIAL_POWER = 3, 2.0
+"""What a setting is that is not given. It is None until then, so that one without effect is noticed."""
+
+PRODIGY_LR, PRODIGY_LEAST_LR = 1.0, 0.1
+
+# Which settings need which other: key, what it belongs to, and the values that have a use for it.
+_ADAMS = ("adamw", "adamw8bit", "paged_adamw8bit", "prodigy", "schedule_free_adamw")
+_NEEDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("betas", "name", (*_ADAMS, "lion")),
+    ("eps", "name", _ADAMS),
+    ("d0", "name", ("prodigy",)),
+    ("d_coef", "name", ("prodigy",)),
+    ("schedule_cycles", "schedule", ("cosine_with_restarts",)),
+    ("schedule_power", "schedule", ("polynomial",)),
+)
 
 
 class OptimizerSection(Section):
     """How the weights move."""
 
-    name: Literal["adamw", "adamw8bit"] = Field(
-        "adamw", description="AdamW, or AdamW with 8-bit state from bitsandbytes."
+    name: Literal[
+        "adamw", "adamw8bit", "paged_adamw8bit", "adafactor", "lion", "prodigy", "schedule_free_adamw"
+    ] = Field("adamw", description="Which optimizer; docs/optimizers.md compares them.")
+    lr: Rate = Field(
+        1e-4,
+        description="Learning rate of the UNet's parameters (of a ControlNet's, if that is trained). "
+        f"Prodigy finds its own and multiplies it by this, {PRODIGY_LR:g} if unset.",
     )
-    lr: Rate = Field(1e-4, description="Learning rate of the UNet's parameters.")
     text_encoder_lr: Rate | None = Field(
-        None, description="Learning rate of the text encoder's parameters; `lr` if unset."
+        None, description="Learning rate of the text encoders' parameters; `lr` if unset."
     )
-    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="Adam's β1 and β2.")
-    eps: AmountAboveZero = Field(1e-8, description="Adam's ε.")
+    text_encoder_2_lr: Rate | None = Field(
+        None, description="That of SDXL's second text encoder; `text_encoder_lr` if unset."
+    )
+    embedding_lr: Rate | None = Field(
+        None, description="Learning rate of the embeddings of new words; `lr` if unset."
+    )
+    text_encoder_stop: Positive | _Share | None = Field(
+        None,
+        description="Train the text encoders and new words only for so many steps (a whole number), or for "
+        "this share of the run (a number below 1); to the end if unset.",
+    )
+    block_lr: dict[str, Factor] = Field(
+        {},
+        description="Factors on `lr` for parts of the UNet by the beginning of their names, such as "
+        "`{down_blocks: 0.5, up_blocks.1: 0.1}`; the longest name counts, 0 freezes.",
+    )
+    betas: tuple[_Beta, _Beta] | None = Field(
+        None,
+        description=f"β1 and β2; {BETAS[0]:g} and {BETAS[1]:g} if unset, "
+        f"{LION_BETAS[0]:g} and {LION_BETAS[1]:g} for Lion.",
+    )
+    eps: AmountAboveZero | None = Field(None, description=f"ε of the kinds of Adam; {EPS:g} if unset.")
+    d0: Rate | None = Field(
+        None,
+        description=f"The learning rate that Prodigy starts from, {D0:g} if unset; it must lie below the "
+        "right one, and the nearer it is, the sooner that is found.",
+    )
+    d_coef: AmountAboveZero | None = Field(
+        None,
+        description="Factor on the learning rate that Prodigy estimates, usually 0.5 to 2; "
+        f"{D_COEF:g} if unset.",
+    )
     weight_decay: Amount = Field(0.01, description="Decoupled weight decay.")
-    schedule: Literal["constant", "linear", "cosine"] = Field(
+    schedule: Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"] = Field(
         "constant", description="How the learning rate goes on after the warm-up."
     )
+    schedule_cycles: Positive | None = Field(
+        None, description=f"How many cosines cosine_with_restarts has; {RESTARTS_CYCLES} if unset."
+    )
+    schedule_power: AmountAboveZero | None = Field(
+        None, description=f"Power of the polynomial; {POLYNOMIAL_POWER:g} if unset, 1 is linear."
+    )
     warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="Steps of linear warm-up.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rate_of_prodigy(cls, values: Any) -> Any:
+        # As if the user had set it, so that no preset (they are all for kinds of Adam) sets another.
+        if isinstance(values, dict) and values.get("name") == "prodigy":
+            return {"lr": PRODIGY_LR, **values}
+        return values
+
+    @property
+    def averages(self) -> bool:
+        """Whether the result is an average of the weights that the optimizer itself keeps."""
+        return self.name == "schedule_free_adamw"
+
+    @property
+    def knows_length(self) -> bool:
+        """Whether the steps of a run depend on how many there are to be."""
+        return self.schedule != "constant" or isinstance(self.text_encoder_stop, float)
+
+    def stop_step(self, steps: int) -> int | None:
+        """After how many of `steps` the text encoders and new words stay as they are; None for never."""
+        stop = self.text_encoder_stop
+        return max(1, round(stop * steps)) if isinstance(stop, float) else stop
+
+    def contradictions(self) -> Iterator[tuple[str, str, str]]:
+        """Settings that would be ignored: what is wrong, the dotted key, and how to mend it (P3)."""
+        for key, other, values in _NEEDS:
+            chosen = getattr(self, other)
+            if getattr(self, key) is not None and chosen not in values:
+                yield (
+                    f"optimizer.{key} has no effect while optimizer.{other} is {chosen!r}.",
+                    f"optimizer.{key}",
+                    f"Set optimizer.{other}={' or '.join(values)}, or remove optimizer.{key}.",
+                )
+        if self.name == "schedule_free_adamw":
+            yield from self._not_schedule_free()
+        if self.name == "prodigy":
+            yield from self._not_prodigy()
+
+    def too_long(self, steps: int) -> Iterator[tuple[str, str, str]]:
+        """Settings that go beyond a run of `steps`, told as in `contradictions`."""
+        if self.warmup_steps > steps:
+            yield (
+                f"The warm-up ({self.warmup_steps} steps) is longer than the run ({steps} steps).",
+                "optimizer.warmup_steps",
+                "Make it shorter, or raise training.steps.",
+            )
+        if isinstance(self.text_encoder_stop, int) and self.text_encoder_stop >= steps:
+            yield (
+                f"The text encoders stop after {self.text_encoder_stop} steps, but the run has {steps}.",
+                "optimizer.text_encoder_stop",
+                "Make it shorter, or remove it.",
+            )
+
+    def _not_schedule_free(self) -> Iterator[tuple[str, str, str]]:
+        if self.schedule != "constant":
+            yield (
+                "Schedule-free AdamW averages the weights instead of lowering the learning rate.",
+                "optimizer.schedule",
+                "Leave it constant (a warm-up is fine), or use optimizer.name=adamw.",
+            )
+        if self.betas is not None and self.betas[0] == 0:
+            yield (
+                "Schedule-free AdamW cannot do with a β1 of 0: gradients are taken between its average and "
+                "its latest weights.",
+                "optimizer.betas",
+                "Give a β1 above 0; 0.9 is usual.",
+            )
+
+    def _not_prodigy(self) -> Iterator[tuple[str, str, str]]:
+        if self.lr < PRODIGY_LEAST_LR:
+            yield (
+                f"Prodigy finds the learning rate itself and multiplies it by optimizer.lr; with {self.lr:g} "
+                "it would hardly learn.",
+                "optimizer.lr",
+                f"Leave it out, or set {PRODIGY_LR:g}; optimizer.d_coef scales the estimate.",
+            )
+        for key in ("text_encoder_lr", "text_encoder_2_lr", "embedding_lr"):
+            if getattr(self, key) not in (None, self.lr):
+                yield (
+                    "Prodigy has one learning rate for everything that is trained.",
+                    f"optimizer.{key}",
+                    f"Remove it, or use another optimizer than {self.name}.",
+                )
+        if any(factor not in (0, 1) for factor in self.block_lr.values()):
+            yield (
+                "Prodigy has one learning rate for everything that is trained: a factor can only be 0 or 1.",
+                "optimizer.block_lr",
+                f"Use 0 to freeze parts, or use another optimizer than {self.name}.",
+            )

@@ -1,17 +1,21 @@
-"""The exponential moving average of the trained parameters."""
+"""The average of the trained parameters that previews and exports show."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from finetune.config import OptimizerSection, TrainingSection
+from finetune.errors import ConfigError
+
 
 class Average:
-    """Keeps an average by name, on top of diffusers' `EMAModel`.
+    """Keeps an exponential moving average by name, on top of diffusers' `EMAModel`.
 
     Step t keeps `min(decay, t / (9 + t))` of the average and adds the rest from the parameters, so
     that the first steps are forgotten quickly; the very first takes the parameters as they are.
@@ -44,11 +48,91 @@ class Average:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Inside, the parameters hold the average; afterwards again what they held."""
-        kept = {name: p.detach().clone() for name, p in self._parameters.items()}
-        self._model.copy_to(self._parameters.values())
-        try:
+        with _put_back(self._parameters):
+            self._model.copy_to(self._parameters.values())
             yield
-        finally:
-            with torch.no_grad():
-                for name, parameter in self._parameters.items():
-                    parameter.copy_(kept[name])
+
+
+class ScheduleFreeAverage:
+    """The average that a schedule-free optimizer keeps (Defazio et al. 2024, arXiv:2405.15682).
+
+    It is no state of its own: the optimizer makes it from the parameters and its latest iterate.
+
+    Args:
+        parameters: The trained parameters by name.
+        optimizer: Their schedule-free optimizer, in training mode.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], optimizer: Any) -> None:
+        self._parameters, self._optimizer = dict(parameters), optimizer
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """The average by name."""
+        with self.in_place():
+            return {name: p.detach().clone() for name, p in self._parameters.items()}
+
+    def update(self, step: int) -> None:
+        """Nothing is left to do; the optimizer's step has done it."""
+
+    def load(self, values: Mapping[str, Tensor]) -> None:
+        """Nothing is left to do once the parameters and the optimizer's state are loaded."""
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Inside, the parameters hold the average; afterwards again, to the bit, what they held."""
+        with _put_back(self._parameters):
+            self._optimizer.eval()
+            try:
+                yield
+            finally:
+                self._optimizer.train()
+
+
+def make_average(
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    training: TrainingSection,
+    section: OptimizerSection,
+) -> Average | ScheduleFreeAverage | None:
+    """The average that the settings ask for, or None.
+
+    Args:
+        parameters: The trained parameters by name, on their device.
+        optimizer: What moves them.
+        training: Whether there is an exponential moving average.
+        section: Which optimizer it is.
+
+    Raises:
+        ConfigError: If there would be two.
+    """
+    check_average(training, section)
+    if section.averages:
+        return ScheduleFreeAverage(parameters, optimizer)
+    return Average(parameters, training.ema_decay) if training.ema else None
+
+
+def check_average(training: TrainingSection, section: OptimizerSection) -> None:
+    """Refuses two averages of the same parameters.
+
+    Raises:
+        ConfigError: If the optimizer averages the parameters and an average is asked for.
+    """
+    if training.ema and section.averages:
+        raise ConfigError(
+            f"The optimizer {section.name} averages the weights itself; a second average would lag behind.",
+            where="training.ema",
+            mend="Set training.ema=false, or use optimizer.name=adamw.",
+        )
+
+
+@contextmanager
+def _put_back(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """Afterwards, the parameters hold again what they held."""
+    kept = {name: p.detach().clone() for name, p in parameters.items()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(kept[name])

@@ -1,13 +1,13 @@
 """Checkpoints: everything that resuming to the bit needs, and only data (promises P2 and P6).
 
 Random draws are functions of the sample number (P1), and the learning rate is one of the step, so a
-checkpoint is the trained parameters, their moving average, the optimizer's state and the step.
+checkpoint is the trained parameters, their average, the optimizer's state and the step.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,10 @@ from torch import Tensor
 from finetune.errors import WeightsError
 from finetune.files import whole_folder
 
+# Which values of a parameter group are state, where they are: Prodigy's and those of schedule-free AdamW.
+_COUNTERS = ("k", "d", "d_max", "d_hat", "d_numerator", "d_denom",
+             "weight_sum", "lr_max", "scheduled_lr", "train_mode")  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -27,8 +31,9 @@ class Checkpoint:
     Attributes:
         step: Optimizer steps taken.
         weights: The trained parameters by name.
-        average: Their exponential moving average by name; empty without EMA.
+        average: Their average by name; empty if none is kept.
         optimizer: `optimizer.state_dict()["state"]`: parameter index → name → tensor or number.
+        counters: What the optimizer keeps for each group of parameters, such as Prodigy's estimate.
         scaler: State of the fp16 gradient scaler; empty in other precisions.
         run: What the run is, to be compared on resume.
     """
@@ -37,6 +42,7 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     average: Mapping[str, Tensor]
     optimizer: Mapping[int, Mapping[str, Any]]
+    counters: Sequence[Mapping[str, Any]] = ()
     scaler: Mapping[str, Any] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
 
@@ -47,6 +53,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     facts = {
         "step": checkpoint.step,
         "optimizer": numbers,
+        "counters": [dict(group) for group in checkpoint.counters],
         "scaler": dict(checkpoint.scaler),
         "run": dict(checkpoint.run),
     }
@@ -71,6 +78,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             weights=load_file(path / "weights.safetensors"),
             average=load_file(path / "average.safetensors"),
             optimizer=_join(tensors, facts["optimizer"]),
+            counters=facts["counters"],
             scaler=facts["scaler"],
             run=facts["run"],
         )
@@ -119,7 +127,17 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any
     return state
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, Any]]) -> None:
-    """Puts back what `optimizer_state` gave; the settings stay those of `optimizer`."""
+def optimizer_counters(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """What `optimizer` counts and estimates for each group, beside the state of the parameters."""
+    return [{key: group[key] for key in _COUNTERS if key in group} for group in optimizer.param_groups]
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[int, Mapping[str, Any]],
+    counters: Sequence[Mapping[str, Any]],
+) -> None:
+    """Puts back what `optimizer_state` and `optimizer_counters` gave; the settings stay as they are."""
     groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": dict(state), "param_groups": groups})
+    kept = [{**group, **counted} for group, counted in zip(groups, counters, strict=True)]
+    optimizer.load_state_dict({"state": dict(state), "param_groups": kept})

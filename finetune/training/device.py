@@ -13,6 +13,20 @@ from finetune.errors import ConfigError
 from finetune.training.run_folder import RunFolder
 
 
+def checked_precision(training: TrainingSection) -> str:
+    """The precision that `auto` means here, or the one that was asked for.
+
+    Raises:
+        ConfigError: If it cannot be had on this machine.
+    """
+    precision = precision_name(dtype_on(training.precision, best_device()))
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError(
+            "fp16 training needs a GPU.", where="training.precision", mend="Use fp32 or bf16 on a CPU."
+        )
+    return precision
+
+
 def make_accelerator(training: TrainingSection, folder: RunFolder, *, trains_text: bool) -> Accelerator:
     """The accelerator that a run with these settings goes through.
 
@@ -24,11 +38,7 @@ def make_accelerator(training: TrainingSection, folder: RunFolder, *, trains_tex
     Raises:
         ConfigError: If the precision cannot be had on this machine.
     """
-    precision = precision_name(dtype_on(training.precision, best_device()))
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise ConfigError(
-            "fp16 training needs a GPU.", where="training.precision", mend="Use fp32 or bf16 on a CPU."
-        )
+    precision = checked_precision(training)
     # accelerate keeps the precision of a process's first run and would refuse another in its second, and
     # whoever asked it before may not have said that there is no GPU. The processes stay joined.
     AcceleratorState._reset_state(reset_partial_state=True)

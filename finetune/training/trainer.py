@@ -18,15 +18,17 @@ from torch import Tensor, nn
 
 from finetune.config import OptimizerSection, TrainingSection
 from finetune.errors import ConfigError, Interrupted, NonFiniteLoss
-from finetune.training.average import Average
+from finetune.training.average import make_average
 from finetune.training.checkpoint import (
     Checkpoint,
     load_optimizer_state,
+    optimizer_counters,
     optimizer_state,
     read_checkpoint,
     write_checkpoint,
 )
 from finetune.training.device import make_accelerator
+from finetune.training.groups import logged_rates, rate_groups, set_rates
 from finetune.training.metrics import Metrics
 from finetune.training.optimizers import make_optimizer, rate_factor
 from finetune.training.progress import Progress, Rate, StopSignal
@@ -48,7 +50,8 @@ class Trainer(Generic[RowsT]):
         identity: What the run is (plain data); resuming with another identity is refused.
 
     Raises:
-        ConfigError: If the precision or the optimizer cannot be had on this machine.
+        ConfigError: If the precision or the optimizer cannot be had on this machine, or a learning rate
+            is given for what is not trained.
     """
 
     def __init__(
@@ -66,23 +69,22 @@ class Trainer(Generic[RowsT]):
         self.training, self.folder, self.source, self.objective = training, folder, source, objective
         self.hooks, self.identity = [pair for pair in hooks if pair[0]], dict(identity or {})
         self.trained = cast("Trained", model)
-        groups = self.trained.groups()
-        trains_text = any(group.name == "text_encoder" for group in groups)
+        trainable = self.trained.groups()
+        self.groups = rate_groups(trainable, optimizer, training.steps)
+        trains_text = any(group.text for group in self.groups)
         self.accelerator = make_accelerator(training, folder, trains_text=trains_text)
-        self.parameters = {name: p for group in groups for name, p in group.parameters}
-        for parameter in self.parameters.values():
-            parameter.requires_grad_(True)
-        rates = {"text_encoder": optimizer.text_encoder_lr or optimizer.lr}
-        self.rates = [rates.get(group.name, optimizer.lr) for group in groups]
-        parameters = [[parameter for _, parameter in group.parameters] for group in groups]
+        self.parameters = {name: p for group in self.groups for name, p in group.parameters}
+        for name, parameter in (pair for group in trainable for pair in group.parameters):
+            parameter.requires_grad_(name in self.parameters)
         self.optimizer = make_optimizer(
-            [{"params": p, "lr": rate} for p, rate in zip(parameters, self.rates, strict=True)], optimizer
+            [{"params": [p for _, p in group.parameters], "lr": group.rate} for group in self.groups],
+            optimizer,
         )
         self.rate_factor = rate_factor(optimizer, training.steps)
-        self.average = Average(self.parameters, training.ema_decay) if training.ema else None
         if training.gradient_checkpointing:
             self.trained.enable_gradient_checkpointing()
         self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
+        self.average = make_average(self.parameters, self.optimizer, training, optimizer)
         self.step = 0
 
     @property
@@ -104,7 +106,8 @@ class Trainer(Generic[RowsT]):
         self.model.train()
         with StopSignal(told=main) as stop, Progress(self.training.steps, self.step, shown=main) as progress:
             for loss, norm in self._steps():
-                values = {"loss": loss, "grad_norm": norm, **self._rates(), "images_per_second": rate.tick()}
+                rates = logged_rates(self.optimizer, self.groups)
+                values = {"loss": loss, "grad_norm": norm, **rates, "images_per_second": rate.tick()}
                 progress.advance(self.step, values)
                 if metrics and (self.step % self.training.log_every == 0 or self._done):
                     metrics.write(self.step, **values)
@@ -135,6 +138,7 @@ class Trainer(Generic[RowsT]):
             weights=dict(self.parameters),
             average=self.average.values if self.average else {},
             optimizer=optimizer_state(self.optimizer),
+            counters=optimizer_counters(self.optimizer),
             scaler=scaler.state_dict() if scaler else {},
             run=self.identity,
         )
@@ -171,7 +175,7 @@ class Trainer(Generic[RowsT]):
                 parameter.copy_(checkpoint.weights[name])
         if self.average:
             self.average.load(checkpoint.average)
-        load_optimizer_state(self.optimizer, checkpoint.optimizer)
+        load_optimizer_state(self.optimizer, checkpoint.optimizer, checkpoint.counters)
         if self.accelerator.scaler and checkpoint.scaler:
             self.accelerator.scaler.load_state_dict(dict(checkpoint.scaler))
         self.step = checkpoint.step
@@ -207,8 +211,7 @@ class Trainer(Generic[RowsT]):
 
     def _step(self, batches: list[RowsT]) -> tuple[float, float]:
         """One optimizer step on one or more accumulated batches: the mean loss, the gradient's norm."""
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self.rate_factor(self.step)
+        set_rates(self.optimizer, self.groups, self.step, self.rate_factor(self.step))
         total = torch.zeros((), device=self.accelerator.device)
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
@@ -260,12 +263,6 @@ class Trainer(Generic[RowsT]):
     def _last_good(self) -> str:
         latest = self.folder.latest()
         return f"The last good checkpoint is {latest}." if latest else "There is no checkpoint yet."
-
-    def _rates(self) -> dict[str, float]:
-        return {
-            "lr" if index == 0 else f"lr_{index}": group["lr"]
-            for index, group in enumerate(self.optimizer.param_groups)
-        }
 
     def _call_hooks(self) -> None:
         due = [hook for every, hook in self.hooks if self.step % every == 0 or self._done]

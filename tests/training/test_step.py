@@ -88,7 +88,7 @@ def test_loss_and_every_gradient(
     with torch.no_grad():  # B is zero at the start, and so would be every gradient of A
         for index, parameter in enumerate(adapter.trained().values()):
             parameter.copy_(0.1 * normal(1, [index], "test", parameter.shape)[0])
-    data = DataSection(instance_dir=pictures)
+    data = DataSection()
     source = PictureSource(scan_folder(pictures, None), backbone, data, SEED, False)
     source.prepare()
 
