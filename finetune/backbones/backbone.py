@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from finetune.backbones.fingerprint import fingerprint
 from finetune.backbones.memory import move
 from finetune.backbones.names import classic_text_name, original_unet_name
 from finetune.backbones.pipelines import build_pipeline
+from finetune.backbones.predict import residuals, unet_arguments
 from finetune.diffusion.batch import Conditioning
 
 Size = tuple[int, int]
@@ -64,7 +65,7 @@ class Backbone:
 
     @property
     def prediction_type(self) -> str:
-        """What the UNet predicts: `epsilon` or `v_prediction`."""
+        """What the UNet predicts: `epsilon`, `v_prediction` or `sample`."""
         return str(self.scheduler.config.prediction_type)
 
     @property
@@ -172,7 +173,7 @@ class Backbone:
     # --- the UNet ------------------------------------------------------------------------------
 
     def predict(
-        self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, **unet_kwargs: Any
+        self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, branch: Any = None
     ) -> Tensor:
         """What the UNet says about noisy latents.
 
@@ -180,40 +181,42 @@ class Backbone:
             noisy_latents: `[B, C, h, w]` scaled latents with noise.
             timesteps: `[B]` in [0, number of training timesteps).
             conditioning: `B` rows; text embeddings are made from its tokens where it has none.
-            **unet_kwargs: Passed on, e.g. a ControlNet's residuals.
+            branch: A `ControlNetModel`, which sees `conditioning.control` and adds to what the UNet's
+                decoder gets (arXiv:2302.05543); None for the UNet alone.
 
         Returns:
-            `[B, C, h, w]`: noise or velocity, by `prediction_type`.
+            `[B, C, h, w]`: noise, velocity or clean latents, by `prediction_type`.
         """
-        hidden, pooled = conditioning.hidden, conditioning.pooled
-        if hidden is None:
+        if conditioning.hidden is None:
             if conditioning.tokens is None:
                 raise ValueError("a Conditioning needs hidden or tokens")
             hidden, pooled = self.encode_text(conditioning.tokens)
-        dtype, device = self.dtype, noisy_latents.device
-        if self.family == "sdxl":
-            if pooled is None or conditioning.time_ids is None:
-                raise ValueError("SDXL's Conditioning needs pooled and time_ids")
-            unet_kwargs["added_cond_kwargs"] = {
-                "text_embeds": pooled.to(device, dtype),
-                "time_ids": conditioning.time_ids.to(device),
-            }
+            conditioning = replace(conditioning, hidden=hidden, pooled=pooled)
+        device, dtype, added = noisy_latents.device, self.dtype, {}
+        if branch is not None:
+            added = residuals(branch, noisy_latents, timesteps, conditioning, dtype)
+        arguments = unet_arguments(self.unet, conditioning, device, dtype)
         prediction: Tensor = self.unet(
-            noisy_latents.to(dtype), timesteps, hidden.to(device, dtype), return_dict=False, **unet_kwargs
+            noisy_latents.to(dtype), timesteps, return_dict=False, **arguments, **added
         )[0]
         return prediction
 
-    def pipeline(self) -> Any:
+    def pipeline(self, branches: Sequence[Any] = ()) -> Any:
         """A diffusers pipeline that shares these very modules: no safety checker, no progress bar.
 
         With the UNet in half precision decode with `decode` (`output_type="latent"`), since the VAE
         stays in fp32.
 
+        Args:
+            branches: `ControlNetModel`s that take part.
+
         Returns:
-            A `StableDiffusionPipeline`, or a `StableDiffusionXLPipeline` for SDXL.
+            A `StableDiffusionPipeline`, or a `StableDiffusionXLPipeline` for SDXL; with branches the
+            `…ControlNetPipeline` of the family.
         """
+        encoders, tokenizers = self.text_encoders, self.tokenizers
         return build_pipeline(
-            self.family, self.unet, self.vae, self.text_encoders, self.tokenizers, self.scheduler
+            self.family, self.unet, self.vae, encoders, tokenizers, self.scheduler, branches
         )
 
     # --- memory --------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ from finetune.config import ModelSection
 from finetune.errors import ModelError
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-_STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 
 
 def load_folder(path: Path, section: ModelSection) -> Backbone:
@@ -39,7 +38,7 @@ def load_folder(path: Path, section: ModelSection) -> Backbone:
     notes: list[str] = []
 
     def part(kind: type[Any], name: str) -> Any:
-        return _load_part(kind, path / name, section.allow_pickle, notes)
+        return load_part(kind, path / name, section.allow_pickle, notes)
 
     unet = part(UNet2DConditionModel, "unet")
     vae = part(AutoencoderKL, "vae")
@@ -96,11 +95,10 @@ def _damaged(where: Path, error: Exception) -> ModelError:
     )
 
 
-def _weights_variant(folder: Path, allow_pickle: bool) -> tuple[str | None, bool]:
+def _weights_variant(folder: Path, stem: str, allow_pickle: bool) -> tuple[str | None, bool]:
     """Which precision variant of a part to load, and whether as safetensors."""
     if not folder.is_dir():
         raise ModelError("A part of the model is missing.", where=str(folder), mend="Get the model again.")
-    stem = _STEMS.get(folder.name, "model")
     for suffix in (".safetensors", ".safetensors.index.json"):
         for variant in (None, "fp32", "fp16", "bf16"):
             infix = f".{variant}" if variant else ""
@@ -129,8 +127,20 @@ def pickle_refused(file: Path) -> ModelError:
     )
 
 
-def _load_part(kind: type[Any], folder: Path, allow_pickle: bool, notes: list[str]) -> Any:
-    variant, safe = _weights_variant(folder, allow_pickle)
+def load_part(kind: type[Any], folder: Path, allow_pickle: bool, notes: list[str]) -> Any:
+    """Loads one part of a model in fp32.
+
+    Args:
+        kind: Its class in diffusers or transformers.
+        folder: Where its configuration and weights are.
+        allow_pickle: Whether the user allows weights in a pickle.
+        notes: Gets a line about weights of the file that are not used.
+
+    Raises:
+        ModelError: If the part is missing, damaged, incomplete, or a pickle without permission.
+    """
+    stem = "diffusion_pytorch_model" if issubclass(kind, diffusers.ModelMixin) else "model"
+    variant, safe = _weights_variant(folder, stem, allow_pickle)
     try:
         with quiet():
             module, info = kind.from_pretrained(
@@ -188,13 +198,13 @@ def checked_scheduler(scheduler: Any, where: str) -> Any:
     """Refuses schedulers whose training target is not known here.
 
     Raises:
-        ModelError: If the prediction type is neither epsilon nor v_prediction.
+        ModelError: If the prediction type is none of epsilon, v_prediction and sample.
     """
     told = scheduler.config.get("prediction_type", "epsilon")
-    if told not in ("epsilon", "v_prediction"):
+    if told not in ("epsilon", "v_prediction", "sample"):
         raise ModelError(
             f"The prediction type {told!r} is unknown.",
             where=where,
-            mend="Say what the UNet predicts with --set model.prediction_type=epsilon (or v_prediction).",
+            mend="Say what it predicts with --set model.prediction_type=epsilon (or v_prediction, sample).",
         )
     return scheduler

@@ -39,6 +39,8 @@ def load_backbone(section: ModelSection) -> Backbone:
             where=str(storybook_folder()),
             mend="Install finetune again, or name another model with --model.",
         )
+    if (path / "model" / "model_index.json").is_file():
+        path = path / "model"  # the run folder of a recipe that trained the whole model
     if path.is_dir():
         return load_folder(path, section)
     is_checkpoint = path.suffix in (".safetensors", *PICKLES)

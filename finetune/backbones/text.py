@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.backbones.words import written_out
+
 
 def token_length(tokenizers: Sequence[Any], encoders: Sequence[Any]) -> int:
     """Tokens of a caption, begin and end included: the least that any tokenizer or encoder takes."""
@@ -24,7 +26,11 @@ def tokenize(tokenizers: Sequence[Any], captions: Sequence[str], length: int) ->
     """
     planes = [
         tokenizer(
-            list(captions), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+            written_out(tokenizer, captions),
+            padding="max_length",
+            max_length=length,
+            truncation=True,
+            return_tensors="pt",
         ).input_ids
         for tokenizer in tokenizers
     ]
@@ -33,6 +39,7 @@ def tokenize(tokenizers: Sequence[Any], captions: Sequence[str], length: int) ->
 
 def truncated(tokenizer: Any, caption: str, length: int) -> str | None:
     """The end of `caption` that does not fit into `length` tokens, in whole words; None if all fits."""
+    caption = written_out(tokenizer, [caption])[0]
     # verbose=False: the tokenizer would warn of just what is being asked.
     encoded = tokenizer(caption, return_offsets_mapping=True, verbose=False)
     if len(encoded.input_ids) <= length:

@@ -1,9 +1,13 @@
 """Pictures and captions in, batches of latents and conditioning out."""
 
 from finetune.data.cache import ContentCache
+from finetune.data.controls import PairSource
 from finetune.data.folder import Folder, Picture, Skipped, scan_folder
 from finetune.data.latents import Latents, Posterior, StackedLatents, View
-from finetune.data.source import LatentSource, PictureSource, check_options
+from finetune.data.options import check_options
+from finetune.data.pairs import PairedFolder, scan_pairs
+from finetune.data.prior import PriorSource
+from finetune.data.source import LatentSource, PictureSource
 from finetune.data.texts import HiddenTexts, Texts, TokenTexts
 
 __all__ = [
@@ -12,9 +16,12 @@ __all__ = [
     "HiddenTexts",
     "LatentSource",
     "Latents",
+    "PairSource",
+    "PairedFolder",
     "Picture",
     "PictureSource",
     "Posterior",
+    "PriorSource",
     "Skipped",
     "StackedLatents",
     "Texts",
@@ -22,4 +29,5 @@ __all__ = [
     "View",
     "check_options",
     "scan_folder",
+    "scan_pairs",
 ]

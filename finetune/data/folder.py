@@ -116,7 +116,7 @@ def scan_folder(folder: Path | str, prompt: str | None = None) -> Folder:
         DataError: If there is no such folder or nothing in it can be trained on.
     """
     folder = Path(folder)
-    files, subfolders = _entries(folder)
+    files, subfolders = entries(folder)
     candidates = [f for f in files if f.suffix.lower() in SUFFIXES]
     if not candidates:
         raise _no_pictures(folder, files, subfolders)
@@ -143,8 +143,12 @@ def scan_folder(folder: Path | str, prompt: str | None = None) -> Folder:
     return Folder(folder, tuple(r.picture for r in read), tuple(skipped), tuple(notes))
 
 
-def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The visible files and subfolders of `folder`, by name."""
+def entries(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The visible files and subfolders of `folder`, by name.
+
+    Raises:
+        DataError: If there is no such folder, or it cannot be read.
+    """
     if not folder.exists():
         raise DataError("There is no such folder.", where=str(folder), mend="Check the path for typos.")
     if not folder.is_dir():
@@ -154,32 +158,45 @@ def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
             mend=f"Give the folder that holds the pictures, e.g. {folder.parent}.",
         )
     try:
-        entries = sorted((e for e in folder.iterdir() if not e.name.startswith(".")), key=lambda e: e.name)
+        found = sorted((e for e in folder.iterdir() if not e.name.startswith(".")), key=lambda e: e.name)
     except OSError as error:
         raise DataError(
             f"The folder cannot be read: {error.strerror}.", where=str(folder), mend="Check its permissions."
         ) from error
-    return [e for e in entries if e.is_file()], [e for e in entries if e.is_dir()]
+    return [e for e in found if e.is_file()], [e for e in found if e.is_dir()]
+
+
+def read_picture(path: Path, caption: str) -> tuple[Picture, tuple[str, ...]]:
+    """Reads a picture file in full, and what its owner should know about it.
+
+    Raises:
+        PictureError: If it cannot be trained on.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PictureError(f"the file cannot be read ({error.strerror})") from error
+    decoded = decode_picture(data)
+    width, height = decoded.image.size
+    return Picture(path, caption, hashlib.sha256(data).hexdigest(), width, height), decoded.notes
 
 
 def _read(path: Path, default: str) -> _Read | Skipped:
     """Reads one picture in full, with its caption or else `default`."""
     try:
-        data = path.read_bytes()
-        decoded = decode_picture(data)
-        text = _caption_file(path)
+        text = caption_file(path)
+        picture, notes = read_picture(path, default if text is None else text)
     except PictureError as reason:
         return Skipped(path, str(reason))
-    except OSError as error:
-        return Skipped(path, f"the file cannot be read ({error.strerror})")
-    width, height = decoded.image.size
-    caption = default if text is None else text
-    picture = Picture(path, caption, hashlib.sha256(data).hexdigest(), width, height)
-    return _Read(picture, text is not None, decoded.notes)
+    return _Read(picture, text is not None, notes)
 
 
-def _caption_file(picture: Path) -> str | None:
-    """The text beside a picture, or None if there is no such file."""
+def caption_file(picture: Path) -> str | None:
+    """The text beside a picture, or None if there is no such file.
+
+    Raises:
+        PictureError: If it cannot be read.
+    """
     path = picture.with_suffix(".txt")
     try:
         return " ".join(path.read_text(encoding="utf-8-sig").split())

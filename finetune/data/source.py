@@ -6,16 +6,17 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from finetune.config import DataSection
-from finetune.data.cache import ContentCache
 from finetune.data.folder import Folder
 from finetune.data.latents import Companion, Latents, View
+from finetune.data.masks import Masks
 from finetune.data.notes import count, listing
+from finetune.data.options import cache_of, check_options
 from finetune.data.pictures import PictureLatents
 from finetune.data.texts import HiddenTexts, Texts, TokenTexts
 from finetune.diffusion.batch import Batch
@@ -45,6 +46,7 @@ class LatentSource:
             caption and is marked as preserved.
         preserve_share: That share, if there are such prompts.
         control: Control pictures (ControlNet).
+        control_dropout: Probability that a sample's control picture is black.
         mask: Where the loss counts, at the size of the latents.
         names: What each picture is called in messages.
 
@@ -65,6 +67,7 @@ class LatentSource:
         preserve: Sequence[str] = (),
         preserve_share: float = 0.0,
         control: Companion | None = None,
+        control_dropout: float = 0.0,
         mask: Companion | None = None,
         names: Sequence[str] | None = None,
     ) -> None:
@@ -74,7 +77,7 @@ class LatentSource:
         self._captions = captions
         self._flip, self._random_crop, self._dropout = flip, random_crop, caption_dropout
         self._preserve, self._preserve_share = preserve, preserve_share if preserve else 0.0
-        self._control, self._mask = control, mask
+        self._control, self._control_dropout, self._mask = control, control_dropout, mask
         self._names = names
 
     def __len__(self) -> int:
@@ -96,7 +99,7 @@ class LatentSource:
             conditioning=replace(
                 conditioning,
                 time_ids=posterior.time_ids,
-                control=self._control.rows(views) if self._control else None,
+                control=self._control_rows(numbers, views),
             ),
             weight=torch.ones(len(numbers)),
             names=tuple(self._names[p] if self._names else f"picture {p}" for p in pictures),
@@ -117,6 +120,15 @@ class LatentSource:
         beside = [companion.digest() for companion in (self._control, self._mask) if companion]
         content = json.dumps([self.latents.digest(), [list(several) for several in self._captions], *beside])
         return hashlib.sha256(content.encode()).hexdigest()
+
+    def _control_rows(self, numbers: Sequence[int], views: Sequence[View]) -> Tensor | None:
+        if self._control is None:
+            return None
+        rows = self._control.rows(views)
+        if self._control_dropout > 0:
+            kept = uniform(self.seed, numbers, "control dropout") >= self._control_dropout
+            rows = rows * kept[:, None, None, None]
+        return rows
 
     def _possible_captions(self) -> list[str]:
         return [*self.captions(), *([""] if self._dropout > 0 else []), *self._preserve]
@@ -164,9 +176,14 @@ class PictureSource(LatentSource):
         seed: Seed of every draw.
         train_text: Whether the text encoders are trained; batches then carry tokens instead of
             embeddings.
+        preserve: As in `LatentSource`.
+        preserve_share: As in `LatentSource`.
+        control: As in `LatentSource`.
+        control_dropout: As in `LatentSource`.
 
     Raises:
         ConfigError: If settings contradict each other or do not fit the model.
+        DataError: If masks are missing or do not fit the pictures.
     """
 
     def __init__(
@@ -176,6 +193,11 @@ class PictureSource(LatentSource):
         data: DataSection,
         seed: int,
         train_text: bool = False,
+        *,
+        preserve: Sequence[str] = (),
+        preserve_share: float = 0.0,
+        control: Companion | None = None,
+        control_dropout: float = 0.0,
     ) -> None:
         check_options(data)
         self.folder, self.backbone = folder, backbone
@@ -187,31 +209,42 @@ class PictureSource(LatentSource):
                 where="data.resolution",
                 mend=f"Take {max(1, self.size // factor) * factor}.",
             )
-        self._pictures = PictureLatents(folder.pictures, backbone, self.size, _cache(data, "latents"))
+        self._pictures = PictureLatents(folder.pictures, backbone, self.size, cache_of(data, "latents"))
+        self._masks = (
+            Masks(folder.pictures, data, self.size, factor, cache_of(data, "masks")) if data.masked else None
+        )
         super().__init__(
             self._pictures,
             [[p.caption] for p in folder.pictures],
-            TokenTexts(backbone) if train_text else HiddenTexts(backbone, _cache(data, "texts")),
+            TokenTexts(backbone) if train_text else HiddenTexts(backbone, cache_of(data, "texts")),
             seed,
             flip=data.flip,
             random_crop=data.crop == "random",
             caption_dropout=data.caption_dropout,
-            preserve=data.preserve,
-            preserve_share=data.preserve_share,
+            preserve=preserve,
+            preserve_share=preserve_share,
+            control=control,
+            control_dropout=control_dropout,
+            mask=self._masks,
             names=[str(p.path) for p in folder.pictures],
         )
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Encodes pictures and captions into the caches; after it, `batch` needs no frozen encoder.
 
-        With `cache: false` there is nothing to do.
+        With `cache: false` nothing is encoded.
 
         Args:
             progress: Called with the number of things that are done and their total.
+
+        Raises:
+            DataError: If a mask leaves nothing of a picture's square.
         """
         pictures = len(self) * (2 if self._flip else 1)
         texts = len(set(self._possible_captions()))
         report = progress or (lambda done, total: None)
+        if self._masks and not self._random_crop:
+            self._masks.prepare(self._flip)
         self._pictures.prepare(self._flip, lambda done, _: report(done, pictures + texts))
         self.prepare_texts(lambda done, _: report(pictures + done, pictures + texts))
 
@@ -227,40 +260,4 @@ class PictureSource(LatentSource):
             if lost := self.backbone.truncated(caption):
                 whose = [p.path.name for p in pictures if p.caption == caption]
                 lines.append(f'caption too long for the model, its end is lost: "{lost}" ({listing(whose)})')
-        return [*lines, *self.folder.notes]
-
-
-def check_options(data: DataSection) -> None:
-    """Refuses settings that would be ignored; needs no model, so call it before long work.
-
-    Raises:
-        ConfigError: If settings contradict each other.
-    """
-    if data.crop == "random" and data.cache:
-        raise ConfigError(
-            "Cached latents are those of one crop, so the crop cannot be drawn anew for each sample.",
-            where="data.crop = random with data.cache = true",
-            mend="Set data.cache to false (slower: every sample is encoded again), or data.crop to center.",
-        )
-    if data.cache_dir is not None and not data.cache:
-        raise ConfigError(
-            "A cache folder is given, but caching is off.",
-            where=f"data.cache_dir = {data.cache_dir} with data.cache = false",
-            mend="Leave data.cache_dir unset, or set data.cache to true.",
-        )
-    if data.cache_dir is not None and _occupied(data.cache_dir):
-        raise ConfigError(
-            "The cache folder is a file.",
-            where=f"data.cache_dir = {data.cache_dir}",
-            mend="Give a folder; it is made if it does not exist.",
-        )
-
-
-def _occupied(path: Path) -> bool:
-    return path.exists() and not path.is_dir()
-
-
-def _cache(data: DataSection, kind: str) -> ContentCache | None:
-    if not data.cache:
-        return None
-    return ContentCache(data.cache_dir / kind if data.cache_dir else None)
+        return [*lines, *(self._masks.summary() if self._masks else []), *self.folder.notes]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from finetune.backbones import Backbone
 from finetune.errors import FinetuneError
+from finetune.sampling.control import Control, control_tensor, pipeline_arguments
 from finetune.sampling.placement import autocast_to
 from finetune.sampling.schedulers import make_scheduler
 from finetune.sampling.settings import SamplingSection
@@ -22,10 +23,17 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to make: its prompt and the seed of its own noise."""
+    """One picture to make.
+
+    Attributes:
+        prompt: What it shows.
+        seed: Of its own noise.
+        controls: Its control picture for each ControlNet, RGB.
+    """
 
     prompt: str
     seed: int
+    controls: tuple[Image.Image, ...] = ()
 
 
 class Ticker:
@@ -56,6 +64,7 @@ def denoise(
     device: torch.device,
     dtype: torch.dtype,
     tick: Ticker,
+    controls: Sequence[Control] = (),
 ) -> list[Image.Image]:
     """Makes the pictures of `jobs` in one pipeline call.
 
@@ -68,13 +77,15 @@ def denoise(
         device: Where to compute.
         dtype: Precision of the matrix products; latents and scheduler stay fp32.
         tick: Told of every step.
+        controls: The ControlNets that take part, on `device`.
 
     Raises:
+        ConfigError: A control picture has other proportions than the size.
         FinetuneError: A picture is not finite.
     """
     assert settings.size is not None
     width, height = settings.size
-    pipeline = _unguessing(backbone.pipeline())
+    pipeline = _unguessing(backbone.pipeline([control.branch for control in controls]))
     pipeline.scheduler = make_scheduler(settings.scheduler, backbone.scheduler)
     embeddings = texts.arguments([job.prompt for job in jobs])
     if settings.guidance > 1:
@@ -82,12 +93,14 @@ def denoise(
         # As SDXL was trained: no negative prompt is not the empty text but zeros.
         zeros = not settings.negative and pipeline.config.get("force_zeros_for_empty_prompt")
         embeddings |= {f"negative_{k}": torch.zeros_like(v) if zeros else v for k, v in against.items()}
+    steered = _control_arguments(jobs, settings.size, controls)
     generators = [torch.Generator().manual_seed(job.seed) for job in jobs]
     shape = (backbone.latent_channels, height // backbone.latent_factor, width // backbone.latent_factor)
     noise = torch.cat([torch.randn(1, *shape, generator=generator) for generator in generators])
     with autocast_to(dtype, device, backbone.unet):
         latents = pipeline(
             **embeddings,
+            **steered,
             height=height,
             width=width,
             num_inference_steps=settings.steps,
@@ -98,6 +111,19 @@ def denoise(
             callback_on_step_end=tick,
         ).images
     return _pictures(backbone.decode(latents), jobs, dtype)
+
+
+def _control_arguments(
+    jobs: Sequence[Job], size: tuple[int, int], controls: Sequence[Control]
+) -> dict[str, Any]:
+    if not controls:
+        return {}
+    columns = zip(*(job.controls for job in jobs), strict=True)
+    images = [
+        control_tensor(column, size, control.spec.preprocess)
+        for column, control in zip(columns, controls, strict=True)
+    ]
+    return {"image": images if len(controls) > 1 else images[0], **pipeline_arguments(controls)}
 
 
 def _unguessing(pipeline: Any) -> Any:

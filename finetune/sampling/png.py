@@ -43,10 +43,19 @@ def parameters(info: Info) -> str:
         "Seed": info["seed"],
         "Size": f"{width}x{height}",
         "Model": info["model"],
+        **{f"ControlNet {i}": _control(c) for i, c in enumerate(info.get("controlnets", ()))},
         "Version": f"finetune {_version()}",
     }
     lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in settings.items()))
     return "\n".join(lines)
+
+
+def _control(control: Mapping[str, Any]) -> str:
+    """As A1111's ControlNet extension writes it."""
+    return (
+        f"Module: {control['preprocess']}, Model: {control['name']}, Weight: {control['scale']:g}, "
+        f"Guidance Start: {control['start']:g}, Guidance End: {control['end']:g}"
+    )
 
 
 def _quoted(value: object) -> str:

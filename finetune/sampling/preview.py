@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from finetune.config import PreviewSection
+from finetune.sampling.grid import grid
 from finetune.sampling.output import sheet
 from finetune.sampling.png import write_png
 from finetune.sampling.sample import Sample
 from finetune.sampling.sampler import Sampler
+
+_COLUMNS = 4  # of pairs' pictures: two pairs in a row
 
 
 def preview(
@@ -31,9 +36,47 @@ def preview(
     Returns:
         The samples, with their notes.
     """
-    prompts = preview_prompts(captions, section)
-    samples = sampler(
-        prompts,
+    samples = _samples(sampler, preview_prompts(captions, section), section, size)
+    if samples:
+        write_png(sheet(samples), path, *(sample.info() for sample in samples))
+    return samples
+
+
+def preview_pairs(
+    sampler: Sampler,
+    shown: Sequence[tuple[str, Image.Image]],
+    section: PreviewSection,
+    path: Path,
+    size: int | None = None,
+) -> list[Sample]:
+    """As `preview`, with a ControlNet: each picture stands beside the control picture that it follows.
+
+    Args:
+        sampler: Of the model in training and its branch.
+        shown: Captions and control pictures of some pairs; as many as `preview_count` says.
+        section: What to sample; its prompts, if it has any, are said of the control pictures instead.
+        path: The PNG to write.
+        size: Side in pixels; the model's own if None.
+    """
+    captions, controls = [list(column) for column in zip(*shown, strict=True)]
+    prompts = captions if section.prompts is None else list(section.prompts)
+    samples = _samples(sampler, prompts, section, size, controls)
+    pictures = [p for sample, control in zip(samples, controls, strict=True) for p in (control, sample.image)]
+    labels = [label for sample in samples for label in ("", sample.prompt)]
+    write_png(grid(pictures, _COLUMNS, labels), path, *(sample.info() for sample in samples))
+    return samples
+
+
+def _samples(
+    sampler: Sampler,
+    prompts: Sequence[str],
+    section: PreviewSection,
+    size: int | None,
+    controls: Sequence[Image.Image] | None = None,
+) -> list[Sample]:
+    return sampler(
+        list(prompts),
+        control_images=None if controls is None else [controls],
         seed=[section.seed + i for i in range(len(prompts))],
         negative=section.negative,
         steps=section.steps,
@@ -41,9 +84,11 @@ def preview(
         scheduler=section.scheduler,
         size=size,
     )
-    if samples:
-        write_png(sheet(samples), path, *(sample.info() for sample in samples))
-    return samples
+
+
+def preview_count(section: PreviewSection) -> int:
+    """How many pictures a preview has."""
+    return section.num if section.prompts is None else len(section.prompts)
 
 
 def preview_prompts(captions: Sequence[str], section: PreviewSection) -> list[str]:

@@ -24,6 +24,8 @@ class Sample:
         settings: The settings of the call; `size` is always filled in.
         model: Name of the pretrained model.
         loras: Name and weight of each LoRA, in the order they were added.
+        embeddings: New words that were added beside them.
+        controls: Name and settings of each ControlNet.
         precision: "fp32", "bf16" or "fp16".
         notes: What the user should know, e.g. words that did not fit into the text encoder.
     """
@@ -34,6 +36,8 @@ class Sample:
     settings: SamplingSection
     model: str
     loras: tuple[tuple[str, float], ...] = ()
+    embeddings: tuple[str, ...] = ()
+    controls: tuple[dict[str, Any], ...] = ()
     precision: str = "fp32"
     notes: tuple[str, ...] = ()
 
@@ -46,6 +50,8 @@ class Sample:
             **settings,
             "model": self.model,
             "loras": [list(lora) for lora in self.loras],
+            **({"embeddings": list(self.embeddings)} if self.embeddings else {}),
+            **({"controlnets": list(self.controls)} if self.controls else {}),
             "precision": self.precision,
         }
 

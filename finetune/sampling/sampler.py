@@ -9,15 +9,29 @@ from typing import TYPE_CHECKING
 import torch
 
 from finetune.backbones import Backbone, load_backbone
+from finetune.backbones.controlnet import FOLDER, find_branch, read_branch
+from finetune.backbones.memory import move
 from finetune.backbones.precision import best_device, compute_dtype, precision_name
+from finetune.backbones.words import AddedWord
 from finetune.config import ModelSection
+from finetune.data.control import check_control_kind
 from finetune.errors import ConfigError
-from finetune.formats import apply_lora, read_lora
+from finetune.formats import apply_lora, read_embedding, read_lora
+from finetune.sampling.control import Control, ControlImages, control_rows, size_of
 from finetune.sampling.denoise import Job, Progress, Ticker, denoise
 from finetune.sampling.placement import borrowed, device_of
 from finetune.sampling.sample import Sample
 from finetune.sampling.schedulers import make_scheduler
-from finetune.sampling.settings import Choices, LoRASpec, SamplingSection, parse_lora, sampling_section
+from finetune.sampling.settings import (
+    Choices,
+    ControlSpec,
+    EmbeddingSpec,
+    LoRASpec,
+    SamplingSection,
+    parse_embedding,
+    parse_lora,
+    sampling_section,
+)
 from finetune.sampling.texts import encode_texts
 
 if TYPE_CHECKING:  # in `typing` itself from Python 3.11
@@ -57,6 +71,8 @@ class Sampler:
     ) -> None:
         self.backbone = backbone
         self.loras: list[tuple[str, float]] = []
+        self.embeddings: list[str] = []
+        self.controls: list[Control] = []
         self._device = None if device == "auto" else torch.device(device)
         self._precision = precision
         compute_dtype(precision, backbone.unet, self.device)  # a wrong name is told now
@@ -67,31 +83,43 @@ class Sampler:
         model: str | ModelSection = "auto",
         *,
         loras: Sequence[LoRASpec] = (),
+        embeddings: Sequence[EmbeddingSpec] = (),
+        controlnets: Sequence[str | Path | ControlSpec] = (),
         device: str | torch.device = "auto",
         precision: str = "auto",
     ) -> Sampler:
-        """Loads a model and LoRAs and puts them on the GPU, if there is one.
+        """Loads a model, LoRAs, new words and ControlNets and puts them on the GPU, if there is one.
 
         Args:
             model: A diffusers folder, Hub id, single-file checkpoint or alias.
             loras: Run folders or safetensors files, each as `PATH`, `"PATH:WEIGHT"` or `(PATH, WEIGHT)`.
+            embeddings: Run folders or safetensors files of new words, each as `PATH`, `"PATH:WORD"` or
+                `(PATH, WORD)`.
+            controlnets: Run folders or diffusers folders; a `ControlSpec` says how strongly and when.
             device: "auto" is the first GPU, else the CPU.
             precision: On a GPU the weights are kept in it; on a CPU they stay fp32.
 
         Raises:
             ModelError: The model cannot be found, read or recognised.
-            WeightsError: A LoRA is damaged or made for something else.
-            ConfigError: A weight or the precision is not valid.
+            WeightsError: A LoRA, embedding or ControlNet is damaged or made for something else.
+            ConfigError: A weight or the precision is not valid, or the model knows a new word already.
         """
         specs = [parse_lora(lora) for lora in loras]
+        controls = [c if isinstance(c, ControlSpec) else ControlSpec(Path(c)) for c in controlnets]
+        for control in controls:
+            find_branch(control.path)
         section = model if isinstance(model, ModelSection) else ModelSection(name=model)
         place = best_device() if device == "auto" else torch.device(device)
         sampler = cls(load_backbone(section), place, precision)
         for path, weight in specs:
             sampler.add_lora(path, weight)
+        for embedding in embeddings:
+            sampler.add_embedding(*parse_embedding(embedding))
         if place.type != "cpu":
             backbone = sampler.backbone
             backbone.to(place, compute_dtype(precision, backbone.unet, place))
+        for control in controls:
+            sampler.add_controlnet(control)
         return sampler
 
     @property
@@ -100,7 +128,7 @@ class Sampler:
         return self._device or device_of(self.backbone.unet)
 
     def add_lora(self, path: str | Path, weight: float = 1.0) -> None:
-        """Adds a LoRA on top of those already there.
+        """Adds a LoRA on top of those already there, with the new words that were learned with it.
 
         Args:
             path: A run folder or a safetensors file in any key layout.
@@ -108,16 +136,49 @@ class Sampler:
 
         Raises:
             WeightsError: The file is damaged or does not fit the model; nothing was changed.
-            ConfigError: The weight is not finite.
+            ConfigError: The weight is not finite, or the model knows a word of it already.
         """
         path, weight = parse_lora((path, weight))
         apply_lora(self.backbone, read_lora(path, self.backbone), weight)
         self.loras.append((_lora_name(path), weight))
 
+    def add_embedding(self, path: str | Path, word: str | None = None) -> None:
+        """Adds a new word (textual inversion) that prompts can then say.
+
+        Args:
+            path: A run folder or a safetensors file, ours or someone else's.
+            word: The word; what the file says, else its name, if None.
+
+        Raises:
+            WeightsError: The file is damaged or does not fit the model; nothing was changed.
+            ConfigError: The model knows the word already.
+        """
+        learned = read_embedding(path, self.backbone, word)
+        AddedWord(self.backbone, learned)
+        self.embeddings.append(learned.text)
+
+    def add_controlnet(self, control: str | Path | ControlSpec) -> None:
+        """Adds a ControlNet beside those already there; calls then need `control_images`.
+
+        Args:
+            control: A run folder or a diffusers folder, or a `ControlSpec` that says how strongly it acts.
+
+        Raises:
+            WeightsError: It is damaged or does not fit the model.
+            ConfigError: It needs a library that is missing to make its control pictures.
+        """
+        spec = control if isinstance(control, ControlSpec) else ControlSpec(Path(control))
+        check_control_kind(spec.preprocess)
+        branch = read_branch(spec.path, self.backbone)
+        unet = next(self.backbone.unet.parameters())
+        move(branch, unet.device, unet.dtype)
+        self.controls.append(Control(_control_name(spec.path), branch, spec))
+
     def __call__(
         self,
         prompts: str | Sequence[str],
         *,
+        control_images: ControlImages | None = None,
         seed: int | Sequence[int] = 0,
         batch_size: int | None = None,
         progress: Progress | None = None,
@@ -127,6 +188,9 @@ class Sampler:
 
         Args:
             prompts: One prompt or several.
+            control_images: For each ControlNet a picture (or its path) for all prompts, or one for each
+                prompt; with a single ControlNet its entry alone. The first decides on the size if none
+                is given.
             seed: Seed of the first picture of each prompt, or one such seed for each prompt; the k-th
                 picture of a prompt uses seed + k.
             batch_size: Most pictures to run at once; chosen by their size if None.
@@ -138,7 +202,9 @@ class Sampler:
             The pictures, prompt by prompt.
 
         Raises:
-            ConfigError: A setting is unknown or out of range, or the sampler does not fit the model.
+            ConfigError: A setting is unknown or out of range, the sampler does not fit the model, or
+                control pictures are missing or of another shape.
+            DataError: A control picture cannot be read.
             FinetuneError: A picture is not finite, because the precision is too low for the model
                 or its weights are broken.
         """
@@ -150,19 +216,22 @@ class Sampler:
                 where="seed",
                 mend="Give one seed, or one for each prompt.",
             )
-        records = {s: self._settings(s, choices) for s in dict.fromkeys(seeds)}
+        rows = control_rows(control_images, self.controls, len(prompts))
+        own = size_of(rows[0][0], self.backbone.native_size) if rows and rows[0] else None
+        records = {s: self._settings(s, choices, own) for s in dict.fromkeys(seeds)}
         if not prompts:
             return []
         settings = records[seeds[0]]
         assert settings.size is not None
-        jobs = [Job(p, s + k) for p, s in zip(prompts, seeds, strict=True) for k in range(settings.num)]
+        several = range(settings.num)
+        jobs = [Job(p, s + k, r) for p, s, r in zip(prompts, seeds, rows, strict=True) for k in several]
         return self._sample(jobs, settings, batch_size or self.most_at_once(settings.size), progress)
 
-    def _settings(self, seed: int, choices: Choices) -> SamplingSection:
+    def _settings(self, seed: int, choices: Choices, own: tuple[int, int] | None) -> SamplingSection:
         settings = sampling_section(**choices, seed=seed)
         if settings.size is None:
             native = self.backbone.native_size
-            settings = settings.model_copy(update={"size": (native, native)})
+            settings = settings.model_copy(update={"size": own or (native, native)})
         return settings
 
     def most_at_once(self, size: tuple[int, int]) -> int:
@@ -180,11 +249,12 @@ class Sampler:
         batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
         tick = Ticker(progress, len(batches) * len(scheduler.timesteps))
         texts = encode_texts(backbone, [*(job.prompt for job in jobs), settings.negative], device, dtype)
-        with borrowed([backbone.unet, backbone.vae], device):
+        branches = [control.branch for control in self.controls]
+        with borrowed([backbone.unet, backbone.vae, *branches], device):
             images = [
                 image
                 for batch in batches
-                for image in denoise(backbone, batch, texts, settings, device, dtype, tick)
+                for image in denoise(backbone, batch, texts, settings, device, dtype, tick, self.controls)
             ]
         notes = {prompt: self._notes(prompt, settings.negative) for prompt in texts.rows}
         return [
@@ -195,6 +265,8 @@ class Sampler:
                 settings=settings,
                 model=backbone.name,
                 loras=tuple(self.loras),
+                embeddings=tuple(self.embeddings),
+                controls=tuple(control.info() for control in self.controls),
                 precision=precision_name(dtype),
                 notes=notes[job.prompt],
             )
@@ -211,6 +283,12 @@ class Sampler:
             for kind, words in lost.items()
             if words
         )
+
+
+def _control_name(path: Path) -> str:
+    """The run's name for a run folder; else the folder's."""
+    place = path.expanduser().resolve()
+    return place.parent.name if place.name == FOLDER else place.name
 
 
 def _lora_name(path: Path) -> str:

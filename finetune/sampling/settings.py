@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
-from finetune.config import Positive, SchedulerName, Section
+from finetune.config import ControlKind, Positive, SchedulerName, Section
 from finetune.errors import ConfigError
 
 LoRASpec = str | Path | tuple[str | Path, float]
+EmbeddingSpec = str | Path | tuple[str | Path, str | None]
 Side = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
 
 
@@ -132,3 +135,77 @@ def parse_lora(text: LoRASpec) -> tuple[Path, float]:
             mend="Give a weight such as 0.8, or none for 1.",
         )
     return path, weight
+
+
+def parse_embedding(text: EmbeddingSpec) -> tuple[Path, str | None]:
+    """Reads `PATH` or `PATH:WORD`, e.g. "easy.safetensors:<easy>"; what the file says if no word is given."""
+    if isinstance(text, tuple):
+        return Path(text[0]), text[1]
+    # A colon may be part of a path that exists, and of a drive's.
+    if isinstance(text, Path) or Path(text).exists() or not Path(text.rpartition(":")[0]).exists():
+        return Path(text), None
+    head, _, word = text.rpartition(":")
+    return (Path(head), word) if head and word else (Path(text), None)
+
+
+@dataclass(frozen=True)
+class ControlSpec:
+    """A ControlNet to sample with.
+
+    Attributes:
+        path: A diffusers folder, or a run folder.
+        scale: How strongly it acts; 0 is off, 1 as trained.
+        start: Share of the sampling steps after which it begins to act.
+        end: Share of the sampling steps after which it acts no more.
+        preprocess: How its control picture is made from the one that is given.
+
+    Raises:
+        ConfigError: If a value is out of range.
+    """
+
+    path: Path
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    preprocess: ControlKind = "none"
+
+    def __post_init__(self) -> None:
+        """Checks the values, before a model is loaded."""
+        if not math.isfinite(self.scale):
+            raise ConfigError(
+                f"The scale {self.scale} of a ControlNet is not a finite number.",
+                where="--control-scale",
+                mend="Give a scale such as 0.8, or none for 1.",
+            )
+        if not 0 <= self.start < self.end <= 1:
+            raise ConfigError(
+                f"A ControlNet cannot act from {self.start:g} to {self.end:g} of the steps.",
+                where="--control-start, --control-end",
+                mend="Give shares between 0 and 1, the start before the end.",
+            )
+
+
+def parse_controls(
+    paths: Sequence[str | Path],
+    scales: Sequence[float] = (),
+    starts: Sequence[float] = (),
+    ends: Sequence[float] = (),
+    preprocess: ControlKind = "none",
+) -> list[ControlSpec]:
+    """ControlNets with their settings; a setting is given once for all, or once for each.
+
+    Raises:
+        ConfigError: If there are not as many values as ControlNets, or one is out of range.
+    """
+    given = {"--control-scale": (scales, 1.0), "--control-start": (starts, 0.0), "--control-end": (ends, 1.0)}
+    columns: list[list[float]] = []
+    for flag, (values, default) in given.items():
+        if len(values) not in (0, 1, len(paths)) or (values and not paths):
+            raise ConfigError(
+                f"{len(values)} values are given for {len(paths)} ControlNets.",
+                where=flag,
+                mend="Give it once for all ControlNets, or once for each.",
+            )
+        columns.append(list(values) if len(values) > 1 else [*(values or [default])] * len(paths))
+    rows = zip(paths, *columns, strict=True)
+    return [ControlSpec(Path(path), scale, start, end, preprocess) for path, scale, start, end in rows]

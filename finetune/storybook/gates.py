@@ -5,6 +5,7 @@ Every figure is read off pictures by the oracle, so anyone can repeat it.
 1. `vae`: how well the autoencoder gives back scenes that training never shows.
 2. `model`: whether samples of held-out combinations show what their prompts say.
 3. `lora`: whether a LoRA of the subject shows it, keeps scene and hat, and leaves other words alone.
+4. `controlnet`: whether pictures follow their control pictures (:mod:`finetune.storybook.control_gates`).
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ from finetune.backbones.quiet import quiet
 from finetune.sampling.grid import grid
 from finetune.sampling.sampler import Sampler
 from finetune.storybook.captions import phrase, prompt
+from finetune.storybook.control_gates import check_controlnet, show_controlnet
 from finetune.storybook.drawing import draw
 from finetune.storybook.oracle import Oracle, Reading, agrees
+from finetune.storybook.pairs import CONTROLS
 from finetune.storybook.pictures import SIZE, pixels_of
+from finetune.storybook.segmenter import Segmenter
 from finetune.storybook.world import COLOURS, SCENES, SUBJECT, Spec, sample_spec
 
 STREAM = 7
@@ -83,7 +87,7 @@ def check_model(
     result = {}
     for name, prompts in kinds.items():
         share = count if name == "full prompts" else count // 2
-        readings, images = _read(sampler, oracle, prompts[:share])
+        readings, images = read(sampler, oracle, prompts[:share])
         verdicts = [agrees(r, s) for r, s in zip(readings, specs, strict=False)]
         silent = {"without a colour": "colour", "without a scene": "scene"}.get(name)
         asked = [key for key in ("animal", "colour", "hat", "scene") if key != silent]
@@ -112,8 +116,8 @@ def check_lora(
         hat = [c for c in COLOURS if c != SUBJECT.colour][int(rng.integers(7))] if index % 2 else None
         specs.append(Spec(SUBJECT.animal, SUBJECT.colour, scene, hat=hat))
         prompts.append(phrase(trigger, scene=scene, hat=hat).replace(f"a {trigger}", trigger, 1))
-    readings, images = _read(sampler, oracle, prompts)
-    plain, _ = _read(sampler, oracle, ["a photo of a cat"] * count)
+    readings, images = read(sampler, oracle, prompts)
+    plain, _ = read(sampler, oracle, ["a photo of a cat"] * count)
     if picture:
         picture.parent.mkdir(parents=True, exist_ok=True)
         grid(images[:24], columns=6, labels=[p.removeprefix("a photo of ") for p in prompts[:24]]).save(
@@ -129,9 +133,10 @@ def check_lora(
     }
 
 
-def _read(
+def read(
     sampler: Sampler, oracle: Oracle, prompts: Sequence[str]
 ) -> tuple[list[Reading], list[Image.Image]]:
+    """Samples the prompts, each with a seed of its own, and what the oracle sees in them."""
     seeds = list(range(1000, 1000 + len(prompts)))
     samples = sampler(list(prompts), seed=seeds, steps=STEPS, guidance=GUIDANCE)
     images = [sample.image for sample in samples]
@@ -152,11 +157,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checks", nargs="+", choices=["vae", "model", "lora"])
+    parser.add_argument("checks", nargs="+", choices=["vae", "model", "lora", "controlnet"])
     parser.add_argument("--model", default="storybook", help="model to check (default: storybook)")
     parser.add_argument(
         "--lora", help="run folder or file of the subject's LoRA; without it the base is read"
     )
+    parser.add_argument("--controlnet", help="run folder or diffusers folder, for the controlnet check")
+    parser.add_argument("--control", choices=CONTROLS, default=CONTROLS[0], help="what it follows")
     parser.add_argument("--trigger", default="mycat", help="the LoRA's trigger word")
     parser.add_argument("--photos", type=Path, help="folder of photographs for the vae check")
     parser.add_argument("--count", type=int, help="samples (default: 500 for model, 100 for lora)")
@@ -177,6 +184,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sampler.add_lora(options.lora)
         sheet = folder / "lora.png" if folder else None
         show("subject", check_lora(sampler, oracle, options.trigger, options.count or 100, sheet))
+    if "controlnet" in options.checks:
+        if not options.controlnet:
+            parser.error("--controlnet says which ControlNet to check")
+        sampler.add_controlnet(options.controlnet)
+        sheet = folder / f"{options.control}.png" if folder else None
+        count = options.count or 100
+        found = check_controlnet(sampler, oracle, Segmenter.load(), options.control, count, sheet)
+        show_controlnet(options.control, found)
     return 0
 
 

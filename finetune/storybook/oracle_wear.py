@@ -8,6 +8,7 @@ are what the oracle is asked about.
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -26,14 +27,13 @@ def wear(pictures: Tensor, generator: torch.Generator) -> Tensor:
     Returns:
         Pictures of the same shape and range.
     """
+    draw = _draws(len(pictures), generator)
+    return fade(_bend(pictures, draw(0.3, 1.6, 0.5), draw(0.0, 1.0, 0.6), generator), generator)
 
-    def draw(low: float, high: float, share: float = 1.0) -> Tensor:
-        """A number for each picture, 0 for those that are left alone."""
-        values = torch.rand(len(pictures), generator=generator) * (high - low) + low
-        chosen = torch.rand(len(pictures), generator=generator) < share
-        return torch.where(chosen, values, torch.zeros(())).view(-1, 1, 1, 1)
 
-    pictures = _bend(pictures, draw(0.3, 1.6, 0.5), draw(0.0, 1.0, 0.6), generator)
+def fade(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """As `wear`, but everything stays in its place: for readers that say where things are."""
+    draw = _draws(len(pictures), generator)
     if torch.rand((), generator=generator) < 0.3:
         pictures = _shrink(pictures, generator)
     pictures = _blur(pictures, draw(0.3, 1.1, 0.6), draw(0.4, 1.8, 0.4))
@@ -43,6 +43,21 @@ def wear(pictures: Tensor, generator: torch.Generator) -> Tensor:
     blotch = torch.randn(len(pictures), 1, 6, 6, generator=generator)
     blotch = F.interpolate(blotch, size=pictures.shape[-2:], mode="bicubic")
     return (pictures + draw(0.005, 0.04, 0.4) * grain + draw(0.01, 0.04, 0.4) * blotch).clamp(0, 1)
+
+
+class _Draw(Protocol):
+    def __call__(self, low: float, high: float, share: float = 1.0) -> Tensor: ...
+
+
+def _draws(count: int, generator: torch.Generator) -> _Draw:
+    """A function that draws a number for each picture, 0 for those that are left alone."""
+
+    def draw(low: float, high: float, share: float = 1.0) -> Tensor:
+        values = torch.rand(count, generator=generator) * (high - low) + low
+        chosen = torch.rand(count, generator=generator) < share
+        return torch.where(chosen, values, torch.zeros(())).view(-1, 1, 1, 1)
+
+    return draw
 
 
 def _bend(pictures: Tensor, bend: Tensor, move: Tensor, generator: torch.Generator) -> Tensor:

@@ -140,8 +140,8 @@ def _no_tokenizer(folder: Path) -> None:
     shutil.rmtree(folder / "tokenizer")
 
 
-def _sample_prediction(folder: Path) -> None:
-    change(folder / "scheduler" / "scheduler_config.json", prediction_type="sample")
+def _strange_prediction(folder: Path) -> None:
+    change(folder / "scheduler" / "scheduler_config.json", prediction_type="flow_prediction")
 
 
 def _unknown_scheduler(folder: Path) -> None:
@@ -166,7 +166,7 @@ def _unknown_scheduler(folder: Path) -> None:
         (_wrong_shape, r"attn2"),
         (_no_json, "cannot be read"),
         (_no_tokenizer, "cannot be read"),
-        (_sample_prediction, "prediction type 'sample' is unknown"),
+        (_strange_prediction, "prediction type 'flow_prediction' is unknown"),
         (_unknown_scheduler, "no scheduler"),
     ],
 )

@@ -12,11 +12,26 @@ from safetensors.torch import save_file
 from finetune.backbones import Backbone, load_backbone
 from finetune.backbones.checkpoint import Header, read_header, stated_prediction
 from finetune.backbones.folder import load_folder
+from finetune.backbones.original import original_state
 from finetune.backbones.single_file import convert, probe_prediction, settle_prediction
 from finetune.config import ModelSection
 from finetune.errors import ModelError
-from tests.backbones.original import original_state, write_original
 from tests.tiny import Family, tiny_pipeline
+
+
+def state_of(pipe: Any) -> dict[str, torch.Tensor]:
+    """The weights of a tiny pipeline under their original names."""
+    encoders = [pipe.text_encoder, *([pipe.text_encoder_2] if hasattr(pipe, "text_encoder_2") else [])]
+    family: Family = (
+        "sdxl" if len(encoders) > 1 else "sd2" if pipe.unet.config.use_linear_projection else "sd1"
+    )
+    return original_state(Backbone(family, "tiny", pipe.unet, pipe.vae, tuple(encoders), (), pipe.scheduler))
+
+
+def write_original(pipe: Any, file: Path) -> Path:
+    """Writes a tiny pipeline into one safetensors file."""
+    save_file(state_of(pipe), file)
+    return file
 
 
 @pytest.fixture
@@ -53,7 +68,7 @@ def test_every_weight_arrives(
 
 def test_the_pickle_needs_permission(tmp_path: Path) -> None:
     file = tmp_path / "tiny.ckpt"
-    torch.save({"state_dict": original_state(tiny_pipeline("sd1"))}, file)
+    torch.save({"state_dict": state_of(tiny_pipeline("sd1"))}, file)
     with pytest.raises(ModelError, match="allow_pickle=true"):
         load_backbone(ModelSection(name=str(file)))
 
@@ -61,7 +76,7 @@ def test_the_pickle_needs_permission(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["sd1"])
 def test_an_allowed_pickle_is_read(family: Family, tiny_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "tiny.ckpt"
-    torch.save({"state_dict": original_state(tiny_pipeline("sd1"))}, file)
+    torch.save({"state_dict": state_of(tiny_pipeline("sd1"))}, file)
     assert read(file, tiny_folder, "sd1", allow_pickle=True).unet.conv_in.weight.isfinite().all()
 
 
@@ -69,7 +84,7 @@ def test_an_allowed_pickle_is_read(family: Family, tiny_folder: Path, tmp_path: 
 def test_a_missing_weight_is_named(
     checkpoint: Path, tiny_folder: Path, tmp_path: Path, family: Family
 ) -> None:
-    state = original_state(tiny_pipeline("sd1"))
+    state = state_of(tiny_pipeline("sd1"))
     del state["cond_stage_model.transformer.text_model.final_layer_norm.weight"]
     save_file(state, tmp_path / "holes.safetensors")
     with pytest.raises(ModelError, match=r"final_layer_norm\.weight"):
@@ -117,7 +132,7 @@ def test_the_file_may_say_it(
 @pytest.mark.parametrize("family", ["sdxl"])
 def test_a_marked_file_is_read_as_it_says(family: Family, tiny_folder: Path, tmp_path: Path) -> None:
     marks = {"v_pred": torch.tensor([]), "ztsnr": torch.tensor([])}
-    save_file(original_state(tiny_pipeline("sdxl")) | marks, tmp_path / "v.safetensors")
+    save_file(state_of(tiny_pipeline("sdxl")) | marks, tmp_path / "v.safetensors")
     backbone = read(tmp_path / "v.safetensors", tiny_folder, "sdxl")
     assert backbone.prediction_type == "v_prediction"
     assert backbone.scheduler.config.rescale_betas_zero_snr

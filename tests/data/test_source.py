@@ -309,7 +309,9 @@ def test_a_cached_row_costs_less_than_a_millisecond(
 
 def test_preserved_samples_get_their_prompts(mycat: Path, backbone: Backbone) -> None:
     prompts = ["a photo of a cat", "a dog"]
-    made = source(mycat, backbone, train_text=True, preserve=prompts, preserve_share=0.25)
+    asked: Any = {"preserve": prompts, "preserve_share": 0.25}
+    made = PictureSource(scan_folder(mycat), backbone, DataSection(), 7, True, **asked)
+    made.prepare()
     batch = made.batch(range(400))
     assert batch.preserved is not None
     assert 70 <= int(batch.preserved.sum()) <= 130

@@ -1,0 +1,158 @@
+"""ControlNet: a branch beside the frozen UNet that makes it follow a control picture.
+
+Zhang et al. 2023, arXiv:2302.05543. The branch is a copy of the UNet's encoder behind zero convolutions;
+with a rank, only low-rank updates of the copy are trained (Control-LoRA, stabilityai/control-lora).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from finetune.adapters.base import Adapter, ParameterGroup, check_state
+from finetune.adapters.inject import LayerSize, adaptable, inject
+from finetune.adapters.updates import LowRankUpdate
+from finetune.backbones.controlnet import new_branch, read_branch
+from finetune.config import ControlNetSection
+from finetune.diffusion.batch import Conditioning
+
+if TYPE_CHECKING:
+    from finetune.backbones import Backbone
+
+ROOT = "controlnet."
+_LAYER = ".base_layer"
+_ZEROS_AND_EMBEDDING = "controlnet_"  # what diffusers' names of these parts begin with
+
+
+class ControlNet(Adapter):
+    """Trains a ControlNet branch, which at first changes nothing; the model itself is never changed.
+
+    Args:
+        backbone: The pretrained model.
+        section: A new branch or an existing one, and all of its weights or updates of a rank.
+        seed: Of the drawn initial weights, which depend on nothing else.
+
+    Raises:
+        WeightsError: If the ControlNet to go on with cannot be read or was made for another model.
+    """
+
+    def __init__(self, backbone: Backbone, section: ControlNetSection, seed: int = 0) -> None:
+        super().__init__(backbone, trains_text=False)
+        self.section = section
+        backbone.unet.requires_grad_(False)
+        if section.start is not None:
+            self.branch = read_branch(section.start, backbone).to(backbone.device)
+        else:
+            self.branch = new_branch(backbone, seed, shared=section.rank is not None)
+        self._updates: dict[str, LowRankUpdate] = {}
+        if section.rank is not None:
+            self._updates = self._inject(section.rank, seed)
+        for parameter in self.trained().values():
+            parameter.requires_grad_(True)
+
+    def _inject(self, rank: int, seed: int) -> dict[str, LowRankUpdate]:
+        layers = {
+            name: layer
+            for name, layer in adaptable(self.branch).items()
+            # The first convolution stays as it is, as in `targets.CONVOLUTIONS`.
+            if not name.startswith(_ZEROS_AND_EMBEDDING) and name != "conv_in"
+        }
+        # No matrix has more rank than it has rows or columns. Alpha is the rank: files know no other scale.
+        ranks = {name: min(rank, *_matrix(layer)) for name, layer in layers.items()}
+        sizes = {name: LayerSize(r, r) for name, r in ranks.items()}
+        sizes = {name: LayerSize(r, r) for name, r in ranks.items()}
+        updates = inject(self.branch, sizes, "default", LowRankUpdate)
+        for name, update in updates.items():
+            update.start(seed, ROOT + name)
+        return updates
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The branch's weights by diffusers' names behind "controlnet.".
+
+        With a rank there are the updates instead of the copied weights.
+        """
+        own: dict[str, nn.Parameter] = dict(self.branch.named_parameters())
+        if self._updates:
+            own = {name: p for name, p in own.items() if name.startswith(_ZEROS_AND_EMBEDDING)}
+            for name, update in self._updates.items():
+                own |= {f"{name}.{kind}": parameter for kind, parameter in update.parameters().items()}
+        return {ROOT + name: parameter for name, parameter in own.items()}
+
+    def groups(self) -> list[ParameterGroup]:
+        """All of it, as one group of its own."""
+        return [ParameterGroup("controlnet", tuple(self.trained().items()))]
+
+    def forward(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """What the UNet predicts with the branch beside it.
+
+        Args:
+            noisy_latents: `[B, C, h, w]` scaled latents with noise.
+            timesteps: `[B]` int64.
+            conditioning: `B` rows with control pictures.
+
+        Returns:
+            `[B, C, h, w]`.
+        """
+        return self.backbone.predict(noisy_latents, timesteps, conditioning, self.branch)
+
+    def switched_off(self) -> AbstractContextManager[None]:
+        """The model itself is as it was: nothing has to be switched."""
+        return nullcontext()
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Computes activations anew in the backward pass: those of the branch, and of the UNet's decoder."""
+        super().enable_gradient_checkpointing()
+        self.branch.enable_gradient_checkpointing()
+
+    def weights(self, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The branch as plain weights, updates added: fp32, on the CPU, by diffusers' names.
+
+        Args:
+            state: Another state of this adapter (an average, a checkpoint) instead of the present one.
+
+        Raises:
+            WeightsError: If `state` is not one of this adapter.
+        """
+        state = self.state() if state is None else state
+        check_state(self.trained(), state)
+        plain = {name.removeprefix(ROOT): tensor for name, tensor in state.items()}
+        if not self._updates:
+            return plain
+        merged: dict[str, Tensor] = {}
+        for name, weight in self._base().items():
+            layer = name.removesuffix(".weight")
+            merged[name] = weight
+            if f"{layer}.lora_A.weight" in plain:
+                down, up = plain[f"{layer}.lora_A.weight"], plain[f"{layer}.lora_B.weight"]
+                merged[name] = weight + (up.flatten(1) @ down.flatten(1)).view_as(weight)
+        return merged | {n: t for n, t in plain.items() if n.startswith(_ZEROS_AND_EMBEDDING)}
+
+    def _base(self) -> dict[str, Tensor]:
+        """All weights but the updates, fp32 on the CPU, by the names they have without them."""
+        return {
+            name.replace(_LAYER, ""): parameter.detach().to("cpu", torch.float32)
+            for name, parameter in self.branch.named_parameters()
+            if ".lora_" not in name
+        }
+
+    def updates(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Up `[out, rank]` and down `[rank, in]` of each layer, fp32 on the CPU; empty without a rank.
+
+        Those of convolutions have the kernel's dimensions too.
+        """
+        return {
+            name: (update.up.detach().float().cpu(), update.down.detach().float().cpu())
+            for name, update in self._updates.items()
+        }
+
+
+def _matrix(layer: nn.Module) -> tuple[int, int]:
+    """Rows and columns of a layer's weight as a matrix."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[0], math.prod(weight.shape[1:])

@@ -1,0 +1,70 @@
+"""What a UNet, and a ControlNet beside it, is called with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.diffusion.batch import Conditioning
+
+
+def unet_arguments(
+    unet: Any, conditioning: Conditioning, device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
+    """The arguments besides latents and timesteps; a ControlNet takes the same.
+
+    Args:
+        unet: Its configuration says whether it is told sizes and the pooled text (SDXL).
+        conditioning: With `hidden`.
+        device: Where to.
+        dtype: Of text embeddings; sizes stay fp32.
+
+    Raises:
+        ValueError: If the conditioning lacks something.
+    """
+    assert conditioning.hidden is not None
+    arguments: dict[str, Any] = {"encoder_hidden_states": conditioning.hidden.to(device, dtype)}
+    if unet.config.addition_embed_type == "text_time":
+        if conditioning.pooled is None or conditioning.time_ids is None:
+            raise ValueError("SDXL's Conditioning needs pooled and time_ids")
+        arguments["added_cond_kwargs"] = {
+            "text_embeds": conditioning.pooled.to(device, dtype),
+            "time_ids": conditioning.time_ids.to(device),
+        }
+    return arguments
+
+
+def residuals(
+    branch: Any, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, dtype: torch.dtype
+) -> dict[str, Any]:
+    """What a ControlNet adds to the skip connections and the middle of the UNet (arXiv:2302.05543).
+
+    Args:
+        branch: A `ControlNetModel`; it computes in its own precision.
+        noisy_latents: `[B, C, h, w]`.
+        timesteps: `[B]`.
+        conditioning: With `hidden` and `control`.
+        dtype: The UNet's.
+
+    Returns:
+        Arguments for the UNet.
+
+    Raises:
+        ValueError: If the conditioning lacks something.
+    """
+    if conditioning.control is None:
+        raise ValueError("a ControlNet needs control pictures in the Conditioning")
+    device, own = noisy_latents.device, next(branch.parameters()).dtype
+    down, middle = branch(
+        noisy_latents.to(own),
+        timesteps,
+        controlnet_cond=conditioning.control.to(device, own),
+        return_dict=False,
+        **unet_arguments(branch, conditioning, device, own),
+    )
+    return {
+        "down_block_additional_residuals": [added.to(dtype) for added in down],
+        "mid_block_additional_residual": middle.to(dtype),
+    }

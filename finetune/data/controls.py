@@ -1,0 +1,137 @@
+"""Control pictures as batches see them, and batches of pairs."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from finetune.config import ControlKind, PairsSection
+from finetune.data.cache import ContentCache, content_key
+from finetune.data.control import check_control_kind, control_pixels
+from finetune.data.decode import quiet_pillow
+from finetune.data.latents import View
+from finetune.data.options import cache_of
+from finetune.data.pairs import PairedFolder
+from finetune.data.preprocess import VERSION, cut_out, place
+from finetune.data.source import PictureSource
+
+if TYPE_CHECKING:
+    from finetune.backbones import Backbone
+
+
+class Controls:
+    """The control pictures of a folder; a `Companion`.
+
+    Each is brought to its picture's size and then cut and mirrored exactly as its picture is.
+
+    Args:
+        folder: From `scan_pairs`.
+        data: Whether and how they are made from the pictures.
+        size: Side in pixels of the square that is cut from each.
+        cache: Where they are kept (8 bits, compressed); None to make each anew.
+
+    Raises:
+        ConfigError: If a library is missing that makes them.
+    """
+
+    def __init__(
+        self, folder: PairedFolder, data: PairsSection, size: int, cache: ContentCache | None = None
+    ) -> None:
+        check_control_kind(data.preprocess)
+        self._folder, self._data, self._size, self._cache = folder, data, size, cache
+
+    def rows(self, views: Sequence[View]) -> Tensor:
+        """`[B, 3, size, size]` fp32 in [0, 1], on the CPU."""
+        return torch.stack([self._row(view) for view in views]).float() / 255
+
+    def digest(self) -> str:
+        """SHA-256, in hex, of the files in their order and of how they are used."""
+        return content_key("controls", self._how, *(control.digest for control in self._folder.controls))
+
+    def prepare(self, flip: bool, progress: Callable[[int, int], None] | None = None) -> None:
+        """Fills the cache with every centre square, and with its mirror image if `flip`."""
+        if self._cache is None:
+            return
+        views = [View(i, m) for i in range(len(self._folder.controls)) for m in ((False, True)[: 1 + flip])]
+        for done, view in enumerate(views, 1):
+            self._row(view)
+            if progress:
+                progress(done, len(views))
+
+    @property
+    def kind(self) -> ControlKind:
+        """How they are made from the pictures; `none` if they are given."""
+        return self._data.preprocess
+
+    @property
+    def _how(self) -> str:
+        kind, thresholds = self._data.preprocess, self._data.canny_thresholds
+        return f"{kind} {thresholds}" if kind == "canny" else kind
+
+    def _row(self, view: View) -> Tensor:
+        """`[3, size, size]` uint8."""
+        picture, control = self._folder.pictures[view.picture], self._folder.controls[view.picture]
+        placement = place((picture.height, picture.width), self._size, at=view.at, mirrored=view.mirrored)
+        where = f"{VERSION} {placement.resized} {placement.size} {placement.cut} {placement.mirrored}"
+        key = content_key("control", control.digest, self._how, where)
+        shape = (self._size, self._size, 3)
+        kept = self._cache.get(key) if self._cache else None
+        if kept is not None:
+            raw = bytearray(zlib.decompress(kept["control"].numpy().tobytes()))
+            return torch.frombuffer(raw, dtype=torch.uint8).view(shape).permute(2, 0, 1)
+        with quiet_pillow():
+            square = cut_out(control.read(), placement)
+        levels = ((square + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+        pixels = torch.from_numpy(control_pixels(levels, self._data.preprocess, self._data.canny_thresholds))
+        if self._cache:
+            # Edges and silhouettes shrink to a hundredth; a large data set then fits into memory.
+            packed = bytearray(zlib.compress(pixels.contiguous().numpy().tobytes(), 1))
+            self._cache.put(key, {"control": torch.frombuffer(packed, dtype=torch.uint8)})
+        return pixels.permute(2, 0, 1)
+
+
+class PairSource(PictureSource):
+    """Batches from a folder of pairs.
+
+    Args:
+        folder: From `scan_pairs`.
+        backbone: Encodes pictures and captions.
+        data: The recipe's settings.
+        seed: Seed of every draw.
+
+    Raises:
+        ConfigError: If settings contradict each other, do not fit the model, or need a missing library.
+    """
+
+    def __init__(self, folder: PairedFolder, backbone: Backbone, data: PairsSection, seed: int) -> None:
+        self.controls = Controls(
+            folder, data, data.resolution or backbone.native_size, cache_of(data, "controls")
+        )
+        super().__init__(
+            folder, backbone, data, seed, control=self.controls, control_dropout=data.control_dropout
+        )
+
+    def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """As `PictureSource.prepare`, and the control pictures too."""
+        self.controls.prepare(self._flip)
+        super().prepare(progress)
+
+    def shown(self, number: int) -> list[tuple[str, Tensor]]:
+        """Captions and control pictures `[3, size, size]` in [0, 1] of the first pairs, for previews.
+
+        Args:
+            number: How many; if there are fewer pairs, they are repeated.
+        """
+        pictures = [i % len(self) for i in range(number)]
+        rows = self.controls.rows([View(i) for i in pictures])
+        return [(self.folder.pictures[i].caption, row) for i, row in zip(pictures, rows, strict=True)]
+
+    def summary(self) -> list[str]:
+        """As `PictureSource.summary`, and where control pictures come from if they are made."""
+        kind = self.controls.kind
+        lines = super().summary()
+        return lines if kind == "none" else [lines[0], f"control pictures made from them: {kind}", *lines[1:]]

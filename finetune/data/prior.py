@@ -1,0 +1,54 @@
+"""Prior preservation: pictures of the class beside the pictures of the subject."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from finetune.data.folder import Folder
+from finetune.data.source import PictureSource
+from finetune.diffusion.batch import Batch
+
+
+class PriorSource:
+    """Each sample of the subject brings a sample of its class along (Ruiz et al. 2022, arXiv:2208.12242).
+
+    Sample `n` is two rows: the subject's with weight 1, and one of the class with weight λ and draws of
+    its own. Summed and divided by the number of samples their loss is L + λ·L_prior.
+
+    Args:
+        instances: The subject's pictures.
+        classes: The class's pictures.
+        weight: λ.
+    """
+
+    def __init__(self, instances: PictureSource, classes: PictureSource, weight: float) -> None:
+        self.instances, self.classes, self.weight = instances, classes, weight
+
+    @property
+    def folder(self) -> Folder:
+        """The subject's pictures."""
+        return self.instances.folder
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """The rows of the subject, then as many of the class."""
+        # Numbers below zero belong to no sample of the subject, so no draw is shared with one (P1).
+        prior = self.classes.batch([-1 - number for number in numbers])
+        return Batch.join([self.instances.batch(numbers), replace(prior, weight=prior.weight * self.weight)])
+
+    def captions(self) -> list[str]:
+        """The distinct captions of the subject's pictures."""
+        return self.instances.captions()
+
+    def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Encodes all pictures and captions into the caches."""
+        self.instances.prepare(progress)
+        self.classes.prepare(progress)
+
+    def summary(self) -> list[str]:
+        """Lines for the user about both kinds of pictures."""
+        return [*self.instances.summary(), *(f"class: {line}" for line in self.classes.summary())]
+
+    def digest(self) -> str:
+        """Of both kinds of pictures, in hex."""
+        return f"{self.instances.digest()}+{self.classes.digest()}"

@@ -1,0 +1,135 @@
+"""The ControlNet recipe: a branch that makes the model follow edges, silhouettes or depth maps."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from finetune.config import ControlNetSection, PairsSection, WeightsOutputSection
+from finetune.recipes.base import Recipe
+from finetune.recipes.faults import Fault
+from finetune.recipes.reporter import Reporter
+
+if TYPE_CHECKING:
+    from finetune.adapters.base import Adapter
+    from finetune.backbones import Backbone
+    from finetune.data import Folder, PictureSource, PriorSource
+
+FOLDER = "controlnet"
+
+
+class ControlNetRecipe(Recipe):
+    """Trains a ControlNet (Zhang et al. 2023, arXiv:2302.05543) on pairs of pictures."""
+
+    finished_by: ClassVar[str] = f"{FOLDER}/config.json"
+
+    kind: Literal["controlnet"] = "controlnet"
+    data: PairsSection = PairsSection()
+    adapter: ControlNetSection = ControlNetSection()
+    output: WeightsOutputSection = WeightsOutputSection()
+
+    def contradictions(self) -> Iterator[Fault]:
+        """As `Recipe.contradictions`, and those between the ways to give control pictures."""
+        yield from super().contradictions()
+        data, default = self.data, PairsSection.model_fields["canny_thresholds"].default
+        if data.conditioning_dir is not None and data.preprocess != "none":
+            yield Fault(
+                "Control pictures are given by a folder and made from the pictures too.",
+                "data.preprocess",
+                "Leave out this or data.conditioning_dir.",
+            )
+        if data.canny_thresholds != default and data.preprocess != "canny":
+            yield Fault(
+                "Thresholds are given, but edges are not found by Canny's method.",
+                "data.canny_thresholds",
+                "Set data.preprocess=canny, or leave this out.",
+            )
+        if self.adapter.start is not None and self.adapter.rank is not None:
+            yield Fault(
+                "A low-rank branch is one of the model's own weights and cannot go on with a ControlNet.",
+                "adapter.rank",
+                "Leave out this or adapter.start.",
+            )
+
+    def scan(self) -> Folder:
+        """Reads the pairs.
+
+        Raises:
+            DataError: If there are none that can be trained on, or control pictures do not fit.
+            ConfigError: If a library is missing that makes the control pictures.
+        """
+        from finetune.data import scan_pairs
+        from finetune.data.control import check_control_kind
+
+        check_control_kind(self.data.preprocess)
+        return scan_pairs(self.data)
+
+    def make_adapter(self, backbone: Backbone) -> Adapter:
+        """A branch beside the UNet; a new one's start depends on model and seed alone."""
+        from finetune.adapters import ControlNet
+
+        return ControlNet(backbone, self.adapter, seed=self.training.seed)
+
+    def make_source(
+        self, pictures: Folder, backbone: Backbone, adapter: Adapter, report: Reporter
+    ) -> PictureSource | PriorSource:
+        """Pictures with their control pictures."""
+        from finetune.data import PairedFolder, PairSource
+
+        assert isinstance(pictures, PairedFolder)
+        return PairSource(pictures, backbone, self.data, self.training.seed)
+
+    def make_preview(
+        self, adapter: Adapter, source: PictureSource | PriorSource, path: Callable[[int], Path]
+    ) -> Callable[[int], None]:
+        """Samples of the first pairs' captions and control pictures, each beside its control picture."""
+        from finetune.adapters import ControlNet
+        from finetune.data import PairSource
+        from finetune.sampling import ControlSpec, Sampler
+        from finetune.sampling.control import Control, control_image
+        from finetune.sampling.preview import preview_count, preview_pairs
+
+        assert isinstance(adapter, ControlNet) and isinstance(source, PairSource)
+        sampler = Sampler(adapter.backbone)
+        sampler.controls.append(Control(FOLDER, adapter.branch, ControlSpec(Path(FOLDER))))
+
+        def hook(step: int) -> None:
+            shown = [(text, control_image(row)) for text, row in source.shown(preview_count(self.preview))]
+            preview_pairs(sampler, shown, self.preview, path(step), self.data.resolution)
+
+        return hook
+
+    def public(self) -> dict[str, Any]:
+        """As `Recipe.public`, with the last name of the ControlNet that was gone on with."""
+        dump = super().public()
+        if self.adapter.start is not None:
+            dump["adapter"]["start"] = self.adapter.start.resolve().name
+        return dump
+
+    def sample_flags(self, folder: Path) -> str:
+        """The ControlNet, and a place to name a control picture."""
+        made = "" if self.data.preprocess == "none" else f" --control-preprocess {self.data.preprocess}"
+        return f"--controlnet {shlex.quote(str(folder))} --control-image PICTURE.png{made}"
+
+    def write_results(
+        self, adapter: Adapter, backbone: Backbone, folder: Path, name: str, metadata: dict[str, str]
+    ) -> dict[Path, str]:
+        """The ControlNet as a diffusers folder; with a rank also as a Control-LoRA file."""
+        from finetune.adapters import ControlNet
+        from finetune.backbones.precision import PRECISIONS
+        from finetune.files import whole_folder
+        from finetune.formats import write_control_lora, write_controlnet
+
+        assert isinstance(adapter, ControlNet)
+        dtype = PRECISIONS[self.output.weights]
+        written: dict[Path, str] = {}
+        if self.adapter.rank is not None:
+            file = folder / f"{name}.safetensors"
+            write_control_lora(file, adapter, metadata, dtype)
+            written[file] = "the updates alone (Control-LoRA), for ComfyUI and diffusers"
+        place = folder / FOLDER
+        with whole_folder(place) as aside:
+            write_controlnet(aside, adapter, metadata, dtype)
+        return written | {place: "for diffusers and finetune sample --controlnet"}

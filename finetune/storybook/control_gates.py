@@ -1,0 +1,141 @@
+"""Whether pictures follow their control pictures, in figures.
+
+`python -m finetune.storybook.gates controlnet --controlnet DIR [--control silhouettes|edges]`
+
+Scenes of combinations that training never shows are drawn, with their true silhouettes; the model samples
+each scene's full prompt with the scene's control picture. Where a sampled picture shows its animal is read
+by the segmenter from the pixels alone, and compared with the silhouette of the scene.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from finetune.sampling.control import control_image
+from finetune.sampling.grid import grid
+from finetune.sampling.sampler import Sampler
+from finetune.storybook.oracle import Oracle, agrees
+from finetune.storybook.pairs import Scene, draw_scene
+from finetune.storybook.pictures import SIZE, pixels_of
+from finetune.storybook.segmenter import Segmenter, overlap
+
+STREAM, STEPS, GUIDANCE = 9, 25, 4.0
+_SHOWN = 12  # scenes in the sheet
+
+
+@dataclass(frozen=True)
+class ControlFigures:
+    """What the check finds.
+
+    Attributes:
+        overlaps: Mean intersection over union, in [0, 1], of silhouettes read from pictures with the
+            scenes' true ones, by kind of picture.
+        parts: Share of the samples that show what their prompts say, by part.
+        followed: Share of the samples whose silhouette overlaps by 0.8 and more.
+    """
+
+    overlaps: dict[str, float]
+    parts: dict[str, float]
+    followed: float
+
+
+def check_controlnet(
+    sampler: Sampler,
+    oracle: Oracle,
+    segmenter: Segmenter,
+    kind: str,
+    count: int = 100,
+    picture: Path | None = None,
+) -> ControlFigures:
+    """Samples held-out scenes by their control pictures and reads what they show.
+
+    Args:
+        sampler: With one ControlNet.
+        oracle: Reads animal, colour, hat and scene.
+        segmenter: Reads silhouettes.
+        kind: `silhouettes` or `edges`.
+        count: Scenes.
+        picture: Where to write a sheet of scenes, control pictures and samples.
+    """
+    scenes = [draw_scene(np.random.default_rng([STREAM, i]), held_out=True) for i in range(count)]
+    truth = torch.stack([torch.from_numpy(np.asarray(s.mask) > 127) for s in scenes])
+    controls = [scene.control(kind) for scene in scenes]
+    prompts = [scene.caption for scene in scenes]
+    steered = _sampled(sampler, prompts, controls)
+    free = _sampled(sampler, prompts, None)
+    verdicts = [agrees(r, s.spec) for r, s in zip(oracle.read(steered), scenes, strict=True)]
+    read = segmenter.read(steered)
+    overlaps = {
+        "samples": overlap(read, truth),
+        "ceiling: scenes through the VAE": overlap(segmenter.read(_rebuilt(sampler, scenes)), truth),
+        "samples and others' silhouettes": overlap(read, truth.roll(1, 0)),
+        "base model without control": overlap(segmenter.read(free), truth),
+    }
+    if picture:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        _sheet(scenes, controls, steered, free).save(picture)
+    return ControlFigures(
+        {name: float(values.mean()) for name, values in overlaps.items()},
+        {part: float(np.mean([v[part] for v in verdicts])) for part in verdicts[0]},
+        float((overlaps["samples"] >= 0.8).float().mean()),
+    )
+
+
+def _sampled(
+    sampler: Sampler, prompts: Sequence[str], controls: Sequence[Image.Image] | None
+) -> list[Image.Image]:
+    seeds = list(range(2000, 2000 + len(prompts)))
+    if controls is None:
+        sampler = Sampler(sampler.backbone, precision="bf16")
+    samples = sampler(
+        list(prompts),
+        control_images=None if controls is None else [controls],
+        seed=seeds,
+        size=SIZE,
+        steps=STEPS,
+        guidance=GUIDANCE,
+    )
+    return [sample.image for sample in samples]
+
+
+def _rebuilt(sampler: Sampler, scenes: Sequence[Scene]) -> list[Image.Image]:
+    stack = np.stack([np.asarray(scene.picture).transpose(2, 0, 1) for scene in scenes])
+    pixels = pixels_of(torch.from_numpy(stack))
+    assert pixels.shape[-1] == SIZE
+    mean, _ = sampler.backbone.encode_pixels(pixels)
+    decoded: Tensor = sampler.backbone.decode(mean)
+    return [control_image(row / 2 + 0.5) for row in decoded]
+
+
+def _sheet(
+    scenes: Sequence[Scene],
+    controls: Sequence[Image.Image],
+    steered: Sequence[Image.Image],
+    free: Sequence[Image.Image],
+) -> Image.Image:
+    rows = list(zip(scenes, controls, steered, free, strict=True))[:_SHOWN]
+    pictures = [p for scene, control, one, other in rows for p in (scene.picture, control, one, other)]
+    labels = [
+        label
+        for scene, *_ in rows
+        for label in ("drawn", "control", scene.caption.removeprefix("a photo of "), "no control")
+    ]
+    return grid(pictures, 8, labels)
+
+
+def show_controlnet(kind: str, figures: ControlFigures) -> None:
+    """Prints one line a figure."""
+    print(f"following {kind} of held-out scenes, mean IoU of silhouettes")
+    for name, value in figures.overlaps.items():
+        print(f"  {name:32} {value:6.3f}")
+    print(f"  {'samples with an IoU ≥ 0.8':32} {100 * figures.followed:6.1f} %")
+    print("the same samples show what their prompts say")
+    for name, value in figures.parts.items():
+        print(f"  {name:32} {100 * value:6.1f} %", flush=True)

@@ -1,0 +1,107 @@
+"""The segmenter: reads from a picture of the storybook world where the animal and its hat are.
+
+As the oracle, it looks at the pixels alone and knows nothing of prompts or control pictures: a small
+convolutional network, trained on drawn scenes whose true masks the drawing program knows.
+:mod:`finetune.storybook.segmenter_training` trains it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from finetune.errors import WeightsError
+
+_WIDTHS = (32, 64, 96)
+_BATCH = 128
+
+
+class SegmenterNetwork(nn.Module):
+    """Three scales down and up again with skip connections (Ronneberger et al. 2015, arXiv:1505.04597)."""
+
+    def __init__(self) -> None:
+        """Builds the network with the global random generator's weights."""
+        super().__init__()
+        a, b, c = _WIDTHS
+        self.fine = nn.Sequential(nn.PixelUnshuffle(2), _layer(12, a), _layer(a, a))
+        self.middle = nn.Sequential(_layer(a, b, stride=2), _layer(b, b))
+        self.coarse = nn.Sequential(_layer(b, c, stride=2), _layer(c, c), _layer(c, c))
+        self.up_middle = _layer(c + b, b)
+        self.up_fine = _layer(b + a, a)
+        self.last = nn.Sequential(nn.Conv2d(a, 4, 3, padding=1), nn.PixelShuffle(2))
+        self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """How surely each pixel shows the animal or its hat.
+
+        Args:
+            pictures: `[B, 3, S, S]` in [0, 1], S a multiple of 8.
+
+        Returns:
+            Logits `[B, S, S]`.
+        """
+        fine = self.fine(pictures * 4 - 2)
+        middle = self.middle(fine)
+        coarse = self.up(self.coarse(middle))
+        middle = self.up(self.up_middle(torch.cat([coarse, middle], dim=1)))
+        logits: Tensor = self.last(self.up_fine(torch.cat([middle, fine], dim=1)))
+        return logits[:, 0]
+
+
+def _layer(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class Segmenter:
+    """Reads silhouettes with a trained network, on the CPU."""
+
+    def __init__(self, network: SegmenterNetwork) -> None:
+        """Takes a network, which it puts into evaluation mode."""
+        self.network = network.float().eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> Segmenter:
+        """Loads the bundled segmenter, or another one that was trained.
+
+        Raises:
+            WeightsError: The file is missing, damaged, or not a segmenter.
+        """
+        if path is None:
+            with as_file(files("finetune") / "models" / "segmenter" / "segmenter.safetensors") as bundled:
+                return cls.load(bundled)
+        with torch.device("meta"):
+            network = SegmenterNetwork()
+        try:
+            state = load_file(path)
+            state = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
+            network.load_state_dict(state, assign=True)
+        except (OSError, SafetensorError, RuntimeError) as fault:
+            raise WeightsError(
+                f"The segmenter's weights cannot be read: {str(fault).splitlines()[0]}",
+                where=str(path),
+                mend="Train one with `python -m finetune.storybook.segmenter_training --out FILE`.",
+            ) from fault
+        return cls(network)
+
+    @torch.inference_mode()
+    def read(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """The silhouette in each of some pictures of one size: `[B, H, W]` bool."""
+        pixels = torch.from_numpy(np.stack([np.asarray(p.convert("RGB")) for p in pictures]))
+        rows = pixels.permute(0, 3, 1, 2).float() / 255
+        return torch.cat([self.network(part) > 0 for part in rows.split(_BATCH)])
+
+
+def overlap(silhouettes: Tensor, others: Tensor) -> Tensor:
+    """Intersection over union of each pair, `[B]`; both `[B, H, W]` bool. Two empty ones overlap in full."""
+    both = (silhouettes & others).flatten(1).sum(1)
+    either = (silhouettes | others).flatten(1).sum(1)
+    return torch.where(either > 0, both / either.clamp(min=1), torch.ones(()))

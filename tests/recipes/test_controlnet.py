@@ -1,0 +1,145 @@
+"""Whole ControlNet runs on tiny random models: what they leave, how they resume, what they refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from diffusers import ControlNetModel
+from PIL import Image
+from safetensors import safe_open
+
+from finetune.cli import main
+from finetune.errors import UserError
+from finetune.recipes import build, load_recipe
+from finetune.recipes.load import Setting, parse_set
+from finetune.recipes.run import run
+
+SMALL = ("training.steps=2", "training.log_every=1", "preview.every=0", "optimizer.warmup_steps=0",
+         "optimizer.name=adamw")  # fmt: skip
+WEIGHTS = Path("controlnet") / "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs go below a working directory that holds a folder of pairs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs" / "maps").mkdir(parents=True)
+    lines = []
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 256, (40, 36, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pairs" / f"{i}.png")
+        Image.fromarray(255 - pixels).save(tmp_path / "pairs" / "maps" / f"{i}.png")
+        line = {"file_name": f"{i}.png", "conditioning_image": f"maps/{i}.png", "text": f"picture {i}"}
+        lines.append(json.dumps(line) + "\n")
+    (tmp_path / "pairs" / "metadata.jsonl").write_text("".join(lines))
+    return tmp_path
+
+
+def train(model: Path, *changes: str, resume: bool = False) -> tuple[Path, list[str]]:
+    given = [Setting("data.data_dir", "pairs", "here"), Setting("model.name", str(model), "here")]
+    recipe = build("controlnet", [*given, *(parse_set(change) for change in (*SMALL, *changes))])
+    said: list[str] = []
+    return run(recipe, resume=resume, tell=said.append).folder, said
+
+
+@pytest.mark.parametrize("rank", [(), ("adapter.rank=2",)], ids=["full", "low rank"])
+def test_what_a_run_leaves(family: str, tiny_folder: Path, rank: tuple[str, ...]) -> None:
+    shown = ("preview.every=2", "preview.steps=1", "preview.num=2")
+    folder, said = train(tiny_folder, *rank, *shown)
+    assert folder == Path("runs/pairs-controlnet")
+    with Image.open(folder / "samples" / "step-000002.png") as sheet:
+        told: Any = sheet.text  # type: ignore[attr-defined]
+    samples = json.loads(told["finetune"])["samples"]
+    assert [sample["prompt"] for sample in samples] == ["picture 0", "picture 1"]
+    assert samples[0]["controlnets"][0]["name"] == "controlnet"
+    ControlNetModel.from_pretrained(folder / "controlnet")
+    assert (folder / "pairs-controlnet.safetensors").is_file() == bool(rank)
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["finetune.step"] == "2"
+    assert json.loads(metadata["finetune.recipe"])["data"]["data_dir"] == "pairs"
+    assert any("--controlnet runs/pairs-controlnet --control-image" in line for line in said)
+    assert load_recipe(folder / "recipe.yaml").output.name == "pairs-controlnet"
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(tiny_models: dict[str, Path]) -> None:
+    changes = (
+        "training.steps=4",
+        "training.checkpoint_every=2",
+        "data.control_dropout=0.5",
+        "data.flip=true",
+    )
+    folder, _ = train(tiny_models["sd2"], *changes)
+    whole = (folder / WEIGHTS).read_bytes()
+    shutil.rmtree(folder / "controlnet")
+    shutil.rmtree(folder / "checkpoints" / "step-000004")
+    _, said = train(tiny_models["sd2"], *changes, resume=True)
+    assert "Going on after step 2 of 4." in said
+    assert (folder / WEIGHTS).read_bytes() == whole
+
+
+def test_going_on_with_a_controlnet(tiny_models: dict[str, Path]) -> None:
+    model, exact = tiny_models["sd1"], "output.weights=fp32"
+    first, _ = train(model, exact)
+    second, _ = train(model, exact, f"adapter.start={first}", "optimizer.lr=1e-8")
+    files = [folder / WEIGHTS for folder in (first, second)]
+    with safe_open(files[0], framework="pt") as one, safe_open(files[1], framework="pt") as other:
+        for name in one.keys():  # noqa: SIM118
+            assert abs(one.get_tensor(name) - other.get_tensor(name)).max() < 1e-6
+        assert json.loads(other.metadata()["finetune.recipe"])["adapter"]["start"] == first.name
+
+
+def test_sampling_by_command(tiny_models: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, _ = train(tiny_models["sdxl"])
+    few = ["--steps", "1", "--guidance", "1"]
+    control = ["--controlnet", str(folder), "--control-image", "pairs/maps/0.png"]
+    scaled = [*control, "--control-scale", "0.5", "--control-end", "0.8"]
+    assert main(["sample", "a cat", *control, *scaled[:4], "--control-scale", "0.5", *few]) == 0
+    said = capsys.readouterr().out
+    assert f"because {folder} was made for it" in said
+    with Image.open("samples/a-cat-0.png") as picture:
+        made = json.loads(picture.text["finetune"])["samples"][0]  # type: ignore[attr-defined]
+    assert [c["scale"] for c in made["controlnets"]] == [0.5, 0.5]
+    for wrong, word in {
+        ("--controlnet", str(folder)): "1 ControlNets are given but 0 control pictures",
+        ("--control-image", "pairs/0.png"): "0 ControlNets are given but 1 control pictures",
+        (*control, "--control-scale", "nan"): "not a finite number",
+        (*control, "--control-start", "0.5", "--control-end", "0.5"): "cannot act from",
+        (*control, "--control-scale", "1", "--control-scale", "2"): "2 values are given for 1 ControlNets",
+        ("--control-scale", "1"): "1 values are given for 0",
+        ("--controlnet", "pairs", "--control-image", "pairs/0.png"): "no ControlNet here",
+        (*control[:3], "missing.png"): "cannot be read",
+    }.items():
+        assert main(["sample", "a cat", *few, *wrong]) == 2
+        assert word in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        (["data.preprocess=edges", "data.conditioning_dir=pairs/maps"], "made from the pictures too"),
+        (["data.canny_thresholds=[50, 100]"], "Canny's method"),
+        (["adapter.rank=2", "adapter.start=x"], "cannot go on"),
+        (["adapter.start=missing"], "no such folder"),
+        (["data.preprocess=edges"], "given twice"),
+        (["data.data_dir=missing"], "no such folder"),
+    ],
+)
+def test_bad_input_leaves_nothing_behind(
+    here: Path, tiny_models: dict[str, Path], changes: list[str], word: str
+) -> None:
+    with pytest.raises(UserError, match=word) as caught:
+        train(tiny_models["sd1"], *changes)
+    assert caught.value.mend
+    assert [path.name for path in here.iterdir()] == ["pairs"]
+
+
+def test_a_controlnet_of_another_model_is_refused(tiny_models: dict[str, Path]) -> None:
+    folder, _ = train(tiny_models["sd1"])
+    with pytest.raises(UserError, match="another model than"):
+        train(tiny_models["sdxl"], f"adapter.start={folder}")
