@@ -6,7 +6,8 @@ python docs/update.py --check  # only tells which pages are out of date
 ```
 
 A page marks a quoted piece with a comment, and what follows up to `<!-- end -->` is replaced:
-`<!-- settings lora -->`, or `<!-- code finetune/training/trainer.py Trainer._step -->`.
+`<!-- settings lora data adapter -->` (sections of a kind of recipe), `<!-- presets lora -->`, or
+`<!-- code finetune/training/trainer.py Trainer._step -->`.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from finetune.cli.flags import FLAGS
-from finetune.recipes.base import sections, setting_fields
+from finetune.recipes.base import setting_fields
 from finetune.recipes.load import RECIPES
-from finetune.recipes.presets import preset_values
+from finetune.recipes.presets import preset_values, presets
 
 ROOT = Path(__file__).resolve().parent.parent
-PIECE = re.compile(r"(<!-- (settings|code) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+PIECE = re.compile(r"(<!-- (settings|presets|code) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def updated(page: str) -> str:
@@ -35,29 +36,37 @@ def updated(page: str) -> str:
 
     def piece(match: re.Match[str]) -> str:
         begin, kind, what, end = match.groups()
-        return f"{begin}{settings(what) if kind == 'settings' else code(*what.split())}\n{end}"
+        return f"{begin}{KINDS[kind](*what.split())}\n{end}"
 
     return PIECE.sub(piece, page)
 
 
-def settings(kind: str) -> str:
-    """A table of each section of a kind of recipe: key, flag, default and meaning."""
+def settings(kind: str, *names: str) -> str:
+    """A table of each named section of a kind of recipe: key, flag, default and meaning."""
     flags = {key: flag for flag, key in FLAGS.items()}
     lines: list[str] = []
-    for section in sections(RECIPES[kind]):
+    for section in names:
         lines += ["", f"**`{section}`**", "", "| Setting | Default | Meaning |", "|---|---|---|"]
         for key, field in setting_fields(RECIPES[kind]).items():
             if key.startswith(f"{section}."):
                 flag = f" (`{flags[key]}`)" if key in flags else ""
-                cells = (f"`{key}`{flag}", _defaults(kind, key, field), _meaning(field))
-                lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+                lines.append(_row(f"`{key}`{flag}", _show(field.default), _meaning(field)))
     return "\n".join([*lines, ""])
 
 
-def _defaults(kind: str, key: str, field: FieldInfo) -> str:
-    values = preset_values(kind, key)
-    presets = [f"{_show(value)} for {model}" for model, value in values.items() if value != field.default]
-    return "; ".join([_show(field.default), *presets])
+def defaults(kind: str) -> str:
+    """A table of what the presets of a kind of recipe set, by model."""
+    models = list(presets(kind))
+    keys = [key for key in setting_fields(RECIPES[kind]) if preset_values(kind, key)]
+    lines = ["", _row("Setting", *models), "|---" * (len(models) + 1) + "|"]
+    for key in keys:
+        values = preset_values(kind, key)
+        lines.append(_row(f"`{key}`", *(_show(values[m]) if m in values else "" for m in models)))
+    return "\n".join([*lines, ""])
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _show(value: Any) -> str:
@@ -65,7 +74,7 @@ def _show(value: Any) -> str:
         return "–"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, tuple):
+    if isinstance(value, list | tuple):
         return ", ".join(map(_show, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -87,6 +96,9 @@ def code(file: str, name: str) -> str:
         node = next(n for n in node.body if getattr(n, "name", None) == part)
     source = "\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno])
     return f"```python\n{textwrap.dedent(source)}\n```"
+
+
+KINDS = {"settings": settings, "presets": defaults, "code": code}
 
 
 def main() -> int:

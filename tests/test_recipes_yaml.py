@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.recipes.load import Setting, build, read_recipe_file
+from finetune.recipes.load import RECIPES, Setting, build, read_recipe_file
 from finetune.recipes.run import run
 
 ROOT = Path(__file__).parent.parent / "recipes"
@@ -32,7 +33,7 @@ def test_the_recipe_runs(
     named = {setting.key: setting.value for setting in settings}
     changes = {
         "model.name": str(tiny_models[FAMILIES[named["model.name"]]]),
-        "data.instance_dir": "mycat",
+        f"data.{RECIPES[kind].folder_field}": "mycat",
         "data.resolution": 32,
         "optimizer.warmup_steps": 1,
         "training.steps": 2,
@@ -41,6 +42,11 @@ def test_the_recipe_runs(
         "preview.steps": 1,
         "preview.num": 1,
     }
+    if "data.class_prompt" in named:
+        changes["data.num_class_images"] = 1
+    if kind == "controlnet" and "data.preprocess" not in named:
+        shutil.copytree(tmp_path / "mycat", tmp_path / "control")
+        changes["data.conditioning_dir"] = "control"
     recipe = build(kind, [*settings, *(Setting(key, value, "test") for key, value in changes.items())])
     result = run(recipe, tell=lambda line: None)
     assert result.files

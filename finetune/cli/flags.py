@@ -18,10 +18,18 @@ from finetune.recipes.base import setting_fields
 from finetune.recipes.load import RECIPES, Setting, parse_set
 from finetune.recipes.presets import preset_values
 
-# What people change daily; everything else is reached with --set or the YAML file.
+# What people change daily; everything else is reached with --set or the YAML file. Each command has
+# those whose setting its recipe has.
 FLAGS = {
     "--instance-dir": "data.instance_dir",
     "--instance-prompt": "data.instance_prompt",
+    "--class-prompt": "data.class_prompt",
+    "--class-dir": "data.class_dir",
+    "--num-class-images": "data.num_class_images",
+    "--data-dir": "data.data_dir",
+    "--conditioning-dir": "data.conditioning_dir",
+    "--preprocess": "data.preprocess",
+    "--placeholder": "adapter.placeholder",
     "--model": "model.name",
     "--output-dir": "output.dir",
     "--steps": "training.steps",
@@ -29,8 +37,10 @@ FLAGS = {
     "--resolution": "data.resolution",
     "--lr": "optimizer.lr",
     "--rank": "adapter.rank",
+    "--train-text-encoder": "adapter.text_encoder",
     "--seed": "training.seed",
     "--precision": "training.precision",
+    "--single-file": "output.single_file",
 }
 
 
@@ -62,6 +72,8 @@ def setting_flag(
         text: Help; the setting's description if None.
     """
     text = text if text is not None else field.description or ""
+    if field.annotation is bool:
+        return click.Option([flag], is_flag=True, default=None, help=text)
     shown = default if default is not None else _default(field.default)
     if shown:
         text += f"  [default: {shown}]"
@@ -123,7 +135,7 @@ def flag_settings(values: Mapping[str, Any]) -> list[Setting]:
         ConfigError: If one setting was given twice, or a `--set` is malformed.
     """
     settings = [
-        Setting(key, value, f"{flag} {value}")
+        Setting(key, value, flag if value is True else f"{flag} {value}")
         for flag, key in FLAGS.items()
         if (value := values.get(flag.lstrip("-").replace("-", "_"))) is not None
     ]

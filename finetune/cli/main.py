@@ -57,7 +57,14 @@ def cli() -> None:
     """  # noqa: D301 - \b is click's mark for lines to be kept
 
 
-cli.add_command(training_command("lora", "Teach a subject or a style as a small LoRA file."))
+for kind, summary in {
+    "lora": "Teach a subject or a style as a small LoRA file.",
+    "dreambooth": "Teach a subject to the whole model, keeping its class as it is.",
+    "full": "Train the whole model on captioned pictures.",
+    "controlnet": "Make the model follow control pictures: edges, silhouettes, depth maps.",
+    "embedding": "Teach a new word for a subject or a style (textual inversion), in a tiny file.",
+}.items():
+    cli.add_command(training_command(kind, summary))
 cli.add_command(run_command)
 cli.add_command(sample_command)
 cli.add_command(export_command)

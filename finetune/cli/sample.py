@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from finetune.cli.flags import SettingsCommand, setting_flag
 from finetune.cli.terminal import progress, quiet_loading, tell
-from finetune.config import ModelSection, TrainingSection
-from finetune.sampling.settings import SamplingSection, parse_lora, sampling_section
+from finetune.config import ControlKind, ModelSection, TrainingSection
+from finetune.errors import ConfigError
+from finetune.sampling.settings import (
+    SamplingSection,
+    parse_controls,
+    parse_embedding,
+    parse_lora,
+    sampling_section,
+)
 
 
 def _sample(
     prompts: tuple[str, ...],
     model: str | None,
     loras: tuple[str, ...],
+    embeddings: tuple[str, ...],
+    controlnets: tuple[str, ...],
+    control_images: tuple[Path, ...],
+    control_scales: tuple[float, ...],
+    control_starts: tuple[float, ...],
+    control_ends: tuple[float, ...],
+    control_preprocess: ControlKind,
     precision: str | None,
     output_dir: Path,
     **values: Any,
@@ -24,15 +38,28 @@ def _sample(
     given = {name: value for name, value in values.items() if value is not None}
     settings = sampling_section(**given)
     specs = [parse_lora(lora) for lora in loras]
+    words = [parse_embedding(embedding) for embedding in embeddings]
+    controls = parse_controls(controlnets, control_scales, control_starts, control_ends, control_preprocess)
+    if len(control_images) != len(controls):
+        raise ConfigError(
+            f"{len(controls)} ControlNets are given but {len(control_images)} control pictures.",
+            where="--controlnet, --control-image",
+            mend="Give a control picture for each ControlNet, in the same order.",
+        )
     from finetune.recipes.model import choose_model
     from finetune.sampling import Sampler, save_samples
 
     quiet_loading()
-    section, sentence = choose_model(model, [path for path, _ in specs])
+    section, sentence = choose_model(
+        model, [path for path, _ in specs], [path for path, _ in words], [c.path for c in controls]
+    )
     tell(sentence)
-    sampler = Sampler.load(section, loras=specs, precision=precision or "auto")
+    sampler = Sampler.load(
+        section, loras=specs, embeddings=words, controlnets=controls, precision=precision or "auto"
+    )
+    choices = settings.model_dump(exclude_unset=True)
     with progress("Sampling") as report:
-        samples = sampler(list(prompts), progress=report, **settings.model_dump(exclude_unset=True))
+        samples = sampler(list(prompts), control_images=control_images or None, progress=report, **choices)
     for note in dict.fromkeys(note for sample in samples for note in sample.notes):
         tell(note)
     saved = save_samples(samples, output_dir)
@@ -42,22 +69,64 @@ def _sample(
     )
 
 
+def _control_option(name: str, text: str, default: float) -> click.Option:
+    return click.Option(
+        [f"--control-{name}", f"control_{name}s"],
+        multiple=True,
+        type=float,
+        metavar="NUMBER",
+        help=f"{text} Once for all, or once for each.  [default: {default:g}]",
+    )
+
+
 sample_command = SettingsCommand(
     "sample",
     callback=_sample,
-    help="Make pictures of prompts, with any model and any LoRAs.",
+    help="Make pictures of prompts, with any model, any LoRAs and any ControlNets.",
     params=[
         click.Argument(["prompts"], nargs=-1, required=True, metavar="PROMPT..."),
         setting_flag(
             "--model",
             ModelSection.model_fields["name"],
-            default="the model that the first LoRA was made for, else auto",
+            default="the model that the first LoRA or ControlNet was made for, else auto",
         ),
         click.Option(
             ["--lora", "loras"],
             multiple=True,
             metavar="PATH[:WEIGHT]",
             help="A run folder or a .safetensors file, with a weight (1 if not given); may be repeated.",
+        ),
+        click.Option(
+            ["--embedding", "embeddings"],
+            multiple=True,
+            metavar="PATH[:WORD]",
+            help="A run folder or a .safetensors file of a new word (textual inversion), with the word that "
+            "prompts say if it is another than the file's; may be repeated. A word that was learned with a "
+            "LoRA comes with the LoRA.",
+        ),
+        click.Option(
+            ["--controlnet", "controlnets"],
+            multiple=True,
+            metavar="FOLDER",
+            help="A run folder or a diffusers folder of a ControlNet; may be repeated.",
+        ),
+        click.Option(
+            ["--control-image", "control_images"],
+            multiple=True,
+            type=click.Path(path_type=Path),
+            metavar="PICTURE",
+            help="What the ControlNet is to follow, one for each. The first gives the size if there is no "
+            "--size.",
+        ),
+        _control_option("scale", "How strongly the ControlNet acts.", 1),
+        _control_option("start", "Share of the steps after which it begins to act.", 0),
+        _control_option("end", "Share of the steps after which it acts no more.", 1),
+        click.Option(
+            ["--control-preprocess"],
+            type=click.Choice(get_args(ControlKind)),
+            default="none",
+            show_default=True,
+            help="Make the control picture from --control-image, as the ControlNet's training did.",
         ),
         *(setting_flag(f"--{name}", field) for name, field in SamplingSection.model_fields.items()),
         setting_flag(

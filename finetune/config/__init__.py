@@ -4,7 +4,7 @@ The YAML file, the command-line flags, `--help`, the JSON schema and the metadat
 file are all made from these types. A field's description is its help text.
 """
 
-from finetune.config.adapters import FullSection, LoRASection
+from finetune.config.adapters import ControlNetSection, EmbeddingSection, FullSection, LoRASection
 from finetune.config.base import (
     Amount,
     AmountAboveZero,
@@ -14,27 +14,41 @@ from finetune.config.base import (
     SchedulerName,
     Section,
 )
-from finetune.config.data import DataSection
+from finetune.config.data import CaptionedSection, ControlKind, DataSection, PairsSection, SubjectSection
 from finetune.config.model import ModelSection
 from finetune.config.objective import ObjectiveSection
 from finetune.config.optimizer import OptimizerSection
-from finetune.config.training import OutputSection, PreviewSection, TrainingSection
+from finetune.config.training import (
+    ModelOutputSection,
+    OutputSection,
+    PreviewSection,
+    TrainingSection,
+    WeightsOutputSection,
+)
 
 __all__ = [
     "Amount",
     "AmountAboveZero",
+    "CaptionedSection",
+    "ControlKind",
+    "ControlNetSection",
     "DataSection",
+    "EmbeddingSection",
     "Fraction",
     "FullSection",
     "LoRASection",
+    "ModelOutputSection",
     "ModelSection",
     "ObjectiveSection",
     "OptimizerSection",
     "OutputSection",
+    "PairsSection",
     "Positive",
     "PreviewSection",
     "Rate",
     "SchedulerName",
     "Section",
+    "SubjectSection",
     "TrainingSection",
+    "WeightsOutputSection",
 ]

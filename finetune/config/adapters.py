@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from finetune.config.base import AmountAboveZero, Positive, Section
 
+Vectors = Annotated[
+    int, Field(ge=1, le=75, description="How many tokens the placeholder stands for (textual inversion).")
+]
+Initializer = Annotated[
+    str | None,
+    Field(
+        description="Words whose token embeddings the new ones start from, such as the subject's class: cat; "
+        "drawn at random if unset."
+    ),
+]
+
 
 class LoRASection(Section):
-    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685)."""
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) and their kin."""
 
+    algorithm: Literal["lora", "loha", "lokr"] = Field(
+        "lora",
+        description="How an update is written: lora, a product of two narrow matrices; loha, two such "
+        "products multiplied by element; lokr, a Kronecker product.",
+    )
     rank: Positive = Field(16, description="Rank of the update of each linear layer.")
     alpha: AmountAboveZero = Field(
         16.0, description="The update is scaled by alpha/rank (alpha/√rank with rslora)."
@@ -30,12 +49,110 @@ class LoRASection(Section):
     conv_alpha: AmountAboveZero | None = Field(
         None, description="Alpha of the convolutions; their rank if unset."
     )
+    block_rank: dict[str, Annotated[int, Field(ge=0)]] = Field(
+        {},
+        description="Other ranks by the beginning of a module's name, 0 for no adapter there, e.g. "
+        "{mid_block: 32, up_blocks.1.attentions.0: 8, text_encoder: 4}. The longest fitting one counts. "
+        "Alpha goes with the rank, so that alpha/rank stays (with rslora it stays as it is).",
+    )
+    factor: Positive | None = Field(
+        None,
+        description="LoKr: side of the small factor, where it divides the layer's; near the square root if "
+        "unset. The smaller, the more is learned and the larger the file.",
+    )
     text_encoder: bool = Field(False, description="Also adapt the text encoder(s).")
     rslora: bool = Field(False, description="Rank-stabilised scaling alpha/√rank (arXiv:2312.03732).")
     dora: bool = Field(False, description="Weight-decomposed LoRA (arXiv:2402.09353).")
+    placeholder: str | None = Field(
+        None,
+        description="Also train a new word, such as `<mycat>`, with the LoRA (pivotal tuning); the captions "
+        "must say it.",
+    )
+    vectors: Vectors = 1
+    initializer: Initializer = None
+
+    def conflicts(self) -> Iterator[tuple[str, str, str]]:
+        """Settings that would be ignored or cannot work together: what, which key, and how to mend it."""
+        if self.conv_alpha is not None and self.conv_rank is None:
+            yield (
+                "An alpha is given for convolutions, but they get no adapter: it has no effect.",
+                "conv_alpha",
+                "Set adapter.conv_rank too, or remove adapter.conv_alpha.",
+            )
+        if self.targets == []:
+            yield (
+                "No layers are named: the list is empty.",
+                "targets",
+                "Use attention, attention+ff, all, or name endings.",
+            )
+        if self.algorithm != "lora":
+            for key in ("rslora", "dora", "dropout"):
+                if getattr(self, key):
+                    # PEFT's LoHa and LoKr have dropouts, but those draw from the global generator (P1).
+                    yield (
+                        f"{key} is not there for {self.algorithm}, only for lora.",
+                        key,
+                        f"Leave adapter.{key} out, or set adapter.algorithm=lora.",
+                    )
+        if self.factor is not None and self.algorithm != "lokr":
+            yield (
+                "A factor is given, but only LoKr has one.",
+                "factor",
+                "Set adapter.algorithm=lokr, or leave it out.",
+            )
+        if self.placeholder is None:
+            for key in ("vectors", "initializer"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    yield (
+                        "This is about a new word, but none is named.",
+                        key,
+                        "Name it with adapter.placeholder, such as <mycat>, or leave this out.",
+                    )
+        else:
+            yield from word_faults(self.placeholder)
+
+
+class EmbeddingSection(Section):
+    """A new word, its token embeddings alone (textual inversion, Gal et al. 2022, arXiv:2208.01618)."""
+
+    placeholder: str | None = Field(
+        None, description="The new word, such as `<mycat>`; the folder's name in brackets if unset."
+    )
+    vectors: Vectors = 1
+    initializer: Initializer = None
+
+    def conflicts(self) -> Iterator[tuple[str, str, str]]:
+        """As `LoRASection.conflicts`."""
+        if self.placeholder is not None:
+            yield from word_faults(self.placeholder)
+
+
+def word_faults(placeholder: str) -> Iterator[tuple[str, str, str]]:
+    """What is wrong with a new word: what, which key, and how to mend it."""
+    if not re.fullmatch(r"[^\s.]*[^\W_][^\s.]*", placeholder) or placeholder != placeholder.lower():
+        yield (
+            f"{placeholder!r} cannot be a new word: it must be one word in lower case, without dots.",
+            "placeholder",
+            "Use something like <mycat>; the brackets keep it apart from real words.",
+        )
 
 
 class FullSection(Section):
     """All weights of the UNet."""
 
     text_encoder: bool = Field(False, description="Also train the text encoder(s).")
+
+
+class ControlNetSection(Section):
+    """A branch beside the UNet that makes it follow a control picture (arXiv:2302.05543)."""
+
+    start: Path | None = Field(
+        None,
+        description="Folder of a ControlNet to go on with (a run folder, or a diffusers folder); a new one "
+        "made from the UNet if unset.",
+    )
+    rank: Positive | None = Field(
+        None,
+        description="Train updates of this rank of the branch's layers instead of all its weights "
+        "(Control-LoRA): less memory, a small file.",
+    )

@@ -6,21 +6,19 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
+from typing_extensions import Self
 
-from finetune.config.base import Fraction, Section
+from finetune.config.base import Amount, Fraction, Positive, Section
+
+ControlKind = Literal["none", "canny", "edges", "grayscale"]
+"""How a control picture is made from a picture."""
+
+Level = Annotated[int, Field(ge=0, le=1000)]
 
 
 class DataSection(Section):
-    """The pictures and what is said about them."""
+    """How pictures are prepared, whatever they are of."""
 
-    instance_dir: Path | None = Field(
-        None, description="Folder of pictures of the subject; `NAME.txt` beside a picture is its caption."
-    )
-    instance_prompt: str | None = Field(
-        None,
-        description="Caption of the pictures that have no .txt file. Without it the folder's name "
-        'is the trigger word: ./mycat trains on "a photo of mycat".',
-    )
     resolution: Annotated[int, Field(ge=32, le=4096, multiple_of=8)] | None = Field(
         None, description="Side in pixels that pictures are resized and cropped to; the model's own if unset."
     )
@@ -31,6 +29,63 @@ class DataSection(Section):
     caption_dropout: Fraction = Field(
         0.0, description="Share of samples trained with an empty caption (for classifier-free guidance)."
     )
+    cache: bool = Field(
+        True,
+        description="Keep latents (and text embeddings of frozen encoders) instead of computing them anew.",
+    )
+    cache_dir: Path | None = Field(
+        None, description="Folder for cached latents, found by content; in memory only if unset."
+    )
+
+    mask: Literal["none", "alpha"] = Field(
+        "none", description="`alpha`: the loss counts only where the pictures are opaque."
+    )
+    mask_dir: Path | None = Field(
+        None,
+        description="Folder of masks with the pictures' names; the loss counts only where they are white.",
+    )
+    unmasked_weight: Fraction = Field(
+        0.0, description="How much the loss counts where a mask is black or a picture transparent."
+    )
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the pictures to learn from are."""
+        raise NotImplementedError
+
+    @property
+    def masked(self) -> bool:
+        """Whether the loss counts only in parts of the pictures."""
+        return self.mask != "none" or self.mask_dir is not None
+
+    def without_masks(self) -> Self:
+        """The same settings for pictures that have no masks, such as those of the class."""
+        return self.model_copy(update={"mask": "none", "mask_dir": None, "unmasked_weight": 0.0})
+
+
+class SubjectSection(DataSection):
+    """A few pictures of one subject, and of the class it belongs to."""
+
+    instance_dir: Path | None = Field(
+        None, description="Folder of pictures of the subject; `NAME.txt` beside a picture is its caption."
+    )
+    instance_prompt: str | None = Field(
+        None,
+        description="Caption of the pictures that have no .txt file. Without it the folder's name "
+        'is the trigger word: ./mycat trains on "a photo of mycat".',
+    )
+    class_prompt: str | None = Field(
+        None,
+        description='What the subject is one of, such as "a photo of a cat": turns on prior preservation, '
+        "training on pictures of the class too, so that it stays as it is.",
+    )
+    class_dir: Path | None = Field(
+        None,
+        description="Folder of class pictures; missing ones are sampled into it. If unset, a folder "
+        "below runs/class-pictures that every run with this model and class prompt shares.",
+    )
+    num_class_images: Positive = Field(200, description="Class pictures; as many as are missing are sampled.")
+    prior_weight: Amount = Field(1.0, description="λ: weight of the class pictures' loss.")
     preserve: list[str] = Field(
         [],
         description="Prompts that must go on meaning what they mean to the pretrained model, such as "
@@ -39,10 +94,48 @@ class DataSection(Section):
     preserve_share: Fraction = Field(
         0.5, description="Share of samples spent on `preserve`, if it names any prompts."
     )
-    cache: bool = Field(
-        True,
-        description="Keep latents (and text embeddings of frozen encoders) instead of computing them anew.",
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the pictures to learn from are."""
+        return self.instance_dir
+
+
+class CaptionedSection(DataSection):
+    """Any number of pictures with captions."""
+
+    data_dir: Path | None = Field(
+        None, description="Folder of captioned pictures; `NAME.txt` beside a picture is its caption."
     )
-    cache_dir: Path | None = Field(
-        None, description="Folder for cached latents, found by content; in memory only if unset."
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the pictures to learn from are."""
+        return self.data_dir
+
+
+class PairsSection(CaptionedSection):
+    """Pictures with captions, each with a control picture (ControlNet)."""
+
+    data_dir: Path | None = Field(
+        None,
+        description="Folder of pictures; with a metadata.jsonl in it, whose lines give `file_name`, `text` "
+        "and `conditioning_image`, it holds the control pictures too.",
+    )
+    conditioning_dir: Path | None = Field(
+        None, description="Folder of control pictures with the names of those in `data_dir`."
+    )
+    preprocess: ControlKind = Field(
+        "none",
+        description="Make the control pictures from the pictures: edges by Canny's method, soft edges, or "
+        "grey. `none`: they are given.",
+    )
+    canny_thresholds: tuple[Level, Level] = Field(
+        (100, 200), description="For `canny`: how strong an edge goes on, and how strong it begins."
+    )
+    prompt: str | None = Field(
+        None, description="Caption of the pictures that have none of their own; empty if unset."
+    )
+    control_dropout: Fraction = Field(
+        0.0, description="Share of samples trained with a black control picture, so that it may be left out."
     )

@@ -56,3 +56,17 @@ class OutputSection(Section):
 
     dir: Path | None = Field(None, description="Run folder; runs/NAME-RECIPE if unset.")
     name: str | None = Field(None, description="Name of the exported file; the folder's name if unset.")
+
+
+class WeightsOutputSection(OutputSection):
+    """Where the results go, and in which precision they are written."""
+
+    weights: Literal["fp16", "bf16", "fp32"] = Field("fp16", description="Precision of the written weights.")
+
+
+class ModelOutputSection(WeightsOutputSection):
+    """Where the results go, and in which form a whole model is written."""
+
+    single_file: bool = Field(
+        False, description="Also write one .safetensors checkpoint, as A1111, Forge and ComfyUI load it."
+    )

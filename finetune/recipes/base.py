@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,10 +28,12 @@ from finetune.config import (
 )
 from finetune.files import whole_file
 from finetune.recipes.faults import Fault
+from finetune.recipes.reporter import Reporter
 
 if TYPE_CHECKING:
     from finetune.adapters.base import Adapter
     from finetune.backbones import Backbone
+    from finetune.data import Folder, PictureSource, PriorSource
 
 
 class Recipe(Section, ABC):
@@ -44,9 +46,13 @@ class Recipe(Section, ABC):
     Attributes:
         finished_by: The file (relative to the run folder) that is written last, so that a run
             folder which has it is complete.
+        folder_field: The setting of `data` that names the folder of pictures.
+        carries_schedule: Whether what is exported says with which noise schedule it is sampled.
     """
 
     finished_by: ClassVar[str]
+    folder_field: ClassVar[str] = "data_dir"
+    carries_schedule: ClassVar[bool] = False
 
     kind: str
     model: ModelSection = ModelSection()
@@ -58,9 +64,81 @@ class Recipe(Section, ABC):
     preview: PreviewSection = PreviewSection()
     output: OutputSection = OutputSection()
 
+    @property
+    def trains_text(self) -> bool:
+        """Whether the text encoders are trained too."""
+        return False
+
+    @property
+    def learns_word(self) -> bool:
+        """Whether a new word is learned beside something else."""
+        return False
+
     @abstractmethod
     def make_adapter(self, backbone: Backbone) -> Adapter:
         """Attaches to `backbone` what this recipe trains."""
+
+    def fill_in(self, values: dict[str, Any], backbone: Backbone) -> None:
+        """Writes into `values`, this recipe as plain data, what only the loaded model can say.
+
+        Args:
+            values: Sections of settings; the precision is settled.
+            backbone: The model, nothing attached to it yet.
+        """
+        if values["data"]["resolution"] is None:
+            values["data"]["resolution"] = backbone.native_size
+
+    def scan(self) -> Folder:
+        """Reads the folder of pictures.
+
+        Raises:
+            DataError: If there is nothing in it to train on.
+        """
+        from finetune.data import scan_folder
+
+        return scan_folder(self._folder)
+
+    def make_source(
+        self, pictures: Folder, backbone: Backbone, adapter: Adapter, report: Reporter
+    ) -> PictureSource | PriorSource:
+        """Where the rows come from.
+
+        Args:
+            pictures: What `scan` found.
+            backbone: Encodes pictures and captions; its precision is settled.
+            adapter: What is trained.
+            report: Tells the user of long work.
+        """
+        from finetune.data import PictureSource
+
+        return PictureSource(pictures, backbone, self.data, self.training.seed, adapter.trains_text)
+
+    def make_preview(
+        self, adapter: Adapter, source: PictureSource | PriorSource, path: Callable[[int], Path]
+    ) -> Callable[[int], None]:
+        """What samples previews during training.
+
+        Args:
+            adapter: What is trained, attached to its model.
+            source: Its captions are sampled if no prompts are given.
+            path: Where the grid of a step goes.
+
+        Returns:
+            To be called with a step.
+        """
+        from finetune.sampling import Sampler
+        from finetune.sampling.preview import preview
+
+        sampler = Sampler(adapter.backbone)
+
+        def hook(step: int) -> None:
+            preview(sampler, source.captions(), self.preview, path(step), self.data.resolution)
+
+        return hook
+
+    @abstractmethod
+    def sample_flags(self, folder: Path) -> str:
+        """What `finetune sample` is given, besides a prompt, to use the results in a run folder."""
 
     @abstractmethod
     def write_results(
@@ -81,15 +159,37 @@ class Recipe(Section, ABC):
 
     def contradictions(self) -> Iterator[Fault]:
         """Settings that are valid alone but would be ignored or cannot work together (P3)."""
-        if self.data.instance_dir is None:
-            yield Fault("No pictures are given.", "data.instance_dir", "Give a folder with --instance-dir.")
-        # Without a number of steps the preset has still to say it; then this is asked again.
-        if "steps" in self.training.model_fields_set and self.optimizer.warmup_steps > self.training.steps:
+        if self.data.folder is None:
+            field = self.folder_field
+            flag = "--" + field.replace("_", "-")
+            yield Fault("No pictures are given.", f"data.{field}", f"Give a folder with {flag}.")
+        for key in ("text_encoder_lr", "text_encoder_2_lr"):
+            if getattr(self.optimizer, key) is not None and not self.trains_text:
+                yield Fault(
+                    "A learning rate is given for the text encoder, but it is not trained.",
+                    f"optimizer.{key}",
+                    f"Set adapter.text_encoder=true, or remove optimizer.{key}.",
+                )
+        if self.optimizer.embedding_lr is not None and not self.learns_word:
             yield Fault(
-                f"The warm-up ({self.optimizer.warmup_steps} steps) is longer than the run "
-                f"({self.training.steps} steps).", "optimizer.warmup_steps",
-                "Make it shorter, or raise training.steps.",
-            )  # fmt: skip
+                "A learning rate is given for a new word, but none is learned beside something else.",
+                "optimizer.embedding_lr",
+                "Remove it (of a word alone it is optimizer.lr), or name a word with adapter.placeholder.",
+            )
+        for what, where, mend in (*self.objective.contradictions(), *self.optimizer.contradictions()):
+            yield Fault(what, where, mend)
+        if self.objective.changes_schedule and not self.carries_schedule:
+            chosen = "beta_schedule" if self.objective.beta_schedule != "auto" else "zero_terminal_snr"
+            yield Fault(
+                "What this recipe exports cannot carry a noise schedule, and would be sampled with the "
+                "model's own.",
+                f"objective.{chosen}",
+                "Leave it out (a model's own schedule is always followed), or train the whole model.",
+            )
+        # Without a number of steps the preset has still to say it; then this is asked again.
+        if "steps" in self.training.model_fields_set:
+            for what, where, mend in self.optimizer.too_long(self.training.steps):
+                yield Fault(what, where, mend)
         name = self.output.name
         if name is not None and (name != Path(name).name or name in {"", ".", ".."}):
             yield Fault(
@@ -97,9 +197,15 @@ class Recipe(Section, ABC):
             )
 
     @property
+    def _folder(self) -> Path:
+        folder = self.data.folder
+        assert folder is not None  # `contradictions` has seen to it
+        return folder.expanduser()
+
+    @property
     def subject(self) -> str:
         """A name for the run made from the folder of pictures, fit for a file name."""
-        folder = self.data.instance_dir
+        folder = self.data.folder
         name = folder.resolve().name if folder is not None else ""
         return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "pictures"
 
@@ -118,8 +224,9 @@ class Recipe(Section, ABC):
         dump = self.model_dump(mode="json")
         dump["output"] = {"name": dump["output"]["name"]}
         del dump["data"]["cache_dir"]
-        if self.data.instance_dir is not None:
-            dump["data"]["instance_dir"] = self.data.instance_dir.resolve().name
+        for key, value in dump["data"].items():
+            if value is not None and key.endswith("_dir"):
+                dump["data"][key] = Path(value).resolve().name
         if Path(self.model.name).exists():
             dump["model"]["name"] = Path(self.model.name).resolve().name
         return dump

@@ -22,6 +22,7 @@ _KINDS = {
     "bool": "true or false",
     "string": "text (put it in quotes)",
     "list": "a list",
+    "dict": "names with values, {name: value}",
     "tuple": "a list",
     "path": "a path",
     "model": "a section with settings of its own",
@@ -163,5 +164,5 @@ def _show(value: Any) -> str:
         except ValueError:
             return repr(value)
     if isinstance(value, dict):
-        return "a section"
+        return "a section" if value else "{}"
     return str(list(value)) if isinstance(value, tuple) else str(value)

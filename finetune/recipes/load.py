@@ -15,10 +15,20 @@ from pydantic import ValidationError
 
 from finetune.errors import ConfigError
 from finetune.recipes.base import Recipe, sections, setting_fields
+from finetune.recipes.controlnet import ControlNetRecipe
+from finetune.recipes.dreambooth import DreamBoothRecipe
+from finetune.recipes.embedding import EmbeddingRecipe
 from finetune.recipes.faults import nearest, raise_faults, read_validation_error, unknown_key
+from finetune.recipes.full import FullRecipe
 from finetune.recipes.lora import LoRARecipe
 
-RECIPES: dict[str, type[Recipe]] = {"lora": LoRARecipe}
+RECIPES: dict[str, type[Recipe]] = {
+    "lora": LoRARecipe,
+    "dreambooth": DreamBoothRecipe,
+    "full": FullRecipe,
+    "controlnet": ControlNetRecipe,
+    "embedding": EmbeddingRecipe,
+}
 
 
 @dataclass(frozen=True)

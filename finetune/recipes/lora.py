@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from finetune.config import LoRASection
-from finetune.recipes.base import Recipe
 from finetune.recipes.faults import Fault
+from finetune.recipes.subject import SubjectRecipe
+from finetune.recipes.words import scan_for, write_word
 
 if TYPE_CHECKING:
     from finetune.adapters.base import Adapter
     from finetune.backbones import Backbone
+    from finetune.data import Folder
 
 
-class LoRARecipe(Recipe):
+class LoRARecipe(SubjectRecipe):
     """Trains low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on captioned pictures."""
 
     finished_by: ClassVar[str] = "pytorch_lora_weights.safetensors"
@@ -23,26 +27,27 @@ class LoRARecipe(Recipe):
     kind: Literal["lora"] = "lora"
     adapter: LoRASection = LoRASection()
 
+    @property
+    def trains_text(self) -> bool:
+        """Whether the text encoders get an adapter too."""
+        return self.adapter.text_encoder
+
+    @property
+    def learns_word(self) -> bool:
+        """Whether a new word is learned too."""
+        return self.adapter.placeholder is not None
+
     def contradictions(self) -> Iterator[Fault]:
-        """As `Recipe.contradictions`, and those between the options of LoRA."""
+        """As `SubjectRecipe.contradictions`, and those between the options of LoRA."""
         yield from super().contradictions()
-        if self.adapter.conv_alpha is not None and self.adapter.conv_rank is None:
-            yield Fault(
-                "An alpha is given for convolutions, but they get no adapter.", "adapter.conv_alpha",
-                "Set adapter.conv_rank too, or remove adapter.conv_alpha.",
-            )  # fmt: skip
-        if self.optimizer.text_encoder_lr is not None and not self.adapter.text_encoder:
-            yield Fault(
-                "A learning rate is given for the text encoder, but it is not trained.",
-                "optimizer.text_encoder_lr",
-                "Set adapter.text_encoder=true, or remove optimizer.text_encoder_lr.",
-            )
-        if self.adapter.targets == []:
-            yield Fault(
-                "No layers are named.",
-                "adapter.targets",
-                "Use attention, attention+ff, all, or name endings.",
-            )
+        for what, key, mend in self.adapter.conflicts():
+            yield Fault(what, f"adapter.{key}", mend)
+
+    def scan(self) -> Folder:
+        """As `SubjectRecipe.scan`; with a new word, the captions must say it."""
+        if self.adapter.placeholder is None:
+            return super().scan()
+        return scan_for(self._folder, self.adapter.placeholder, self.data.instance_prompt)
 
     def make_adapter(self, backbone: Backbone) -> Adapter:
         """The low-rank layers, attached to `backbone`; their start depends on the seed alone."""
@@ -50,18 +55,30 @@ class LoRARecipe(Recipe):
 
         return LoRA(backbone, self.adapter, seed=self.training.seed)
 
+    def sample_flags(self, folder: Path) -> str:
+        """The run folder as a LoRA."""
+        return f"--lora {shlex.quote(str(folder))}"
+
     def write_results(
         self, adapter: Adapter, backbone: Backbone, folder: Path, name: str, metadata: dict[str, str]
     ) -> dict[Path, str]:
-        """Both layouts of the LoRA: kohya's key names and diffusers'."""
+        """Both layouts of the LoRA, kohya's key names and diffusers', and those of a new word."""
         from finetune.adapters import LoRA
         from finetune.formats import write_diffusers, write_kohya
 
         assert isinstance(adapter, LoRA)
         kohya, diffusers = folder / f"{name}.safetensors", folder / self.finished_by
+        word = adapter.word()
+        words: dict[Path, str] = {}
+        if word is not None:
+            stem = re.sub(r"[^\w-]+", "", word.text)
+            words = write_word(folder, stem if stem != name else f"{stem}-word", word, metadata)
         write_kohya(kohya, adapter, metadata)
-        write_diffusers(diffusers, adapter, metadata)
+        loads = write_diffusers(diffusers, adapter, metadata)  # last: it says that the run is finished
         return {
             kohya: "for A1111, Forge, ComfyUI, InvokeAI",
-            diffusers: "for diffusers and finetune sample",
+            diffusers: "for diffusers and finetune sample"
+            if loads
+            else "for finetune sample; diffusers gets a model with finetune export --merged",
+            **words,
         }

@@ -1,4 +1,4 @@
-"""Which pretrained model is meant: the one named, or the one that a LoRA was made for."""
+"""Which pretrained model is meant: the one named, or the one that a LoRA or ControlNet was made for."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from finetune.backbones import resolve_model
+from finetune.backbones.controlnet import WEIGHTS, find_branch
 from finetune.config import ModelSection
 from finetune.errors import UserError
 from finetune.formats import find_lora
@@ -23,33 +24,42 @@ def resolved(section: ModelSection) -> tuple[ModelSection, str]:
     return section.model_copy(update={"name": name}), sentence
 
 
-def choose_model(name: str | None, loras: Sequence[Path] = ()) -> tuple[ModelSection, str]:
+def choose_model(
+    name: str | None,
+    loras: Sequence[Path] = (),
+    embeddings: Sequence[Path] = (),
+    controlnets: Sequence[Path] = (),
+) -> tuple[ModelSection, str]:
     """The model to sample from.
 
     Args:
         name: What the user named, or None.
         loras: Run folders or LoRA files; without a name, the first that says its model decides.
+        embeddings: Run folders or files of new words, which decide after the LoRAs.
+        controlnets: Run folders or diffusers folders, which decide after those.
 
     Returns:
         The resolved section, and a sentence for the user: which model it is, and why.
 
     Raises:
-        WeightsError: If there is no LoRA file at one of the places; told before a model is loaded.
+        WeightsError: If there is no LoRA or ControlNet at one of the places; told before a model is loaded.
     """
     for lora in loras:
         find_lora(lora)
+    for controlnet in controlnets:
+        find_branch(controlnet)
     if name is not None:
         return resolved(ModelSection(name=name))
-    for lora in loras:
-        if section := model_of(lora):
+    for made in (*loras, *embeddings, *controlnets):
+        if section := model_of(made):
             section, sentence = resolved(section)
-            return section, f"{sentence.rstrip('.')}, because {lora} was made for it."
+            return section, f"{sentence.rstrip('.')}, because {made} was made for it."
     return resolved(ModelSection())
 
 
-def model_of(lora: Path) -> ModelSection | None:
-    """The model that a run folder or a LoRA file says it was made for, or None if it says nothing."""
-    values = _recipe(lora).get("model")
+def model_of(made: Path) -> ModelSection | None:
+    """The model that a run folder, a LoRA file or a ControlNet says it was made for; None if nothing."""
+    values = _recipe(made).get("model")
     if not isinstance(values, dict):
         return None
     known = {name: value for name, value in values.items() if name in ModelSection.model_fields}
@@ -61,13 +71,14 @@ def model_of(lora: Path) -> ModelSection | None:
         return None
 
 
-def _recipe(lora: Path) -> dict[str, Any]:
+def _recipe(made: Path) -> dict[str, Any]:
     """The recipe in a run folder or in a file's metadata; empty where there is none to read."""
+    weights = made / WEIGHTS if (made / WEIGHTS).is_file() else made
     try:
-        if lora.is_dir():
-            content = parse_yaml((lora / "recipe.yaml").read_text(encoding="utf-8"), str(lora))
+        if weights.is_dir():
+            content = parse_yaml((made / "recipe.yaml").read_text(encoding="utf-8"), str(made))
         else:
-            with safe_open(lora, framework="pt") as file:
+            with safe_open(weights, framework="pt") as file:
                 content = json.loads((file.metadata() or {}).get("finetune.recipe", "{}"))
     except (OSError, ValueError, SafetensorError, UserError):
         return {}  # whoever reads the weights says what is wrong with them

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,18 @@ from accelerate import PartialState
 from finetune.adapters import Adapter
 from finetune.backbones import Backbone, load_backbone
 from finetune.backbones.precision import PRECISIONS, best_device, dtype_on, precision_name
-from finetune.data import PictureSource, check_options, scan_folder
+from finetune.data import PictureSource, PriorSource, check_options
 from finetune.diffusion.objective import Objective
+from finetune.diffusion.schedule import scheduler_for
 from finetune.formats import DataFacts, run_metadata
 from finetune.recipes.base import Recipe, flatten
 from finetune.recipes.faults import raise_faults
 from finetune.recipes.model import resolved
 from finetune.recipes.place import choose_place
 from finetune.recipes.presets import with_preset
-from finetune.sampling.preview import preview
-from finetune.sampling.sampler import Sampler
-from finetune.training import RunFolder, Trainer
-
-Tell = Callable[[str], None]
-Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+from finetune.recipes.reporter import SILENT, Progress, Reporter, Tell, no_progress
+from finetune.sampling.schedulers import make_scheduler
+from finetune.training import RunFolder, Trainer, check_trainable
 
 # What may differ when a run is resumed, since it changes nothing of the result.
 _FREE = ("preview.", "output.", "data.cache", "training.log_every", "training.tensorboard",
@@ -60,19 +57,9 @@ class Run:
     recipe: Recipe
     backbone: Backbone
     adapter: Adapter
-    source: PictureSource
+    source: PictureSource | PriorSource
     trainer: Trainer[Any]
     folder: RunFolder
-
-
-@contextmanager
-def no_progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows nothing."""
-    yield lambda done, total: None
-
-
-def _silent(line: str) -> None:
-    """Tells nothing: only the main process talks."""
 
 
 def run(
@@ -92,33 +79,34 @@ def run(
         Interrupted: The user stopped the run; a checkpoint was written.
     """
     started = time.monotonic()
+    report = Reporter(tell, progress)
     # Without a GPU, accelerate must be told so, or each process takes itself for the only one.
     if not PartialState(cpu=best_device().type == "cpu").is_main_process:
-        tell, progress = _silent, no_progress
+        report = SILENT
     check_options(recipe.data)
     place = choose_place(recipe, resume)
     for note in place.notes:
-        tell(note)
+        report.tell(note)
     if place.state == "finished":
-        tell(f"{place.folder} is finished; there is nothing to resume.")
+        report.tell(f"{place.folder} is finished; there is nothing to resume.")
         return Result(place.folder, {}, recipe.training.steps, 0.0)
-    this = assemble(recipe, RunFolder(place.folder), tell)
+    this = assemble(recipe, RunFolder(place.folder), report)
     if place.state == "unfinished":
         found = this.trainer.resume()
-        tell(
+        report.tell(
             f"Going on after step {this.trainer.step} of {this.recipe.training.steps}."
             if found
             else f"{place.folder} has no checkpoint yet; it begins at step 0."
         )
-    _train(this, tell, progress)
+    _train(this, report)
     files = _export(this)
     result = Result(place.folder, files, this.recipe.training.steps, time.monotonic() - started)
-    _summarise(this, result, tell)
+    _summarise(this, result, report)
     return result
 
 
-def assemble(recipe: Recipe, folder: RunFolder, tell: Tell = print) -> Run:
-    """Puts the parts of a run together without writing anything.
+def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Run:
+    """Puts the parts of a run together; nothing is written but class pictures, if there are any to make.
 
     The recipe in the result is the resolved one: presets and `auto` are replaced by what they mean
     for this model and machine.
@@ -126,28 +114,36 @@ def assemble(recipe: Recipe, folder: RunFolder, tell: Tell = print) -> Run:
     Raises:
         UserError: If pictures, model or settings are no good.
     """
-    pictures = scan_folder(_given(recipe.data.instance_dir), recipe.data.instance_prompt)
+    pictures = recipe.scan()
     section, sentence = resolved(recipe.model)
-    tell(sentence)
+    report.tell(sentence)
     backbone = load_backbone(section)
     for note in backbone.notes:
-        tell(note)
+        report.tell(note)
     recipe = resolve(recipe.model_copy(update={"model": section}), backbone, folder.path.name)
     raise_faults(list(recipe.contradictions()))
+    check_trainable(recipe.training, recipe.optimizer)
     adapter = recipe.make_adapter(backbone)
     # Before the source is made: the precision of the text encoders is part of its cache's keys (P4).
     backbone.to("cpu", PRECISIONS[recipe.training.precision])
-    source = PictureSource(pictures, backbone, recipe.data, recipe.training.seed, adapter.trains_text)
+    scheduler = scheduler_for(backbone.scheduler, recipe.objective)
+    if recipe.preview.every:
+        make_scheduler(recipe.preview.scheduler, scheduler)  # refused now, if it cannot follow the other
+    objective = Objective(scheduler, recipe.training.seed, recipe.objective, adapter.predict_untrained)
+    source = recipe.make_source(pictures, backbone, adapter, report)
+    # Only now: class pictures are those of the model as it came. Previews and the exported model follow
+    # the schedule that is trained on.
+    backbone.scheduler = scheduler
     for line in source.summary():
-        tell(line)
+        report.tell(line)
     trainer: Trainer[Any] = Trainer(
         adapter,
-        Objective(backbone.scheduler, recipe.training.seed, adapter.predict_untrained),
+        objective,
         source,
         recipe.training,
         recipe.optimizer,
         folder,
-        hooks=[(recipe.preview.every, _preview_hook(recipe, backbone, source, folder))],
+        hooks=[(recipe.preview.every, recipe.make_preview(adapter, source, folder.sample))],
         identity=_identity(recipe, source),
     )
     return Run(recipe, backbone, adapter, source, trainer, folder)
@@ -163,41 +159,24 @@ def resolve(recipe: Recipe, backbone: Backbone, name: str) -> Recipe:
     """
     model = "storybook" if recipe.model.name == "storybook" else backbone.family
     values = with_preset(recipe, model).model_dump()
-    if values["data"]["resolution"] is None:
-        values["data"]["resolution"] = backbone.native_size
     values["training"]["precision"] = precision_name(dtype_on(values["training"]["precision"], best_device()))
+    recipe.fill_in(values, backbone)
     values["output"]["name"] = values["output"]["name"] or name
     return type(recipe).model_validate(values)
 
 
-def _given(folder: Path | None) -> Path:
-    assert folder is not None  # `Recipe.contradictions` has seen to it
-    return folder.expanduser()
-
-
-def _identity(recipe: Recipe, source: PictureSource) -> dict[str, Any]:
+def _identity(recipe: Recipe, source: PictureSource | PriorSource) -> dict[str, Any]:
     """What makes a resumed run the same run: its settings (where they matter) and its data."""
-    free = (*_FREE, "training.steps") if recipe.optimizer.schedule == "constant" else _FREE
+    free = _FREE if recipe.optimizer.knows_length else (*_FREE, "training.steps")
     settings = {key: value for key, value in flatten(recipe.public()) if not key.startswith(free)}
     return settings | {"pictures and captions": source.digest()}
 
 
-def _preview_hook(
-    recipe: Recipe, backbone: Backbone, source: PictureSource, folder: RunFolder
-) -> Callable[[int], None]:
-    sampler = Sampler(backbone)
-
-    def hook(step: int) -> None:
-        preview(sampler, source.captions(), recipe.preview, folder.sample(step), recipe.data.resolution)
-
-    return hook
-
-
-def _train(this: Run, tell: Tell, progress: Progress) -> None:
+def _train(this: Run, report: Reporter) -> None:
     recipe, accelerator = this.recipe, this.trainer.accelerator
     this.backbone.to(accelerator.device)
-    with progress("Encoding pictures and captions") as report:
-        this.source.prepare(report)
+    with report.progress("Encoding pictures and captions") as progress:
+        this.source.prepare(progress)
     if recipe.data.cache:
         this.backbone.free_encoders()
     accelerator.wait_for_everyone()  # all processes have chosen their folder before it appears
@@ -205,7 +184,7 @@ def _train(this: Run, tell: Tell, progress: Progress) -> None:
         _save_recipe(this)
     steps, rows = recipe.training.steps, this.trainer.rows_per_step
     pictures = "picture" if rows == 1 else "pictures"
-    tell(f"Training {steps} steps of {rows} {pictures}; the results go to {this.folder.path}.")
+    report.tell(f"Training {steps} steps of {rows} {pictures}; the results go to {this.folder.path}.")
     this.trainer.run()
 
 
@@ -227,11 +206,11 @@ def _export(this: Run) -> dict[Path, str]:
         return this.recipe.write_results(this.adapter, this.backbone, this.folder.path, name, metadata)
 
 
-def _summarise(this: Run, result: Result, tell: Tell) -> None:
+def _summarise(this: Run, result: Result, report: Reporter) -> None:
     minutes, seconds = divmod(round(result.seconds), 60)
-    tell(f"Done in {minutes}:{seconds:02d} min. {result.folder} holds")
+    report.tell(f"Done in {minutes}:{seconds:02d} min. {result.folder} holds")
     width = max((len(path.name) for path in result.files), default=0)
     for path, purpose in result.files.items():
-        tell(f"  {path.name:{width}}  {purpose}")
+        report.tell(f"  {path.name:{width}}  {purpose}")
     prompt = next(iter(this.source.captions()), "")
-    tell(f"Try it: finetune sample {shlex.quote(prompt)} --lora {shlex.quote(str(result.folder))}")
+    report.tell(f"Try it: finetune sample {shlex.quote(prompt)} {this.recipe.sample_flags(result.folder)}")

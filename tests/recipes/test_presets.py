@@ -18,7 +18,8 @@ def test_every_preset_is_valid_and_names_known_settings(kind: str) -> None:
     for values in presets(kind).values():
         settings = [Setting(f"{s}.{k}", v, "preset") for s, keys in values.items() for k, v in keys.items()]
         assert {setting.key for setting in settings} <= set(setting_fields(RECIPES[kind]))
-        build(kind, [PICTURES, *settings])
+        folder = Setting(f"data.{RECIPES[kind].folder_field}", "x", "here")
+        build(kind, [folder, *settings])
 
 
 def test_a_preset_fills_in_only_what_was_not_given() -> None:

@@ -1,0 +1,25 @@
+"""A whole model in one safetensors file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from finetune.backbones import Backbone
+from finetune.backbones.original import original_state
+from finetune.formats.tensors import write_tensors
+
+
+def write_checkpoint(path: Path, backbone: Backbone, metadata: Mapping[str, str], dtype: torch.dtype) -> None:
+    """Writes the model under the original code's key names, as A1111, Forge and ComfyUI load it.
+
+    Args:
+        path: The file; it appears whole or not at all.
+        backbone: The model; adapters must have been merged or detached.
+        metadata: What the file says about how it was made (P7).
+        dtype: Of the written weights.
+    """
+    state = {name: tensor.detach().to("cpu", dtype) for name, tensor in original_state(backbone).items()}
+    write_tensors(path, state, metadata)

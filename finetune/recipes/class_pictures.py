@@ -1,0 +1,128 @@
+"""Pictures of the class a subject belongs to: those there are, and sampled ones for those missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate import PartialState
+from PIL import Image
+
+from finetune.backbones.fingerprint import fingerprint
+from finetune.backbones.precision import best_device
+from finetune.config import SubjectSection
+from finetune.data import Folder, scan_folder
+from finetune.data.decode import SUFFIXES
+from finetune.data.notes import count
+from finetune.errors import ConfigError
+from finetune.recipes.place import RUNS
+from finetune.recipes.reporter import Reporter
+from finetune.sampling import Sampler
+from finetune.sampling.output import slug
+from finetune.sampling.png import write_png
+
+if TYPE_CHECKING:
+    from finetune.backbones import Backbone
+
+_SAMPLED = re.compile(r"class-(\d{5,})\.png")
+
+
+def default_folder(prompt: str, size: int, precision: str, backbone: Backbone) -> Path:
+    """Where class pictures are kept: found by all that they are made from (P4).
+
+    Args:
+        prompt: The class prompt.
+        size: Side in pixels.
+        precision: They are sampled in.
+        backbone: The model, not trained yet.
+    """
+    facts = [backbone.unet.config, backbone.fingerprint_vae(), backbone.fingerprint_text()]
+    facts += [prompt, f"{size} {precision}", Path(backbone.name).name]
+    return RUNS / "class-pictures" / f"{slug(prompt)}-{fingerprint([backbone.unet], facts)[:12]}"
+
+
+def class_pictures(data: SubjectSection, backbone: Backbone, precision: str, report: Reporter) -> Folder:
+    """The class pictures of a run; as many as are missing are sampled and kept.
+
+    The k-th sampled picture has seed k, whatever the run, and is written as soon as it is there: a
+    sampling that was interrupted goes on where it stopped, and every run shares its pictures.
+
+    Args:
+        data: With `class_prompt` and `class_dir` set.
+        backbone: The model, not trained yet.
+        precision: To sample in.
+        report: Told what is done.
+
+    Raises:
+        ConfigError: If the folder holds pictures that were sampled with another model or prompt.
+        DataError: If a picture cannot be read.
+    """
+    assert data.class_prompt is not None and data.class_dir is not None
+    folder = data.class_dir.expanduser()
+    own = [f for f in _files(folder) if not _SAMPLED.fullmatch(f.name)]
+    seeds = range(max(0, data.num_class_images - len(own)))
+    # Of several processes the first samples; the others then find all pictures there.
+    with PartialState().main_process_first():
+        _sample_missing(data, folder, seeds, Sampler(backbone, best_device(), precision), report)
+    found = scan_folder(folder, data.class_prompt)
+    wanted = {f.name for f in own} | {_name(seed) for seed in seeds}
+    return replace(found, pictures=tuple(p for p in found.pictures if p.path.name in wanted))
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+
+
+def _name(seed: int) -> str:
+    return f"class-{seed:05}.png"
+
+
+def _sample_missing(
+    data: SubjectSection, folder: Path, seeds: Sequence[int], sampler: Sampler, report: Reporter
+) -> None:
+    prompt, size = str(data.class_prompt), data.resolution or sampler.backbone.native_size
+    made = {"prompt": prompt, "size": [size, size], "model": Path(sampler.backbone.name).name}
+    missing = []
+    for seed in seeds:
+        if (folder / _name(seed)).exists():
+            _check(folder / _name(seed), made)
+        else:
+            missing.append(seed)
+    if not missing:
+        return
+    report.tell(f'Sampling {count(len(missing), "picture")} of "{prompt}" into {folder}.')
+    folder.mkdir(parents=True, exist_ok=True)
+    at_once = sampler.most_at_once((size, size))
+    with report.progress("Sampling class pictures") as progress:
+        for start in range(0, len(missing), at_once):
+            chunk = missing[start : start + at_once]
+            for sample in sampler([prompt] * len(chunk), seed=chunk, size=size):
+                write_png(sample.image, folder / _name(sample.seed), sample.info())
+            progress(start + len(chunk), len(missing))
+
+
+def _check(file: Path, made: dict[str, Any]) -> None:
+    """Refuses a picture that another model or prompt made: it would pass for this class.
+
+    Raises:
+        ConfigError: If it does not say of itself what is in `made`.
+    """
+    try:
+        with Image.open(file) as image:
+            told = json.loads(image.info.get("finetune", "{}"))["samples"][0]
+        told["model"] = Path(told["model"]).name
+    except (OSError, ValueError, KeyError, IndexError):
+        told = {}
+    different = [key for key, value in made.items() if told.get(key) != value]
+    if different:
+        raise ConfigError(
+            f"This class picture was not sampled as this run would: another {' and '.join(different)}.",
+            where=str(file),
+            mend="Give another --class-dir, or remove the class-*.png files from this one.",
+        )

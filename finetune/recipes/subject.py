@@ -1,0 +1,77 @@
+"""What the recipes that teach one subject share: its pictures, and those of its class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from finetune.config import SubjectSection
+from finetune.recipes.base import Recipe
+from finetune.recipes.faults import Fault
+from finetune.recipes.reporter import Reporter
+
+if TYPE_CHECKING:
+    from finetune.adapters.base import Adapter
+    from finetune.backbones import Backbone
+    from finetune.data import Folder, PictureSource, PriorSource
+
+
+class SubjectRecipe(Recipe):
+    """Trains on a few pictures of a subject and, with a class prompt, on its class too."""
+
+    folder_field: ClassVar[str] = "instance_dir"
+
+    data: SubjectSection = SubjectSection()
+
+    def contradictions(self) -> Iterator[Fault]:
+        """As `Recipe.contradictions`, and class options without a class."""
+        yield from super().contradictions()
+        if self.data.class_prompt is None:
+            for key in ("class_dir", "num_class_images", "prior_weight"):
+                if getattr(self.data, key) != SubjectSection.model_fields[key].default:
+                    yield Fault(
+                        "This is about pictures of the class, but no class is named.",
+                        f"data.{key}",
+                        'Name it with --class-prompt, such as "a photo of a cat", or leave this out.',
+                    )
+
+    def fill_in(self, values: dict[str, Any], backbone: Backbone) -> None:
+        """As `Recipe.fill_in`, and the folder of class pictures."""
+        super().fill_in(values, backbone)
+        data = values["data"]
+        if data["class_prompt"] is not None and data["class_dir"] is None:
+            from finetune.recipes.class_pictures import default_folder
+
+            data["class_dir"] = default_folder(
+                data["class_prompt"], data["resolution"], values["training"]["precision"], backbone
+            )
+
+    def scan(self) -> Folder:
+        """Reads the subject's pictures; those without a caption get the instance prompt."""
+        from finetune.data import scan_folder
+
+        return scan_folder(self._folder, self.data.instance_prompt)
+
+    def make_source(
+        self, pictures: Folder, backbone: Backbone, adapter: Adapter, report: Reporter
+    ) -> PictureSource | PriorSource:
+        """The subject's pictures and, with a class prompt, as many of the class, sampled if need be."""
+        from finetune.data import PictureSource, PriorSource
+        from finetune.recipes.class_pictures import class_pictures
+
+        data, seed, text = self.data, self.training.seed, adapter.trains_text
+        instances = PictureSource(
+            pictures,
+            backbone,
+            data,
+            seed,
+            text,
+            preserve=data.preserve,
+            preserve_share=data.preserve_share,
+        )
+        if data.class_prompt is None:
+            return instances
+        # The adapter is attached, but has learned nothing yet.
+        classes = class_pictures(data, backbone, self.training.precision, report)
+        prior = PictureSource(classes, backbone, data.without_masks(), seed, text)
+        return PriorSource(instances, prior, data.prior_weight)

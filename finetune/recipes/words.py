@@ -1,0 +1,68 @@
+"""What recipes that teach a new word ask of the captions: that they say it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.errors import DataError
+
+if TYPE_CHECKING:
+    from finetune.backbones.words import Word
+    from finetune.data import Folder
+
+
+def scan_for(folder: Path, word: str, prompt: str | None) -> Folder:
+    """Reads a folder of pictures whose captions say a new word.
+
+    Args:
+        folder: The pictures.
+        word: The new word.
+        prompt: The caption of pictures without one; "a photo of WORD" if None.
+
+    Raises:
+        DataError: If no caption says the word, or there is nothing to train on.
+    """
+    from finetune.data import scan_folder
+    from finetune.data.notes import count, listing
+
+    found = scan_folder(folder, prompt or f"a photo of {word}")
+    without = [p.path.name for p in found.pictures if word not in p.caption.lower()]
+    if len(without) == len(found.pictures):
+        raise DataError(
+            f"No caption says {word}, so there is nothing to learn it from.",
+            where=str(folder),
+            mend=f'Write it into the captions, such as "a photo of {word} on a sofa".',
+        )
+    if without:
+        note = f"{count(len(without), 'caption')} without {word}: {listing(without)}"
+        return replace(found, notes=(*found.notes, note))
+    return found
+
+
+def write_word(folder: Path, name: str, word: Word, metadata: dict[str, str]) -> dict[Path, str]:
+    """Writes a learned word in both layouts.
+
+    Args:
+        folder: The run folder.
+        name: Stem of the file for A1111 and others, which is what their prompts say.
+        word: What has been learned.
+        metadata: How it was made.
+
+    Returns:
+        The files written, each with one line that says what it is for.
+    """
+    from finetune.formats import DIFFUSERS_EMBEDDING, write_embedding
+
+    metadata = {**metadata, "modelspec.trigger_phrase": word.text}
+    if "modelspec.architecture" in metadata:
+        family = metadata["modelspec.architecture"].partition("/")[0]
+        metadata["modelspec.architecture"] = f"{family}/textual-inversion"
+    others, diffusers = folder / f"{name}.safetensors", folder / DIFFUSERS_EMBEDDING
+    write_embedding(others, word, metadata, named=False)
+    write_embedding(diffusers, word, metadata, named=True)
+    return {
+        others: f"the word for A1111, Forge, ComfyUI, InvokeAI, whose prompts say {name}",
+        diffusers: f"the word for diffusers and finetune sample, whose prompts say {word.text}",
+    }

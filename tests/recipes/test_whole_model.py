@@ -1,0 +1,149 @@
+"""DreamBooth and full training on tiny random models: class pictures, and what is left."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file
+
+from finetune.backbones import load_backbone
+from finetune.backbones.folder import load_folder
+from finetune.backbones.single_file import convert
+from finetune.config import ModelSection
+from finetune.errors import ConfigError
+from finetune.recipes import build
+from finetune.recipes.load import RECIPES, Setting, parse_set
+from finetune.recipes.run import run
+from tests.tiny import Family
+
+SMALL = ("training.steps=2", "preview.every=0", "optimizer.name=adamw", "optimizer.warmup_steps=0")
+WHOLE = ("output.weights=fp32", "training.ema=false")
+CLASS = ("data.class_prompt=a cat", "data.num_class_images=3")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs go below an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def train(kind: str, pictures: Path, model: Path, *changes: str, resume: bool = False) -> tuple[Path, str]:
+    said: list[str] = []
+    settings = [
+        Setting(f"data.{RECIPES[kind].folder_field}", pictures, "test"),
+        Setting("model.name", str(model), "--model"),
+    ]
+    whole = () if kind == "lora" else WHOLE
+    given = {change.partition("=")[0]: change for change in (*SMALL, *whole, *changes)}
+    recipe = build(kind, [*settings, *(parse_set(change) for change in given.values())])
+    folder = run(recipe, resume=resume, tell=said.append).folder
+    return folder, "\n".join(said)
+
+
+def sampled(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.rglob("class-*.png"))}
+
+
+@pytest.mark.parametrize("kind", ["dreambooth", "full"])
+def test_the_model_loads_with_plain_diffusers(
+    kind: str, tiny_folder: Path, family: Family, pictures: Path
+) -> None:
+    folder, said = train(kind, pictures, tiny_folder, "output.single_file=true", "adapter.text_encoder=true")
+    trained = load_file(folder / "checkpoints" / "step-000002" / "weights.safetensors")
+    pipe: Any = DiffusionPipeline.from_pretrained(folder / "model")
+    parts = {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
+    for root, part in parts.items():
+        own = {name.removeprefix("text_model."): p for name, p in part.state_dict().items()}
+        for name, tensor in trained.items():
+            if name.startswith(f"{root}."):
+                tail = name.removeprefix(f"{root}.").removeprefix("text_model.")
+                assert torch.equal(own[tail], tensor), name
+    before = load_backbone(ModelSection(name=str(tiny_folder)))
+    assert not torch.equal(pipe.unet.conv_in.weight, before.unet.conv_in.weight)
+    assert torch.equal(pipe.vae.encoder.conv_in.weight, before.vae.encoder.conv_in.weight)
+    about = json.loads((folder / "model" / "finetune.json").read_text())
+    assert about["finetune.step"] == "2"
+    assert json.loads(about["finetune.recipe"])["kind"] == kind
+
+    file = folder / f"{folder.name}.safetensors"
+    tokenizers = load_folder(tiny_folder, ModelSection()).tokenizers
+    single = convert(file, family, tiny_folder, tokenizers, "single")
+    for name, tensor in single.unet.state_dict().items():
+        assert torch.equal(tensor, pipe.unet.state_dict()[name]), name
+    assert f"--model {folder / 'model'}" in said
+
+
+def test_class_pictures_are_sampled_once_and_shared(tiny_models: dict[str, Path], pictures: Path) -> None:
+    _, said = train("dreambooth", pictures, tiny_models["sd1"], *CLASS)
+    assert 'Sampling 3 pictures of "a cat" into runs/class-pictures/a-cat-' in said
+    (folder,) = (Path("runs") / "class-pictures").iterdir()
+    first = sampled(folder)
+    assert len(first) == 3
+    # A sampling that was cut short goes on to the same pictures, and another recipe finds them there.
+    (folder / "class-00001.png").unlink()
+    _, said = train("lora", pictures, tiny_models["sd1"], *CLASS, "adapter.rank=2")
+    assert "Sampling 1 picture of" in said
+    assert sampled(folder) == first
+    _, said = train("dreambooth", pictures, tiny_models["sd1"], *CLASS)
+    assert "Sampling" not in said
+    # Another model has pictures of its own.
+    train("dreambooth", pictures, tiny_models["sd2"], *CLASS)
+    assert len(list((Path("runs") / "class-pictures").iterdir())) == 2
+
+
+def test_own_class_pictures_count(here: Path, tiny_models: dict[str, Path], pictures: Path) -> None:
+    own = here / "cats"
+    own.mkdir()
+    for number in range(2):
+        Image.new("RGB", (40, 40), (number * 90, 120, 30)).save(own / f"{number}.jpg")
+    _, said = train("dreambooth", pictures, tiny_models["sd1"], *CLASS, f"data.class_dir={own}")
+    assert "Sampling 1 picture of" in said
+    assert "class: 3 pictures" in said
+    with pytest.raises(ConfigError, match="another prompt"):
+        train(
+            "dreambooth",
+            pictures,
+            tiny_models["sd1"],
+            "data.class_prompt=a dog",
+            "data.num_class_images=3",
+            f"data.class_dir={own}",
+        )
+
+
+def test_class_options_without_a_class_are_refused(tiny_models: dict[str, Path], pictures: Path) -> None:
+    with pytest.raises(ConfigError, match="no class is named"):
+        train("dreambooth", pictures, tiny_models["sd1"], "data.prior_weight=0.5")
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(tiny_models: dict[str, Path], pictures: Path) -> None:
+    changes = (*CLASS, "training.steps=4", "training.checkpoint_every=2", "training.ema=true")
+    folder, _ = train("dreambooth", pictures, tiny_models["sdxl"], *changes)
+    unet = folder / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    whole = unet.read_bytes()
+    averaged = load_file(folder / "checkpoints" / "step-000004" / "average.safetensors")
+    last = load_file(folder / "checkpoints" / "step-000004" / "weights.safetensors")
+    exported = load_file(unet)
+    name = "conv_in.weight"
+    assert torch.equal(exported[name], averaged[f"unet.{name}"]), "the average is exported"
+    assert not torch.equal(exported[name], last[f"unet.{name}"]), "and the last weights are kept beside it"
+    shutil.rmtree(folder / "model")
+    shutil.rmtree(folder / "checkpoints" / "step-000004")
+    again, said = train("dreambooth", pictures, tiny_models["sdxl"], *changes, resume=True)
+    assert again == folder and "Going on after step 2 of 4." in said
+    assert unet.read_bytes() == whole
+
+
+def test_preserved_prompts_need_an_adapter_that_can_be_switched_off(
+    tiny_models: dict[str, Path], pictures: Path, here: Path
+) -> None:
+    with pytest.raises(ConfigError, match="switched off"):
+        train("dreambooth", pictures, tiny_models["sd1"], "data.preserve=[a cat]")
+    assert list(here.iterdir()) == []
