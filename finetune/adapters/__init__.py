@@ -1,10 +1,24 @@
-"""What is trained: `LoRA` or `Full`, behind one `Adapter`."""
+"""What is trained, behind one `Adapter`."""
 
 from __future__ import annotations
 
 from finetune.adapters.base import Adapter, ParameterGroup
+from finetune.adapters.controlnet import ControlNet
+from finetune.adapters.embedding import TextualInversion
 from finetune.adapters.full import Full
 from finetune.adapters.lora import LoRA
-from finetune.adapters.weights import LayerWeights, LoRAWeights
+from finetune.adapters.weights import Hadamard, Kronecker, LayerWeights, LoRAWeights, LowRank
 
-__all__ = ["Adapter", "Full", "LayerWeights", "LoRA", "LoRAWeights", "ParameterGroup"]
+__all__ = [
+    "Adapter",
+    "ControlNet",
+    "Full",
+    "Hadamard",
+    "Kronecker",
+    "LayerWeights",
+    "LoRA",
+    "LoRAWeights",
+    "LowRank",
+    "ParameterGroup",
+    "TextualInversion",
+]

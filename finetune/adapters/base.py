@@ -25,7 +25,7 @@ class ParameterGroup:
     """Trained parameters that share a learning rate.
 
     Attributes:
-        name: "unet" or "text_encoder" (all text encoders together).
+        name: "unet", "text_encoder" (all text encoders together) or "embedding" (new words).
         parameters: Their names (those of `Adapter.state`) and the fp32 parameters.
     """
 
@@ -59,7 +59,7 @@ class Adapter(nn.Module, ABC):
     def trained(self) -> dict[str, nn.Parameter]:
         """The trained fp32 parameters by their stable names, in a stable order.
 
-        A name begins with "unet.", "text_encoder." or "text_encoder_2.".
+        A name begins with "unet.", "text_encoder.", "text_encoder_2." or "embedding.".
         """
 
     def forward(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
@@ -101,10 +101,11 @@ class Adapter(nn.Module, ABC):
             return self.backbone.predict(noisy_latents, timesteps, conditioning)
 
     def groups(self) -> list[ParameterGroup]:
-        """The trained parameters, UNet first, then those of the text encoders if there are any."""
-        named: dict[str, list[tuple[str, nn.Parameter]]] = {"unet": [], "text_encoder": []}
+        """The trained parameters: of the UNet, of the text encoders, of new words, where there are any."""
+        named: dict[str, list[tuple[str, nn.Parameter]]] = {"unet": [], "text_encoder": [], "embedding": []}
         for name, parameter in self.trained().items():
-            named["unet" if name.startswith("unet.") else "text_encoder"].append((name, parameter))
+            root = name.partition(".")[0]
+            named[root if root in named else "text_encoder"].append((name, parameter))
         return [ParameterGroup(name, tuple(rows)) for name, rows in named.items() if rows]
 
     def state(self) -> dict[str, Tensor]:

@@ -1,7 +1,9 @@
-"""LoRA: low-rank updates of linear layers and convolutions, through PEFT.
+"""LoRA and its kin: small updates of linear layers and convolutions, through PEFT.
 
 Hu et al. 2021, arXiv:2106.09685; rank-stabilised scaling arXiv:2312.03732; DoRA arXiv:2402.09353;
-convolutions as in LoCon (LyCORIS, arXiv:2309.14859).
+convolutions as in LoCon, LoHa and LoKr from LyCORIS, arXiv:2309.14859. With a placeholder, the
+embeddings of a new word are trained beside them (pivotal tuning, cloneofsimo/lora after
+arXiv:2106.05744).
 """
 
 from __future__ import annotations
@@ -9,18 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from finetune.adapters.base import Adapter, check_state
 from finetune.adapters.dropout import SampleDropout, Samples
-from finetune.adapters.inject import LayerSize, Update, eject, inject
-from finetune.adapters.targets import text_sizes, unet_sizes
-from finetune.adapters.weights import LayerWeights, LoRAWeights
+from finetune.adapters.embedding import make_word
+from finetune.adapters.inject import LayerSize, eject, inject
+from finetune.adapters.targets import chosen_sizes
+from finetune.adapters.updates import ALGORITHMS, LowRankUpdate, Update
+from finetune.adapters.weights import LoRAWeights
+from finetune.backbones.words import Word
 from finetune.config import LoRASection
-from finetune.diffusion.random import generator
+from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
     from finetune.backbones import Backbone
@@ -30,7 +35,7 @@ Key = tuple[str, str]
 
 
 class LoRA(Adapter):
-    """Attaches trainable low-rank updates; at first they change nothing.
+    """Attaches trainable updates (LoRA, LoHa or LoKr); at first they change nothing.
 
     Args:
         backbone: The pretrained model, in any dtype; its layers are wrapped in place.
@@ -38,11 +43,14 @@ class LoRA(Adapter):
         seed: Of the initial weights, which depend on nothing else.
 
     Raises:
-        ConfigError: If `section.targets` names layers that the UNet has not; nothing is changed then.
+        ConfigError: If `section` contradicts itself, names layers or blocks that the model has not, or a
+            word that it knows already; nothing is changed then.
     """
 
     def __init__(self, backbone: Backbone, section: LoRASection, seed: int = 0) -> None:
-        super().__init__(backbone, trains_text=section.text_encoder)
+        super().__init__(backbone, trains_text=section.text_encoder or section.placeholder is not None)
+        for what, key, mend in section.conflicts():
+            raise ConfigError(what, where=f"adapter.{key}", mend=mend)
         self.section = section
         self._samples = Samples()
         self._base: dict[Key, Tensor] = {}
@@ -50,36 +58,33 @@ class LoRA(Adapter):
         self._updates: dict[Key, Update] = {}
         roots = backbone.module_roots()
         self._parts = {part: roots[part] for part in roots if part == "unet" or self.trains_text}
-        sizes = {
-            part: unet_sizes(module, section) if part == "unet" else text_sizes(module, section)
-            for part, module in self._parts.items()
-        }
+        sizes = chosen_sizes(backbone, section)
+        self._word = make_word(backbone, section, seed)
         for part, module in self._parts.items():
             module.requires_grad_(False)
-            options = {"rslora": section.rslora, "dora": section.dora}
-            for name, update in inject(module, sizes[part], NAME, **options).items():
-                key = part, backbone.file_name(part, name)
-                self._sizes[key], self._updates[key] = sizes[part][name], update
-                self._start(".".join(key), update, seed)
+            if part in sizes:
+                self._inject(part, module, sizes[part], seed)
+        if self._word is not None:
+            self._word.requires_grad_(True)
 
-    def _start(self, name: str, update: Update, seed: int) -> None:
-        # PEFT's own start (Kaiming-uniform A, zero B), but drawn by name: adding a layer changes no other.
-        drawn = torch.empty(update.down.shape)
-        nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator(seed, 0, f"lora/{name}"))
-        update.down.data.copy_(drawn)
-        if self.section.dropout > 0:
-            update.set_dropout(SampleDropout(self.section.dropout, name, self._samples))
+    def _inject(self, part: str, module: nn.Module, sizes: Mapping[str, LayerSize], seed: int) -> None:
+        section, kind = self.section, ALGORITHMS[self.section.algorithm]
+        settings: dict[str, Any] = {"use_rslora": section.rslora, "use_dora": section.dora}
+        if section.algorithm != "lora":
+            settings = {} if section.factor is None else {"decompose_factor": section.factor}
+        for name, update in inject(module, sizes, NAME, kind, **settings).items():
+            key = part, self.backbone.file_name(part, name)
+            self._sizes[key], self._updates[key] = sizes[name], update
+            update.start(seed, ".".join(key))
+            if isinstance(update, LowRankUpdate) and section.dropout > 0:
+                update.set_dropout(SampleDropout(section.dropout, ".".join(key), self._samples))
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """`lora_A`, `lora_B` and, for DoRA, the magnitude of each adapted layer."""
+        """The factors of each adapted layer (`lora_A`, `lora_B`, …) and the new word's embeddings."""
         named: dict[str, nn.Parameter] = {}
         for key, update in self._updates.items():
-            name = ".".join(key)
-            named[f"{name}.lora_A.weight"] = update.down
-            named[f"{name}.lora_B.weight"] = update.up
-            if update.magnitude is not None:
-                named[f"{name}.lora_magnitude_vector"] = update.magnitude
-        return named
+            named |= {".".join((*key, kind)): parameter for kind, parameter in update.parameters().items()}
+        return named | (self._word.trained() if self._word is not None else {})
 
     def set_samples(self, numbers: Sequence[int], seed: int) -> None:
         """Tells which samples the next forward pass holds; dropout masks are drawn from them."""
@@ -88,13 +93,14 @@ class LoRA(Adapter):
     @contextmanager
     def switched_off(self) -> Iterator[None]:
         """Inside, the model predicts as it did before training."""
-        for update in self._updates.values():
-            update.switch(False)
+        parts: list[Any] = [*self._updates.values(), *([self._word] if self._word is not None else [])]
+        for part in parts:
+            part.switch(False)
         try:
             yield
         finally:
-            for update in self._updates.values():
-                update.switch(True)
+            for part in parts:
+                part.switch(True)
 
     def weights(self, state: Mapping[str, Tensor] | None = None) -> LoRAWeights:
         """What has been learned, as plain values for the file formats.
@@ -110,17 +116,21 @@ class LoRA(Adapter):
         else:
             check_state(self.trained(), state)
         layers = {}
-        for key, size in self._sizes.items():
-            name = ".".join(key)
-            magnitude = state.get(f"{name}.lora_magnitude_vector")
-            layers[key] = LayerWeights(
-                down=state[f"{name}.lora_A.weight"],
-                up=state[f"{name}.lora_B.weight"],
-                # Files know only alpha/rank: alpha/√rank becomes an alpha √rank times as large.
-                alpha=size.alpha * math.sqrt(size.rank) if self.section.rslora else size.alpha,
-                magnitude=None if magnitude is None else magnitude.flatten(),
-            )
+        for key, update in self._updates.items():
+            size, name = self._sizes[key], ".".join(key)
+            values = {kind: state[f"{name}.{kind}"] for kind in update.parameters()}
+            # Files know only alpha/rank: alpha/√rank becomes an alpha √rank times as large.
+            alpha = size.alpha * math.sqrt(size.rank) if self.section.rslora else size.alpha
+            layers[key] = update.weights(values, alpha)
         return LoRAWeights(layers)
+
+    def word(self, state: Mapping[str, Tensor] | None = None) -> Word | None:
+        """The new word, as plain values for the file formats; None without a placeholder.
+
+        Args:
+            state: As for `weights`.
+        """
+        return None if self._word is None else self._word.value(self.state() if state is None else state)
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -141,3 +151,5 @@ class LoRA(Adapter):
         self.unmerge()
         for module in self._parts.values():
             eject(module)
+        if self._word is not None:
+            self._word.detach()

@@ -1,15 +1,20 @@
-"""Which layers get a LoRA, by the settings' names for them."""
+"""Which layers get an update and of which size, by the settings' names for them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from finetune.adapters.inject import LayerSize, adaptable
 from finetune.config import LoRASection
+from finetune.config.blocks import longest_prefix, unmatched_prefixes
 from finetune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from finetune.backbones import Backbone
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
@@ -24,6 +29,66 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
 CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")
 TEXT_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
 TEXT_FEED_FORWARD = ("mlp.fc1", "mlp.fc2")
+
+
+def chosen_sizes(backbone: Backbone, section: LoRASection) -> dict[str, dict[str, LayerSize]]:
+    """The layers that get an update, by part of the model ("unet", "text_encoder", …) and live name.
+
+    Args:
+        backbone: The model.
+        section: `targets`, the ranks and alphas, and `text_encoder` are read.
+
+    Raises:
+        ConfigError: If something named there matches nothing, or no layer is left.
+    """
+    roots = backbone.module_roots()
+    sizes = {
+        part: unet_sizes(module, section) if part == "unet" else text_sizes(module, section)
+        for part, module in roots.items()
+        if part == "unet" or section.text_encoder
+    }
+    if section.block_rank:
+        sizes = _by_block(sizes, backbone, section)
+    for part in ["unet", *(["text_encoder"] if section.text_encoder else [])]:
+        if not any(layers for name, layers in sizes.items() if name.startswith(part)):
+            raise ConfigError(
+                "No layer of the UNet is left to adapt."
+                if part == "unet"
+                else "No layer of the text encoder is left to adapt.",
+                where="adapter.block_rank",
+                mend="Give one of its blocks a rank above 0."
+                if part == "unet"
+                else "Set adapter.text_encoder=false instead.",
+            )
+    return {part: layers for part, layers in sizes.items() if layers}
+
+
+def _by_block(
+    sizes: Mapping[str, Mapping[str, LayerSize]], backbone: Backbone, section: LoRASection
+) -> dict[str, dict[str, LayerSize]]:
+    """The sizes with the ranks of `block_rank`; text layers are named with their part in front."""
+    names = {
+        (part, layer): layer if part == "unet" else f"{part}.{backbone.file_name(part, layer)}"
+        for part, layers in sizes.items()
+        for layer in layers
+    }
+    for prefix, near in unmatched_prefixes(section.block_rank, names.values()):
+        raise ConfigError(
+            f'No layer that gets an adapter has a name that begins with "{prefix}".',
+            where="adapter.block_rank",
+            mend=f'Nearest: "{near}".'
+            if near
+            else "Blocks are named mid_block, up_blocks.1, text_encoder, …",
+        )
+    changed: dict[str, dict[str, LayerSize]] = {part: {} for part in sizes}
+    for (part, layer), name in names.items():
+        size, block = sizes[part][layer], longest_prefix(name, section.block_rank)
+        rank = size.rank if block is None else section.block_rank[block]
+        if rank > 0:
+            # rsLoRA's alpha/√rank is made to need no other alpha for another rank.
+            alpha = size.alpha if section.rslora else size.alpha * rank / size.rank
+            changed[part][layer] = LayerSize(rank, alpha)
+    return changed
 
 
 def unet_sizes(unet: nn.Module, section: LoRASection) -> dict[str, LayerSize]:
@@ -45,12 +110,6 @@ def unet_sizes(unet: nn.Module, section: LoRASection) -> dict[str, LayerSize]:
     if section.conv_rank is not None:
         alpha = float(section.conv_rank) if section.conv_alpha is None else section.conv_alpha
         sizes |= {layer: LayerSize(section.conv_rank, alpha) for layer in _matching(unet, CONVOLUTIONS)}
-    elif section.conv_alpha is not None:
-        raise ConfigError(
-            "conv_alpha has no effect without conv_rank.",
-            where="adapter.conv_alpha",
-            mend="Set adapter.conv_rank too, or leave conv_alpha out.",
-        )
     if not sizes:
         raise ConfigError(
             "The UNet has none of the layers to adapt.", where="adapter.targets", mend="Name others."
@@ -79,12 +138,6 @@ def _matching(module: nn.Module, endings: tuple[str, ...]) -> list[str]:
 
 
 def _check_endings(unet: nn.Module, endings: tuple[str, ...], chosen: list[str]) -> None:
-    if not endings:
-        raise ConfigError(
-            "The list of layers to adapt is empty.",
-            where="adapter.targets",
-            mend='Name some, e.g. ["to_q", "to_v"].',
-        )
     for ending in endings:
         if not any(_ends(layer, ending) for layer in chosen):
             known = {

@@ -1,17 +1,20 @@
-"""Puts LoRAs that were read from files onto a model, each with its own weight."""
+"""Puts LoRAs, LoHas and LoKrs that were read from files onto a model, each with its own weight."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from finetune.adapters.inject import LayerSize, Update, eject, inject
-from finetune.adapters.weights import LoRAWeights
+from finetune.adapters.inject import LayerSize, eject, inject
+from finetune.adapters.updates import ALGORITHMS, Update, algorithm_of
+from finetune.adapters.weights import LayerWeights, LoRAWeights, LowRank
 from finetune.backbones import Backbone
 from finetune.backbones.names import live_text_name
+from finetune.backbones.words import AddedWord, Word
+from finetune.errors import ConfigError
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 
@@ -20,18 +23,24 @@ class Applied:
     """A LoRA on a model.
 
     Args:
-        name: Its name among the adapters of the model.
+        names: Its names among the adapters of the model, one for each kind of update.
         updates: The update of each layer.
         modules: The parts of the model that have one.
+        words: The new words that came with it.
     """
 
     def __init__(
-        self, name: str, updates: Mapping[tuple[str, str], Update], modules: Mapping[str, nn.Module]
+        self,
+        names: Collection[str],
+        updates: Mapping[tuple[str, str], Update],
+        modules: Mapping[str, nn.Module],
+        words: Sequence[AddedWord],
     ) -> None:
-        self.name, self.updates, self._modules = name, updates, modules
+        self.updates = updates
+        self._names, self._modules, self._words = names, modules, words
 
     def set_scale(self, scale: float) -> None:
-        """Sets the weight: 1 as trained, 0 off."""
+        """Sets the weight: 1 as trained, 0 off. New words are not changed by it."""
         for update in self.updates.values():
             update.set_scale(scale)
 
@@ -49,6 +58,7 @@ class Applied:
         def restore() -> None:
             for update, weight in before:
                 update.restore(weight)
+            self._remove_words()
 
         try:
             with torch.no_grad():
@@ -58,13 +68,22 @@ class Applied:
             restore()
             raise
         finally:
-            self.remove()
+            self._eject()
         return restore
 
     def remove(self) -> None:
         """Takes the LoRA off; the model is then as it was before, to the bit."""
+        self._eject()
+        self._remove_words()
+
+    def _eject(self) -> None:
         for module in self._modules.values():
-            eject(module, self.name)
+            for name in self._names:
+                eject(module, name)
+
+    def _remove_words(self) -> None:
+        for word in reversed(self._words):
+            word.remove()
 
 
 def apply_lora(target: Backbone | Any, weights: LoRAWeights, scale: float = 1.0) -> Applied:
@@ -76,36 +95,52 @@ def apply_lora(target: Backbone | Any, weights: LoRAWeights, scale: float = 1.0)
         target: A backbone or a diffusers pipeline; its modules are changed in place.
         weights: From `read_lora` for this model, or from `LoRA.weights`.
         scale: Its weight: 1 as trained, 0 off; may be negative or above 1.
+
+    Raises:
+        ConfigError: If the model knows one of its new words already; nothing is changed then.
+        TypeError: If there are new words and the target is no backbone.
     """
+    if weights.words and not isinstance(target, Backbone):
+        raise TypeError("new words are added to a Backbone, not to a pipeline")
+    words = _add_words(target, weights.words)
     roots = target.module_roots() if isinstance(target, Backbone) else _parts(target)
-    parts = weights.parts()
-    modules = {part: roots[part] for part in parts}
-    name = _free_name(roots)
+    names: dict[str, str] = {}
     updates: dict[tuple[str, str], Update] = {}
-    for part, layers in parts.items():
-        module = modules[part]
-        live = {key if part == "unet" else live_text_name(module, key): key for key in layers}
-        sizes = {own: LayerSize(layers[key].rank, layers[key].alpha) for own, key in live.items()}
-        dora = any(layer.magnitude is not None for layer in layers.values())
-        for own, update in inject(module, sizes, name, dora=dora).items():
-            updates[part, live[own]] = update
-    _fill(weights, updates)
-    applied = Applied(name, updates, modules)
+    for part, layers in weights.parts().items():
+        for algorithm in dict.fromkeys(map(algorithm_of, layers.values())):
+            name = names.setdefault(algorithm, _free_name(roots, names.values()))
+            chosen = {key: layer for key, layer in layers.items() if algorithm_of(layer) == algorithm}
+            injected = _inject(roots[part], part, chosen, name, ALGORITHMS[algorithm])
+            updates |= {(part, key): update for key, update in injected.items()}
+    for key, update in updates.items():
+        update.fill(weights.layers[key])
+    modules = {part: roots[part] for part in weights.parts()}
+    applied = Applied(list(names.values()), updates, modules, words)
     applied.set_scale(scale)
     return applied
 
 
-@torch.no_grad()
-def _fill(weights: LoRAWeights, updates: Mapping[tuple[str, str], Update]) -> None:
-    for key, update in updates.items():
-        layer = weights.layers[key]
-        update.down.copy_(layer.down)
-        update.up.copy_(layer.up)
-        if update.magnitude is not None and layer.magnitude is not None:
-            update.magnitude.copy_(layer.magnitude.view(update.magnitude.shape))
-        for parameter in (update.down, update.up, update.magnitude):
-            if parameter is not None:
-                parameter.requires_grad_(False)
+def _add_words(target: Any, words: Sequence[Word]) -> list[AddedWord]:
+    added: list[AddedWord] = []
+    try:
+        for word in words:
+            added.append(AddedWord(target, word))
+    except ConfigError:
+        for before in reversed(added):
+            before.remove()
+        raise
+    return added
+
+
+def _inject(
+    module: nn.Module, part: str, layers: Mapping[str, LayerWeights], name: str, kind: type[Update]
+) -> dict[str, Update]:
+    """Layers of one kind in one part of the model, by their names in files."""
+    live = {key if part == "unet" else live_text_name(module, key): key for key in layers}
+    sizes = {own: LayerSize(layers[key].rank, layers[key].alpha) for own, key in live.items()}
+    magnitudes = any(isinstance(layer, LowRank) and layer.magnitude is not None for layer in layers.values())
+    settings = {"use_dora": True} if magnitudes else {}
+    return {live[own]: update for own, update in inject(module, sizes, name, kind, **settings).items()}
 
 
 def _parts(pipeline: Any) -> dict[str, nn.Module]:
@@ -113,6 +148,6 @@ def _parts(pipeline: Any) -> dict[str, nn.Module]:
     return {part: module for part, module in found.items() if module is not None}
 
 
-def _free_name(roots: Mapping[str, nn.Module]) -> str:
-    taken = {name for module in roots.values() for name in getattr(module, "peft_config", {})}
+def _free_name(roots: Mapping[str, nn.Module], others: Collection[str]) -> str:
+    taken = {name for module in roots.values() for name in getattr(module, "peft_config", {})} | set(others)
     return next(name for i in range(len(taken) + 1) if (name := f"lora_{i}") not in taken)

@@ -1,10 +1,16 @@
-"""Writes LoRA files with the key names of diffusers and PEFT."""
+"""Writes LoRA files with the key names of diffusers and PEFT.
+
+diffusers' pipelines load LoRAs only. A LoHa of rank r is a LoRA of rank r², a LoKr one of the product of
+its factors' ranks, exactly; where that is no more than 64, such a LoRA is written, else PEFT's own names,
+of which `pipe.unet.load_lora_adapter` reads LoKr (diffusers 0.42).
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +18,17 @@ import torch
 from torch import Tensor
 
 from finetune.adapters.lora import LoRA
-from finetune.adapters.weights import LayerWeights, LoRAWeights
+from finetune.adapters.updates import factors
+from finetune.adapters.weights import Kronecker, LayerWeights, LoRAWeights, LowRank
 from finetune.formats.read import DIFFUSERS_METADATA
 from finetune.formats.tensors import write_tensors
+
+MOST_RANK = 64  # of a LoRA that stands for a LoHa or LoKr: what people are used to in size
 
 
 def write_diffusers(
     path: Path, lora: LoRA, metadata: Mapping[str, str], *, dtype: torch.dtype = torch.float32
-) -> None:
+) -> bool:
     """Writes a trained LoRA for `pipe.load_lora_weights(folder)`.
 
     Args:
@@ -27,17 +36,30 @@ def write_diffusers(
         lora: The adapter.
         metadata: How the file was made (`formats.metadata`); `lora_adapter_metadata` is added.
         dtype: Of the weights in the file.
+
+    Returns:
+        Whether diffusers' pipelines load the file: not so a large LoHa or LoKr.
     """
-    weights = lora.weights()
+    weights = readable(lora.weights())
     tensors = {name: tensor.to(dtype) for name, tensor in diffusers_tensors(weights).items()}
-    write_tensors(path, tensors, {"format": "pt", **metadata, **adapter_metadata(weights)})
+    settings = adapter_metadata(weights, lora.section.factor)
+    write_tensors(path, tensors, {"format": "pt", **metadata, **settings})
+    return all(isinstance(layer, LowRank) for layer in weights.layers.values())
+
+
+def readable(weights: LoRAWeights) -> LoRAWeights:
+    """What diffusers reads: a LoHa or LoKr as an equal LoRA, unless that would be too large a file."""
+    if max(layer.low_rank_size for layer in weights.layers.values()) > MOST_RANK:
+        return weights
+    return replace(weights, layers=weights.low_rank())
 
 
 def diffusers_tensors(weights: LoRAWeights) -> dict[str, Tensor]:
     """The content of the file: `lora_A`, `lora_B` and, for DoRA, `lora_magnitude_vector` of each layer.
 
     The strength alpha/rank is multiplied into `lora_B`, so that the update is simply B·A: readers
-    that know no metadata (ComfyUI, diffusers before 0.34) take alpha for the rank.
+    that know no metadata (ComfyUI, diffusers before 0.34) take alpha for the rank. A LoHa or LoKr has
+    PEFT's names, the strength likewise multiplied into the first factor.
 
     Args:
         weights: What has been learned.
@@ -45,6 +67,11 @@ def diffusers_tensors(weights: LoRAWeights) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for key, layer in weights.layers.items():
         name = ".".join(key)
+        if not isinstance(layer, LowRank):
+            (first, value), *others = factors(layer).items()
+            scaled = {first: value * layer.scale, **dict(others)}
+            tensors |= {f"{name}.{kind}": tensor for kind, tensor in scaled.items()}
+            continue
         tensors[f"{name}.lora_A.weight"] = layer.down
         tensors[f"{name}.lora_B.weight"] = layer.up * layer.scale
         if layer.magnitude is not None:
@@ -56,27 +83,34 @@ def diffusers_tensors(weights: LoRAWeights) -> dict[str, Tensor]:
     return tensors
 
 
-def adapter_metadata(weights: LoRAWeights) -> dict[str, str]:
+def adapter_metadata(weights: LoRAWeights, factor: int | None = None) -> dict[str, str]:
     """PEFT's settings of each part, flat, as JSON: diffusers' `lora_adapter_metadata`.
 
     Only settings that every PEFT knows are given, for it refuses unknown ones.
+
+    Args:
+        weights: What is in the file.
+        factor: With what LoKr divided the layers.
     """
     flat: dict[str, Any] = {}
     for part, layers in weights.parts().items():
-        flat |= {f"{part}.{setting}": value for setting, value in _config(part, layers).items()}
+        flat |= {f"{part}.{setting}": value for setting, value in _config(part, layers, factor).items()}
     return {DIFFUSERS_METADATA: json.dumps(flat, indent=2, sort_keys=True)}
 
 
-def _config(part: str, layers: Mapping[str, LayerWeights]) -> dict[str, Any]:
+def _config(part: str, layers: Mapping[str, LayerWeights], factor: int | None) -> dict[str, Any]:
     rank = Counter(layer.rank for layer in layers.values()).most_common(1)[0][0]
     others = {f"^{name}": layer.rank for name, layer in sorted(layers.items()) if layer.rank != rank}
     # Text encoders are nested differently from one transformers to the next; endings fit all of them.
     targets = layers if part == "unet" else {name.rpartition(".")[2] for name in layers}
-    return {
+    config = {
         "r": rank,
-        "lora_alpha": rank,
         "rank_pattern": others,
         "alpha_pattern": others,
         "target_modules": sorted(targets),
-        "use_dora": any(layer.magnitude is not None for layer in layers.values()),
     }
+    kinds = {type(layer) for layer in layers.values()}
+    if LowRank in kinds:
+        dora = any(isinstance(layer, LowRank) and layer.magnitude is not None for layer in layers.values())
+        return config | {"lora_alpha": rank, "use_dora": dora}
+    return config | {"alpha": rank} | ({"decompose_factor": factor or -1} if Kronecker in kinds else {})

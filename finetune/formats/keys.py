@@ -8,6 +8,8 @@
 | PEFT alone | `base_model.model.down_blocks.0.….attn1.to_q.lora_A.weight` |
 | diffusers' scripts | `unet.….attn1.to_q.lora.down.weight`, `….q_proj.lora_linear_layer.down.weight` |
 | diffusers before PEFT | `unet.….attn1.processor.to_q_lora.down.weight` |
+| LyCORIS's LoHa and LoKr | `lora_unet_….hada_w1_a`, `lora_unet_….lokr_w1`, `….lokr_w2_b` |
+| PEFT's LoHa and LoKr | `unet.….attn1.to_q.hada_w1_a`, `….lokr_w2` |
 
 Since kohya's names cannot be taken apart again (dots became underscores), layers are found the
 other way round: every layer of the model is listed under each of its spellings.
@@ -17,13 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 from finetune.adapters.inject import adaptable
 from finetune.backbones import Backbone
 from finetune.backbones.names import original_unet_name
 
-Role = Literal["down", "up", "mid", "alpha", "magnitude", "dora_scale"]
+Role = str  # "down", "up", "mid", "alpha", "magnitude", "dora_scale" or one of FACTORS
+FACTORS = (
+    *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
+    *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
+)
 
 SUFFIXES: dict[str, Role] = {
     ".lora_down.weight": "down",
@@ -44,6 +49,7 @@ SUFFIXES: dict[str, Role] = {
     ".lora_linear_layer.up.weight": "up",
     "_lora.down.weight": "down",
     "_lora.up.weight": "up",
+    **{f".{factor}": factor for factor in FACTORS},
 }
 # Longest first where one begins another. Part None: the key does not say which.
 PREFIXES: dict[str, str | None] = {
@@ -67,14 +73,10 @@ OLD_SPELLINGS = {
 }
 # Other ways to write a learned change, by what their keys (with a dot behind) contain.
 OTHER_KINDS = {
-    "hada_w": "LoHa",
-    "lokr_w": "LoKr",
     "oft_": "OFT",
     ".a1.weight": "GLoRA",
     ".on_input": "(IA)³",
     ".diff.": "full differences",
-    "string_to_param": "textual inversion",
-    "emb_params": "textual inversion",
 }
 
 

@@ -1,13 +1,15 @@
-"""Writes LoRA files with the key names of kohya's sd-scripts.
+"""Writes LoRA, LoHa and LoKr files with the key names of kohya's sd-scripts and LyCORIS.
 
-A1111, Forge, ComfyUI, InvokeAI and diffusers read them. DoRA is written as LyCORIS does
-(`dora_scale`, one for each output). diffusers leaves `dora_scale` out when it reads this layout:
-with DoRA, use the diffusers layout there.
+A1111, Forge, ComfyUI and InvokeAI read them; diffusers reads those of a plain LoRA. DoRA is written as
+LyCORIS does (`dora_scale`, one for each output). diffusers leaves `dora_scale` out when it reads this
+layout: with DoRA, use the diffusers layout there. A word that was learned with it is in the file too
+(`bundle_emb`), as A1111 and Forge take it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +18,11 @@ import torch
 from torch import Tensor
 
 from finetune.adapters.lora import LoRA
-from finetune.adapters.weights import LayerWeights, LoRAWeights
+from finetune.adapters.updates import factors
+from finetune.adapters.weights import LayerWeights, LoRAWeights, LowRank
 from finetune.backbones import Backbone
+from finetune.config import LoRASection
+from finetune.formats.embeddings import bundle
 from finetune.formats.tensors import write_tensors
 
 
@@ -32,16 +37,18 @@ def write_kohya(
         metadata: How the file was made (`formats.metadata`); `ss_network_*` are added.
         dtype: Of the weights in the file.
     """
-    weights = lora.weights()
-    tensors = kohya_tensors(weights, lora.backbone)
-    write_tensors(path, _cast(tensors, dtype), {**metadata, **network_metadata(weights)})
+    weights, word = lora.weights(), lora.word()
+    tensors = kohya_tensors(weights, lora.backbone) | (bundle(word) if word is not None else {})
+    write_tensors(path, _cast(tensors, dtype), {**metadata, **network_metadata(weights, lora.section)})
 
 
 def kohya_tensors(weights: LoRAWeights, backbone: Backbone) -> dict[str, Tensor]:
-    """The content of the file: `lora_down`, `lora_up` and `alpha` of each layer, and `dora_scale`.
+    """The content of the file.
 
-    All layers of a part get the same alpha (their `lora_up` makes up for it), because diffusers
-    misreads files with several: it looks them up under names from before PEFT.
+    A LoRA has `lora_down`, `lora_up` and `alpha` of each layer, and `dora_scale` for DoRA. All layers of
+    a part get the same alpha (their `lora_up` makes up for it), because diffusers misreads files with
+    several: it looks them up under names from before PEFT. A LoHa or LoKr has LyCORIS's `hada_*` or
+    `lokr_*` and `alpha`.
 
     Args:
         weights: What has been learned.
@@ -52,29 +59,53 @@ def kohya_tensors(weights: LoRAWeights, backbone: Backbone) -> dict[str, Tensor]
         alpha = _common_alpha(layers)
         for name, layer in layers.items():
             key = backbone.kohya_name(part, name)
-            tensors[f"{key}.lora_down.weight"] = layer.down
-            tensors[f"{key}.lora_up.weight"] = layer.up * (layer.alpha / alpha)
-            tensors[f"{key}.alpha"] = torch.tensor(alpha)
-            if layer.magnitude is not None:
-                tensors[f"{key}.dora_scale"] = layer.magnitude.view(-1, *[1] * (layer.down.ndim - 1))
+            if isinstance(layer, LowRank):
+                tensors |= _low_rank(key, layer, alpha)
+            else:
+                tensors |= {f"{key}.{kind}": tensor for kind, tensor in factors(layer).items()}
+                tensors[f"{key}.alpha"] = torch.tensor(layer.alpha)
     return tensors
 
 
-def network_metadata(weights: LoRAWeights) -> dict[str, str]:
-    """`ss_network_module`, `ss_network_dim`, `ss_network_alpha` and `ss_network_args` of a LoRA."""
+def _low_rank(key: str, layer: LowRank, alpha: float) -> dict[str, Tensor]:
+    tensors = {
+        f"{key}.lora_down.weight": layer.down,
+        f"{key}.lora_up.weight": layer.up * (layer.alpha / alpha),
+        f"{key}.alpha": torch.tensor(alpha),
+    }
+    if layer.magnitude is not None:
+        tensors[f"{key}.dora_scale"] = layer.magnitude.view(-1, *[1] * (layer.down.ndim - 1))
+    return tensors
+
+
+def network_metadata(weights: LoRAWeights, section: LoRASection) -> dict[str, str]:
+    """`ss_network_module`, `ss_network_dim`, `ss_network_alpha` and `ss_network_args`.
+
+    Args:
+        weights: What has been learned, at least one layer of the UNet.
+        section: What it was trained with.
+    """
     layers = list(weights.parts()["unet"].values())
-    wide = [layer for layer in layers if layer.down[0, 0].numel() > 1]
-    plain = [layer for layer in layers if layer.down[0, 0].numel() == 1] or wide
+    wide = [layer for layer in layers if math.prod(layer.shape[2:]) > 1]
+    plain = [layer for layer in layers if math.prod(layer.shape[2:]) == 1] or wide
     rank, alpha = Counter((layer.rank, layer.alpha) for layer in plain).most_common(1)[0][0]
     arguments: dict[str, str] = {}
     if wide:
         conv_rank, conv_alpha = Counter((layer.rank, layer.alpha) for layer in wide).most_common(1)[0][0]
         arguments |= {"conv_dim": str(conv_rank), "conv_alpha": f"{conv_alpha:g}"}
-    dora = any(layer.magnitude is not None for layer in layers)
-    if dora:
+    if section.algorithm != "lora":
+        # A LoKr's rank cannot be told from layers whose factors are whole.
+        rank, alpha = section.rank, section.alpha
+        arguments = {"algo": section.algorithm}
+        if section.conv_rank is not None:
+            conv_alpha = section.conv_rank if section.conv_alpha is None else section.conv_alpha
+            arguments |= {"conv_dim": str(section.conv_rank), "conv_alpha": f"{conv_alpha:g}"}
+        if section.algorithm == "lokr":
+            arguments |= {"factor": str(section.factor or -1)}
+    if section.dora:
         arguments |= {"algo": "lora", "dora_wd": "True", "wd_on_output": "True"}
     return {
-        "ss_network_module": "lycoris.kohya" if dora else "networks.lora",
+        "ss_network_module": "lycoris.kohya" if "algo" in arguments else "networks.lora",
         "ss_network_dim": str(rank),
         "ss_network_alpha": f"{alpha:g}",
         "ss_network_args": json.dumps(arguments, sort_keys=True),

@@ -16,10 +16,20 @@ from typing import Any
 
 import finetune
 from finetune.backbones import Backbone
+from finetune.config.objective import HUBER_C, HUBER_SCHEDULE, MIN_SNR_GAMMA, PYRAMID_LEVELS
 from finetune.formats.families import FAMILY_NAMES
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft")
-OPTIMIZERS = {"adamw": "torch.optim.adamw.AdamW", "adamw8bit": "bitsandbytes.optim.adamw.AdamW8bit"}
+OPTIMIZERS = {
+    "adamw": "torch.optim.adamw.AdamW",
+    "adamw8bit": "bitsandbytes.optim.adamw.AdamW8bit",
+    "paged_adamw8bit": "bitsandbytes.optim.adamw.PagedAdamW8bit",
+    "adafactor": "transformers.optimization.Adafactor",
+    "lion": "bitsandbytes.optim.lion.Lion",
+    "prodigy": "prodigyopt.prodigy.Prodigy",
+    "schedule_free_adamw": "schedulefree.adamw_schedulefree.AdamWScheduleFree",
+}
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}  # the standard has no word for others
 PRECISIONS = {"fp32": "no"}  # what accelerate, and so kohya, calls it
 
 
@@ -93,7 +103,7 @@ def _modelspec(backbone: Backbone, data: DataFacts, name: str, resolution: int) 
         "modelspec.implementation": names.implementation,
         "modelspec.title": name,
         "modelspec.resolution": f"{resolution}x{resolution}",
-        "modelspec.prediction_type": "v" if _v_prediction(backbone) else "epsilon",
+        "modelspec.prediction_type": PREDICTIONS.get(backbone.prediction_type),
         "modelspec.trigger_phrase": captions.pop() if len(captions) == 1 else None,
     }
 
@@ -115,14 +125,32 @@ def _training(recipe: Mapping[str, Any], step: int) -> dict[str, Any]:
         "ss_gradient_accumulation_steps": training["accumulation"],
         "ss_gradient_checkpointing": training["gradient_checkpointing"],
         "ss_max_grad_norm": training["max_grad_norm"],
-        "ss_loss_type": recipe["objective"]["loss"],
+        **_objective(recipe["objective"]),
         **_adapter(recipe["adapter"]),
+    }
+
+
+def _objective(objective: Mapping[str, Any]) -> dict[str, Any]:
+    """The loss in kohya's names; a setting that is off is left out."""
+    huber, pyramid = objective["loss"] in ("huber", "smooth_l1"), objective["pyramid_noise"]
+    min_snr = objective["weighting"] == "min_snr"
+    return {
+        "ss_loss_type": objective["loss"],
+        "ss_huber_c": (objective["huber_c"] or HUBER_C) if huber else None,
+        "ss_huber_schedule": (objective["huber_schedule"] or HUBER_SCHEDULE) if huber else None,
+        "ss_min_snr_gamma": (objective["min_snr_gamma"] or MIN_SNR_GAMMA) if min_snr else None,
+        "ss_debiased_estimation": objective["weighting"] == "debiased" or None,
+        "ss_noise_offset": objective["offset_noise"] or None,
+        "ss_multires_noise_discount": pyramid or None,
+        "ss_multires_noise_iterations": (objective["pyramid_levels"] or PYRAMID_LEVELS) if pyramid else None,
+        "ss_ip_noise_gamma": objective["input_perturbation"] or None,
+        "ss_zero_terminal_snr": objective["zero_terminal_snr"] or None,
     }
 
 
 def _adapter(adapter: Mapping[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {"ss_network_dropout": adapter.get("dropout")}
-    if not adapter["text_encoder"]:
+    if not adapter.get("text_encoder"):
         told["ss_text_encoder_lr"] = None
     return told
 

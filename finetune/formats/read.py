@@ -1,22 +1,21 @@
-"""Reads a LoRA file of any of the layouts in `formats.keys`, ours or someone else's."""
+"""Reads a LoRA, LoHa or LoKr of any of the layouts in `formats.keys`, ours or someone else's."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from finetune.adapters.weights import LayerWeights, LoRAWeights
+from finetune.adapters.weights import LoRAWeights
 from finetune.backbones import Backbone
 from finetune.errors import WeightsError
+from finetune.formats.embeddings import bundled_words, is_embedding, learned_words, read_embedding
 from finetune.formats.families import FAMILY_NAMES, made_for
 from finetune.formats.keys import LayerNames, Role, other_kind, parse_key
+from finetune.formats.layers import LEADING, Strength, layer_weights
 from finetune.formats.tensors import read_tensors
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
@@ -33,7 +32,8 @@ def read_lora(path: str | Path, backbone: Backbone) -> LoRAWeights:
         backbone: The model that it is to be used with; every key of the file must fit it.
 
     Returns:
-        The weights in fp32 with their strength as alpha/rank, whichever way the file says it.
+        The weights in fp32 with their strength as alpha/rank, whichever way the file says it, and the
+        new words that are in the file or beside it in the folder.
 
     Raises:
         WeightsError: If there is no such file, it is damaged, is no LoRA, or any key or shape does not
@@ -41,6 +41,9 @@ def read_lora(path: str | Path, backbone: Backbone) -> LoRAWeights:
     """
     file = find_lora(Path(path))
     tensors, metadata = read_tensors(file)
+    words, tensors = bundled_words(tensors, file, backbone)
+    if beside := learned_words(Path(path)):
+        words = (*words, read_embedding(beside, backbone))
     names = LayerNames(backbone)
     rows: dict[Layer, dict[Role, Tensor]] = {}
     strange: list[str] = []
@@ -51,7 +54,7 @@ def read_lora(path: str | Path, backbone: Backbone) -> LoRAWeights:
             strange.append(name)
         else:
             rows.setdefault(layer, {})[key.role] = tensor
-    if not any("down" in row for row in rows.values()) and not any(parse_key(name) for name in strange):
+    if not any(row.keys() & LEADING for row in rows.values()) and not any(map(parse_key, strange)):
         raise _no_lora(file, tensors)
     if strange:
         raise _misfit(file, strange, len(tensors), "keys fit no layer", backbone, (tensors, metadata))
@@ -59,12 +62,13 @@ def read_lora(path: str | Path, backbone: Backbone) -> LoRAWeights:
     layers, faults = {}, []
     for layer, row in rows.items():
         try:
-            layers[layer] = _layer(layer, row, names.shapes[layer], configs.get(layer[0], {}))
+            strength = Strength(layer[1], configs.get(layer[0], {}))
+            layers[layer] = layer_weights(row, names.shapes[layer], strength)
         except ValueError as fault:
             faults.append(f"{'.'.join(layer)}: {fault}")
     if faults:
         raise _misfit(file, faults, len(rows), "layers do not fit", backbone, (tensors, metadata))
-    return LoRAWeights(layers, metadata)
+    return LoRAWeights(layers, metadata, words)
 
 
 def find_lora(path: Path) -> Path:
@@ -81,6 +85,12 @@ def find_lora(path: Path) -> Path:
         )
     if (path / DIFFUSERS_FILE).is_file():
         return path / DIFFUSERS_FILE
+    if learned_words(path):
+        raise WeightsError(
+            "This folder holds the embeddings of a new word, but no LoRA.",
+            where=str(path),
+            mend="Give it with --embedding.",
+        )
     found = sorted(p for p in path.glob("*.safetensors") if not p.name.startswith("."))
     if len(found) == 1:
         return found[0]
@@ -95,44 +105,6 @@ def find_lora(path: Path) -> Path:
         where=str(path),
         mend="A run folder has one once its training is finished (continue it with --resume).",
     )
-
-
-def _layer(
-    layer: Layer, row: dict[Role, Tensor], shape: tuple[int, ...], config: Mapping[str, Any]
-) -> LayerWeights:
-    if missing := {"down", "up"} - row.keys():
-        raise ValueError(f"lora_{missing.pop()} is missing")
-    down, up = row["down"].float(), row["up"].float()
-    if not all(torch.isfinite(tensor).all() for tensor in row.values()):
-        raise ValueError("holds NaN or infinite values")
-    if "mid" in row:
-        # A convolution taken apart twice (LoCon with Tucker): up(1x1) · mid(kxk) · down(1x1).
-        down = torch.einsum("mnkl,ni->mikl", row["mid"].float(), down.flatten(1))
-    down, up = _as_layer(down, len(shape)), _as_layer(up, len(shape))
-    rank = down.shape[0]
-    expected = (rank, *shape[1:]), (shape[0], rank, *[1] * (len(shape) - 2))
-    if (tuple(down.shape), tuple(up.shape)) != expected:
-        raise ValueError(f"has shapes {tuple(down.shape)} and {tuple(up.shape)} for a layer of {shape}")
-    alpha = float(row["alpha"]) if "alpha" in row else _alpha(layer, rank, config)
-    return LayerWeights(down, up, alpha, _magnitude(row, shape))
-
-
-def _as_layer(tensor: Tensor, dimensions: int) -> Tensor:
-    # A linear layer and a 1x1 convolution are the same thing, and files have one for the other.
-    if tensor.ndim == 4 and dimensions == 2 and tensor.shape[2:] == (1, 1):
-        return tensor.flatten(1)
-    return tensor[:, :, None, None] if tensor.ndim == 2 and dimensions == 4 else tensor
-
-
-def _magnitude(row: Mapping[Role, Tensor], shape: tuple[int, ...]) -> Tensor | None:
-    tensor = row.get("magnitude", row.get("dora_scale"))
-    if tensor is None:
-        return None
-    if "dora_scale" in row and tensor.ndim > 1 and tensor.shape[0] == 1 < tensor.numel():
-        raise ValueError("has DoRA magnitudes of inputs (wd_on_output=False), which are not supported")
-    if tensor.numel() != shape[0]:
-        raise ValueError(f"has {tensor.numel()} DoRA magnitudes for {shape[0]} outputs")
-    return tensor.float().flatten()
 
 
 def _configs(file: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -150,16 +122,13 @@ def _configs(file: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any
         ) from error
 
 
-def _alpha(layer: Layer, rank: int, config: Mapping[str, Any]) -> float:
-    """Strength by PEFT's settings; without any, diffusers takes alpha = rank."""
-    if "lora_alpha" not in config:
-        return float(rank)
-    pattern = config.get("alpha_pattern") or {}
-    alpha = float(pattern.get(get_pattern_key(list(pattern), layer[1]), config["lora_alpha"]))
-    return alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
-
-
 def _no_lora(file: Path, tensors: Mapping[str, Tensor]) -> WeightsError:
+    if is_embedding(tensors):
+        return WeightsError(
+            "This file holds the embeddings of a new word, not a LoRA.",
+            where=str(file),
+            mend="Give it with --embedding.",
+        )
     if kind := other_kind(tensors):
         return WeightsError(
             f"This file holds {kind}, which is not supported.", where=str(file), mend="Use a LoRA file."

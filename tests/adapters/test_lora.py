@@ -19,6 +19,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "wide": {"targets": "all", "text_encoder": True, "alpha": 3.0, "rslora": True},
     "dora": {"dora": True, "text_encoder": True, "conv_rank": 2},
+    "loha": {"algorithm": "loha", "text_encoder": True, "conv_rank": 2, "alpha": 3.0},
+    "lokr": {"algorithm": "lokr", "text_encoder": True, "conv_rank": 1, "rank": 1, "alpha": 2.0},
+    "pivotal": {"placeholder": "<mycat>", "vectors": 2, "initializer": "cat"},
 }
 
 
@@ -87,7 +90,7 @@ def test_groups_and_dtypes(backbone: Backbone, section: LoRASection) -> None:
     assert {id(p) for p in adapter.parameters() if p.requires_grad} == {id(p) for p in named.values()}
     assert next(p for p in backbone.unet.parameters() if not p.requires_grad).dtype == torch.bfloat16
     groups = {group.name: dict(group.parameters) for group in adapter.groups()}
-    assert list(groups) == (["unet", "text_encoder"] if section.text_encoder else ["unet"])
+    assert list(groups) == (["unet"] + ["text_encoder"] * section.text_encoder + ["embedding"] * bool(section.placeholder))
     assert {name for group in groups.values() for name in group} == set(named)
     state = adapter.state()
     assert all(t.dtype == torch.float32 and t.is_contiguous() for t in state.values())

@@ -160,7 +160,8 @@ def q_file(folder: Path, metadata: dict[str, str] | None = None, **more: Tensor)
         ({f"{KOHYA_Q}__lora_up__weight": torch.full((16, 2), math.nan)}, "NaN"),
         ({f"{KOHYA_Q}__dora_scale": torch.ones(1, 16)}, "magnitudes of inputs"),
         ({f"{KOHYA_Q}__dora_scale": torch.ones(3, 1)}, "3 DoRA magnitudes"),
-        ({f"{KOHYA_CONV}__hada_w1_a": torch.ones(2, 2)}, "LoHa"),
+        ({f"{KOHYA_CONV}__hada_w1_a": torch.ones(2, 2)}, "hada_w1_b is missing"),
+        ({f"{KOHYA_CONV}__oft_blocks": torch.ones(2, 2)}, "OFT"),
     ],
 )
 def test_keys_that_do_not_fit(more: dict[str, Tensor], told: str, backbone: Backbone, tmp_path: Path) -> None:
@@ -235,7 +236,7 @@ def test_files_that_are_none(backbone: Backbone, tmp_path: Path) -> None:
     save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.ones(1)}, tmp_path / "model")
     refused(tmp_path / "model", "whole model")
     save_file({"emb_params": torch.ones(1)}, tmp_path / "embedding")
-    refused(tmp_path / "embedding", "textual inversion")
+    refused(tmp_path / "embedding", "--embedding")
     save_file({"x": torch.ones(1)}, tmp_path / "other")
     refused(tmp_path / "other", "holds no LoRA")
     save_file({}, tmp_path / "void")

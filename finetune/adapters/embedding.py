@@ -1,0 +1,153 @@
+"""Textual inversion: the token embeddings of a new word (Gal et al. 2022, arXiv:2208.01618)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from finetune.adapters.base import Adapter, check_state
+from finetune.backbones.words import AddedWord, Word, initial_word
+from finetune.config import EmbeddingSection, LoRASection
+from finetune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from finetune.backbones import Backbone
+
+GROUP = "embedding"
+
+
+class LearnedEmbedding(nn.Module):
+    """A frozen table of token embeddings with a few trained fp32 rows behind it.
+
+    Args:
+        known: The table as it was; not touched, so that no optimizer can move or decay its rows.
+        first: The id of the first new row.
+        rows: `[n, D]`, where the new rows start.
+    """
+
+    def __init__(self, known: nn.Module, first: int, rows: Tensor) -> None:
+        super().__init__()
+        self.known, self.first, self.off = known, first, False
+        device = next(known.parameters()).device
+        self.new = nn.Parameter(rows.to(device, torch.float32, copy=True))
+        self.register_buffer("start", self.new.detach().clone(), persistent=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token ids `[B, T]` to embeddings `[B, T, D]` in the dtype of the known ones."""
+        known: Tensor = self.known(ids.clamp(max=self.first - 1))
+        table = self.start if self.off else self.new
+        new = F.embedding((ids - self.first).clamp(min=0), table).to(known.dtype)  # type: ignore[arg-type]
+        return torch.where((ids >= self.first).unsqueeze(-1), new, known)
+
+
+class NewWord:
+    """A word on a backbone whose embeddings are trained.
+
+    Args:
+        backbone: Changed in place.
+        word: The word as it starts.
+
+    Raises:
+        ConfigError: If the model knows the word already; nothing is changed then.
+    """
+
+    def __init__(self, backbone: Backbone, word: Word) -> None:
+        self._added = AddedWord(backbone, word, LearnedEmbedding)
+        self._text = word.text
+        self._tables: dict[str, LearnedEmbedding] = dict(
+            zip([root for root in backbone.module_roots() if root != "unet"], self._added.tables, strict=True)
+        )
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The new rows, named "embedding.text_encoder" and, for SDXL, "embedding.text_encoder_2"."""
+        return {f"{GROUP}.{root}": table.new for root, table in self._tables.items()}
+
+    def requires_grad_(self, trains: bool) -> None:
+        """Whether the new rows are trained."""
+        for table in self._tables.values():
+            table.new.requires_grad_(trains)
+
+    def switch(self, on: bool) -> None:
+        """Takes the rows as they are, or as they were at first."""
+        for table in self._tables.values():
+            table.off = not on
+
+    def value(self, state: Mapping[str, Tensor]) -> Word:
+        """The word with the rows of a state of the adapter."""
+        return Word(self._text, tuple(state[name] for name in self.trained()))
+
+    def detach(self) -> None:
+        """Takes the word off the backbone."""
+        self._added.remove()
+
+
+class TextualInversion(Adapter):
+    """Trains the embeddings of a new word and nothing else.
+
+    Args:
+        backbone: The pretrained model, in any dtype; it learns the word.
+        section: The word and how it starts; its placeholder must be set.
+        seed: Of a drawn start.
+
+    Raises:
+        ConfigError: If the word cannot be a new one or the start does not fit it; nothing is changed then.
+    """
+
+    def __init__(self, backbone: Backbone, section: EmbeddingSection, seed: int = 0) -> None:
+        super().__init__(backbone, trains_text=True)
+        for what, key, mend in section.conflicts():
+            raise ConfigError(what, where=f"adapter.{key}", mend=mend)
+        word = make_word(backbone, section, seed)
+        if word is None:
+            raise ConfigError("No new word is named.", where="adapter.placeholder", mend="Use e.g. <mycat>.")
+        self._word = word
+        for module in backbone.module_roots().values():
+            module.requires_grad_(False)
+        word.requires_grad_(True)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The rows of each text encoder."""
+        return self._word.trained()
+
+    @contextmanager
+    def switched_off(self) -> Iterator[None]:
+        """Inside, the word means what it meant at first."""
+        self._word.switch(False)
+        try:
+            yield
+        finally:
+            self._word.switch(True)
+
+    def word(self, state: Mapping[str, Tensor] | None = None) -> Word:
+        """What has been learned, as plain values for the file formats.
+
+        Args:
+            state: Another state of this adapter (an average, a checkpoint) instead of the present one.
+
+        Raises:
+            WeightsError: If `state` is not one of this adapter.
+        """
+        state = self.state() if state is None else state
+        check_state(self.trained(), state)
+        return self._word.value(state)
+
+    def detach(self) -> None:
+        """Takes the word off: the backbone is then, to the bit, what it was before."""
+        self._word.detach()
+
+
+def make_word(backbone: Backbone, section: EmbeddingSection | LoRASection, seed: int) -> NewWord | None:
+    """The new word that a section names, added to the backbone; None if it names none.
+
+    Raises:
+        ConfigError: See `TextualInversion`.
+    """
+    if section.placeholder is None:
+        return None
+    word = initial_word(backbone, section.placeholder, section.vectors, section.initializer, seed)
+    return NewWord(backbone, word)

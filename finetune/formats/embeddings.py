@@ -1,0 +1,143 @@
+"""Files of new words (textual inversion), ours or someone else's.
+
+| keys | read by |
+|---|---|
+| the word itself, `[n, D]` | diffusers, which takes the key for the word; A1111, ComfyUI |
+| `emb_params`, `[n, D]` | A1111, Forge, ComfyUI, InvokeAI; the file's name is the word |
+| `clip_l` and `clip_g` (SDXL) | A1111, Forge, ComfyUI, InvokeAI; diffusers encoder by encoder |
+| `bundle_emb.WORD.string_to_param.*`, `bundle_emb.WORD.clip_l` … in a LoRA's file | A1111, Forge |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from finetune.backbones import Backbone
+from finetune.backbones.words import Word
+from finetune.errors import WeightsError
+from finetune.formats.families import FAMILY_NAMES, TEXT_WIDTHS
+from finetune.formats.tensors import read_tensors, write_tensors
+
+DIFFUSERS_EMBEDDING = "learned_embeds.safetensors"
+ENCODERS = ("clip_l", "clip_g")
+PLAIN = "emb_params"
+WORD_KEY = "finetune.placeholder"
+BUNDLE = "bundle_emb"
+A1111 = "string_to_param.*"
+NAMELESS = {PLAIN, A1111, "*", "string_to_param"}
+
+
+def write_embedding(path: Path, word: Word, metadata: Mapping[str, str], *, named: bool) -> None:
+    """Writes a word's embeddings.
+
+    Args:
+        path: The file; it appears whole or not at all.
+        word: What has been learned.
+        metadata: How the file was made (`formats.metadata`).
+        named: Whether the key is the word, for diffusers, or `emb_params`, for the others. A model with
+            two text encoders has keys of its own.
+    """
+    tensors = _by_encoder(word) if len(word.rows) > 1 else {word.text if named else PLAIN: word.rows[0]}
+    write_tensors(path, tensors, {"format": "pt", **metadata, WORD_KEY: word.text})
+
+
+def bundle(word: Word) -> dict[str, Tensor]:
+    """A word's embeddings as tensors in a LoRA's file with kohya's key names."""
+    tensors = _by_encoder(word) if len(word.rows) > 1 else {A1111: word.rows[0]}
+    return {f"{BUNDLE}.{word.text}.{key}": tensor for key, tensor in tensors.items()}
+
+
+def bundled_words(
+    tensors: Mapping[str, Tensor], file: Path, backbone: Backbone
+) -> tuple[tuple[Word, ...], dict[str, Tensor]]:
+    """The words in a LoRA's file, and its other tensors.
+
+    Raises:
+        WeightsError: If a word does not fit the model.
+    """
+    found: dict[str, dict[str, Tensor]] = {}
+    others: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        if key.startswith(f"{BUNDLE}."):
+            _, text, rest = key.split(".", 2)
+            found.setdefault(text, {})[rest] = tensor
+        else:
+            others[key] = tensor
+    return tuple(_word(text, rows, file, backbone) for text, rows in found.items()), others
+
+
+def learned_words(path: Path) -> Path | None:
+    """The file of new words in a run folder or a diffusers folder, if there is one."""
+    file = path / DIFFUSERS_EMBEDDING
+    return file if file.is_file() else None
+
+
+def read_embedding(path: str | Path, backbone: Backbone, text: str | None = None) -> Word:
+    """Reads a word for `backbone`, which is not changed.
+
+    Args:
+        path: A safetensors file, or a folder with `learned_embeds.safetensors`.
+        backbone: The model that it is to be used with.
+        text: What prompts will say; what the file says, else its name, if None.
+
+    Raises:
+        WeightsError: If there is no such file, it is damaged, holds no embeddings, or does not fit.
+    """
+    given = Path(path)
+    file = learned_words(given) or given
+    if not file.is_file():
+        raise WeightsError(
+            "There is no such embedding.",
+            where=str(given),
+            mend="Give a safetensors file or the folder of a finished run that learned a word.",
+        )
+    tensors, metadata = read_tensors(file)
+    if not is_embedding(tensors) and not _may_be_embedding(tensors):
+        raise WeightsError(
+            "This file holds no embeddings of a new word.",
+            where=str(file),
+            mend="A LoRA is given with --lora, a whole model with --model.",
+        )
+    only = next(iter(tensors))
+    own = metadata.get(WORD_KEY) or (only if len(tensors) == 1 and only not in NAMELESS else file.stem)
+    return _word(text or own, tensors, file, backbone)
+
+
+def is_embedding(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a file surely holds the embeddings of a new word."""
+    return bool(tensors.keys() & {*ENCODERS, *NAMELESS}) or any(key.startswith("<") for key in tensors)
+
+
+def _may_be_embedding(tensors: Mapping[str, Tensor]) -> bool:
+    """Files of diffusers have one tensor, under any word."""
+    return len(tensors) == 1 and all("." not in key and value.ndim <= 2 for key, value in tensors.items())
+
+
+def _by_encoder(word: Word) -> dict[str, Tensor]:
+    return dict(zip(ENCODERS, word.rows, strict=True))
+
+
+def _word(text: str, tensors: Mapping[str, Tensor], file: Path, backbone: Backbone) -> Word:
+    keys = [key for key in ENCODERS if key in tensors]
+    rows = tuple(tensors[key].float() for key in keys or tensors)
+    rows = tuple(row[None] if row.ndim == 1 else row for row in rows)
+    widths = tuple(encoder.config.hidden_size for encoder in backbone.text_encoders)
+    if not all(torch.isfinite(row).all() for row in rows):
+        raise WeightsError(
+            "The embeddings hold NaN or infinite values.", where=str(file), mend="Get the file again."
+        )
+    if tuple(row.shape[-1] for row in rows) != widths or len({len(row) for row in rows}) != 1:
+        shapes = " and ".join(str(tuple(row.shape)) for row in rows)
+        made = "SDXL" if len(rows) > 1 else TEXT_WIDTHS.get(rows[0].shape[-1])
+        origin = f" It seems made for {made}." if made and made != FAMILY_NAMES[backbone.family].title else ""
+        raise WeightsError(
+            f"The embeddings of {text} have the shapes {shapes}, but {backbone.name} wants a width of "
+            f"{' and '.join(map(str, widths))}.{origin}",
+            where=str(file),
+            mend="Choose the model it was made for with --model.",
+        )
+    return Word(text, rows)
