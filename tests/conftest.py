@@ -52,7 +52,12 @@ def backbone(tiny_folder: Path) -> Backbone:
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder `mycat` of three pictures, a broken one among them; do not write into it."""
-    folder = tmp_path_factory.mktemp("pictures") / "mycat"
+    return draw_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def draw_pictures(place: Path) -> Path:
+    """Makes the folder of pictures below `place`."""
+    folder = place / "mycat"
     folder.mkdir()
     for seed in range(3):
         pixels = np.random.default_rng(seed).integers(0, 256, (40, 36, 3), dtype=np.uint8)

@@ -1,0 +1,49 @@
+"""The losses of every case's first steps at a fixed seed.
+
+A change that is not meant to change training must leave them as they are. Where one is meant to, they
+are renewed, and the difference is looked at before it is committed:
+
+```
+python -m tests.battery.golden
+```
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from tests.battery.cases import CASES, Case, put_together
+from tests.tiny import FAMILIES, tiny_backbone_folder
+
+FILE = Path(__file__).parent / "golden_losses.json"
+
+
+def losses(case: Case, model: Path, pictures: Path, folder: Path) -> list[float]:
+    """The loss of each of the case's four steps."""
+    this = put_together(case, model, pictures, folder, "training.log_every=1")
+    this.trainer.run()
+    return [json.loads(line)["loss"] for line in this.folder.metrics.read_text().splitlines()]
+
+
+def main() -> None:
+    """Writes the file anew."""
+    from tests.conftest import draw_pictures
+
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        os.chdir(place)  # class pictures go below it
+        pictures = draw_pictures(place)
+        for family in FAMILIES:
+            model = tiny_backbone_folder(family, place / "models")
+            for case in CASES:
+                key = f"{case.name} {family}"
+                found[key] = [round(v, 6) for v in losses(case, model, pictures, place / key)]
+    FILE.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
