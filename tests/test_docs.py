@@ -19,7 +19,7 @@ STORYBOOK = ROOT / "finetune" / "models" / "storybook"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FILE = re.compile(r"`([\w-]+(?:/[\w.-]+)*\.py)`")
-SECTIONS = "model|data|adapter|optimizer|training|preview|output"
+SECTIONS = "model|data|adapter|objective|optimizer|training|preview|output"
 SETTING = re.compile(rf"`(?:--set )?((?:{SECTIONS})\.\w+)(?:=[^`]*)?`")
 # Where a page's file names are looked for; pages name a module by its place in the package.
 HOMES = (ROOT, ROOT / "docs", ROOT / "finetune", ROOT / "tests", ROOT / "finetune" / "storybook")

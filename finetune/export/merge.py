@@ -28,6 +28,8 @@ def export_merged(
 ) -> Path:
     """Writes the model with the LoRA merged in, for `DiffusionPipeline.from_pretrained`.
 
+    A LoHa or LoKr is merged likewise; new words that were learned with it are in the model too.
+
     The folder also holds `finetune.json`, which says what was merged and how it was made (P7).
 
     Args:
@@ -47,7 +49,7 @@ def export_merged(
     out = Path(out_dir)
     check_free(out)
     file = find_lora(Path(lora))
-    weights = read_lora(file, backbone)
+    weights = read_lora(lora, backbone)
     applied = apply_lora(backbone, weights, scale)
     try:
         restore = applied.merge()
