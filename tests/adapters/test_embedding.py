@@ -12,7 +12,10 @@ from finetune.errors import ConfigError, WeightsError
 from tests.adapters.test_lora import same, weights_of
 
 SECTION = EmbeddingSection(placeholder="<mycat>", vectors=3, initializer="cat")
-NOISY, TIMESTEPS = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([10, 700])
+NOISY, TIMESTEPS = (
+    torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)),
+    torch.tensor([10, 700]),
+)
 CAPTIONS = ["a red <mycat>", "a dog"]
 one_family = pytest.mark.parametrize("family", ["sd1"], indirect=True)
 
@@ -83,7 +86,7 @@ def test_precision_and_gradient_checkpointing(backbone: Backbone) -> None:
 @one_family
 def test_a_drawn_start_depends_on_the_seed_alone(backbone: Backbone) -> None:
     section = EmbeddingSection(placeholder="<mycat>", vectors=2)
-    states = []
+    states: list[torch.Tensor] = []
     for seed in (5, 5, 6):
         torch.manual_seed(seed + len(states))
         adapter = TextualInversion(backbone, section, seed=seed)

@@ -90,7 +90,9 @@ def test_groups_and_dtypes(backbone: Backbone, section: LoRASection) -> None:
     assert {id(p) for p in adapter.parameters() if p.requires_grad} == {id(p) for p in named.values()}
     assert next(p for p in backbone.unet.parameters() if not p.requires_grad).dtype == torch.bfloat16
     groups = {group.name: dict(group.parameters) for group in adapter.groups()}
-    assert list(groups) == (["unet"] + ["text_encoder"] * section.text_encoder + ["embedding"] * bool(section.placeholder))
+    assert list(groups) == (
+        ["unet"] + ["text_encoder"] * section.text_encoder + ["embedding"] * bool(section.placeholder)
+    )
     assert {name for group in groups.values() for name in group} == set(named)
     state = adapter.state()
     assert all(t.dtype == torch.float32 and t.is_contiguous() for t in state.values())

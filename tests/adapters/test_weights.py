@@ -73,7 +73,9 @@ def test_start_is_drawn_by_name(backbone: Backbone) -> None:
         few = LoRA(backbone, LoRASection(algorithm=algorithm, rank=1, targets=["to_q"]), seed=4)
         start = few.state()
         few.detach()
-        many = LoRA(backbone, LoRASection(algorithm=algorithm, rank=1, text_encoder=True, conv_rank=1), seed=4)
+        many = LoRA(
+            backbone, LoRASection(algorithm=algorithm, rank=1, text_encoder=True, conv_rank=1), seed=4
+        )
         state = many.state()
         many.detach()
         assert all(torch.equal(state[name], tensor) for name, tensor in start.items())
@@ -89,7 +91,9 @@ def test_ranks_by_block(backbone: Backbone) -> None:
     adapter.detach()
 
     def found(beginning: str) -> set[tuple[int, float]]:
-        return {(w.rank, w.alpha) for (part, name), w in layers.items() if f"{part}.{name}".startswith(beginning)}
+        return {
+            (w.rank, w.alpha) for (part, name), w in layers.items() if f"{part}.{name}".startswith(beginning)
+        }
 
     assert found("unet.mid_block.attentions") == {(8, 4.0)}  # alpha/rank stays 1/2
     assert found("unet.mid_block.resnets") == {(8, 8.0)}  # and 1 for convolutions
@@ -98,7 +102,9 @@ def test_ranks_by_block(backbone: Backbone) -> None:
     assert found("unet.down_blocks.1.attentions") == {(4, 2.0)}
     assert found("text_encoder.") == {(1, 0.5)}
 
-    rank_stabilised = LoRA(backbone, LoRASection(rank=4, alpha=2.0, rslora=True, block_rank={"mid_block": 16}))
+    rank_stabilised = LoRA(
+        backbone, LoRASection(rank=4, alpha=2.0, rslora=True, block_rank={"mid_block": 16})
+    )
     layer = next(w for (_, n), w in rank_stabilised.weights().layers.items() if n.startswith("mid_block"))
     assert layer.scale == pytest.approx(2.0 / 4)  # alpha/√rank
 

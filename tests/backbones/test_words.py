@@ -34,7 +34,9 @@ def test_pooled_text_is_taken_at_the_end(backbone: Backbone) -> None:
     """Words of a higher id than the end token do not draw it to themselves."""
     if len(backbone.text_encoders) == 1:
         pytest.skip("this family has no pooled text")
-    rows = tuple(encoder.get_input_embeddings().weight[[5, 6]].detach().clone() for encoder in backbone.text_encoders)
+    rows = tuple(
+        encoder.get_input_embeddings().weight[[5, 6]].detach().clone() for encoder in backbone.text_encoders
+    )
     letters = backbone.tokenizers[0].convert_ids_to_tokens([5, 6])
     known = backbone.tokenize(["x"])
     known[:, :, 1:3] = torch.tensor([5, 6])

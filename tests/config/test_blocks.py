@@ -19,4 +19,7 @@ def test_prefixes_of_nothing_name_the_nearest() -> None:
     names = ["mid_block.attentions.0.to_q", "up_blocks.1.conv"]
     assert beginnings(names) >= {"mid_block", "mid_block.attentions", "up_blocks.1", "up_blocks.1.conv"}
     assert unmatched_prefixes(["mid_block", "up_blocks.1"], names) == []
-    assert unmatched_prefixes(["midblock", "mid_block", "zzz"], names) == [("midblock", "mid_block"), ("zzz", None)]
+    assert unmatched_prefixes(["midblock", "mid_block", "zzz"], names) == [
+        ("midblock", "mid_block"),
+        ("zzz", None),
+    ]

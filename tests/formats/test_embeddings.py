@@ -19,7 +19,14 @@ from finetune.backbones.words import AddedWord
 from finetune.config import EmbeddingSection
 from finetune.errors import WeightsError
 from finetune.export import export_merged
-from finetune.formats import apply_lora, read_embedding, read_lora, write_diffusers, write_embedding, write_kohya
+from finetune.formats import (
+    apply_lora,
+    read_embedding,
+    read_lora,
+    write_diffusers,
+    write_embedding,
+    write_kohya,
+)
 from tests.formats.conftest import trained_lora
 
 Fresh = Callable[[], Backbone]
@@ -27,7 +34,9 @@ one_family = pytest.mark.parametrize("family", ["sd1"], indirect=True)
 
 
 def learned(backbone: Backbone) -> TextualInversion:
-    adapter = TextualInversion(backbone, EmbeddingSection(placeholder="<mycat>", vectors=3, initializer="cat")).eval()
+    adapter = TextualInversion(
+        backbone, EmbeddingSection(placeholder="<mycat>", vectors=3, initializer="cat")
+    ).eval()
     drawn = torch.Generator().manual_seed(0)
     for parameter in adapter.trained().values():
         parameter.data += torch.randn(parameter.shape, generator=drawn)
@@ -38,7 +47,9 @@ def learned(backbone: Backbone) -> TextualInversion:
 def picture(pipeline: Any) -> np.ndarray[Any, Any]:
     pipeline.set_progress_bar_config(disable=True)
     drawn = torch.Generator().manual_seed(0)
-    made = pipeline("a red <mycat>", height=32, width=32, num_inference_steps=2, output_type="np", generator=drawn)
+    made = pipeline(
+        "a red <mycat>", height=32, width=32, num_inference_steps=2, output_type="np", generator=drawn
+    )
     result: np.ndarray[Any, Any] = made.images[0] * 255
     return result
 
@@ -127,7 +138,9 @@ def test_other_peoples_files(backbone: Backbone, tmp_path: Path) -> None:
         ({"lora_unet_x.alpha": torch.ones(())}, "no embeddings"),
     ],
 )
-def test_files_that_do_not_fit(tensors: dict[str, Tensor], told: str, backbone: Backbone, tmp_path: Path) -> None:
+def test_files_that_do_not_fit(
+    tensors: dict[str, Tensor], told: str, backbone: Backbone, tmp_path: Path
+) -> None:
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(WeightsError, match=told) as caught:
         read_embedding(tmp_path / "x.safetensors", backbone)

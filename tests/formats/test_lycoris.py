@@ -26,7 +26,13 @@ Fresh = Callable[[], Backbone]
 KINDS: dict[str, dict[str, Any]] = {
     "loha": {"algorithm": "loha", "conv_rank": 2, "text_encoder": True},
     "lokr": {"algorithm": "lokr", "rank": 1, "conv_rank": 1, "text_encoder": True},
-    "lokr in blocks": {"algorithm": "lokr", "rank": 8, "alpha": 24.0, "factor": 2, "block_rank": {"mid_block": 1}},
+    "lokr in blocks": {
+        "algorithm": "lokr",
+        "rank": 8,
+        "alpha": 24.0,
+        "factor": 2,
+        "block_rank": {"mid_block": 1},
+    },
 }
 EVERYWHERE = [(kind, family) for kind in KINDS for family in FAMILIES if " " not in kind or family == "sd1"]
 one_family = pytest.mark.parametrize("family", ["sd1"], indirect=True)
@@ -96,7 +102,9 @@ def test_large_ones_keep_pefts_names(
     """Which we read, and of a LoKr the UNet that diffusers has, too."""
     monkeypatch.setattr(diffusers, "MOST_RANK", 0)
     backbone = fresh()
-    adapter = trained_lora(backbone, **(KINDS[kind] | {"text_encoder": False, "block_rank": {"mid_block": 2}}))
+    adapter = trained_lora(
+        backbone, **(KINDS[kind] | {"text_encoder": False, "block_rank": {"mid_block": 2}})
+    )
     learned = picture(backbone.pipeline())
     file = tmp_path / "pytorch_lora_weights.safetensors"
     assert not write_diffusers(file, adapter, {})
@@ -153,7 +161,9 @@ def test_other_peoples_layouts(backbone: Backbone, tmp_path: Path) -> None:
     torch.testing.assert_close(layer.delta(), torch.kron(rows["lokr_w1"], rows["lokr_w2"]))
 
     applied = apply_lora(backbone, read_lora(tmp_path / "x.safetensors", backbone))
-    before = backbone.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.get_base_layer().weight.clone()
+    before = (
+        backbone.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.get_base_layer().weight.clone()
+    )
     restore = applied.merge()
     merged = backbone.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.weight
     torch.testing.assert_close(merged - before, layer.delta(), rtol=1e-4, atol=1e-5)
@@ -195,6 +205,8 @@ def test_kinds_add_up_and_come_off(fresh: Fresh, tmp_path: Path) -> None:
         ({f"hada_w{i}_{h}": drawn(16, 2) for i in (1, 2) for h in "ab"}, "has shapes"),
     ],
 )
-def test_files_that_do_not_fit(rows: dict[str, Tensor], told: str, backbone: Backbone, tmp_path: Path) -> None:
+def test_files_that_do_not_fit(
+    rows: dict[str, Tensor], told: str, backbone: Backbone, tmp_path: Path
+) -> None:
     with pytest.raises(WeightsError, match=told):
         read(tmp_path, backbone, rows)

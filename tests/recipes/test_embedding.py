@@ -27,14 +27,19 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def train(kind: str, pictures: Path, model: Path, *changes: str, said: list[str] | None = None) -> Result:
-    given = [Setting("data.instance_dir", pictures, "--instance-dir"), Setting("model.name", str(model), "--model")]
+    given = [
+        Setting("data.instance_dir", pictures, "--instance-dir"),
+        Setting("model.name", str(model), "--model"),
+    ]
     recipe = build(kind, [*given, *(parse_set(change) for change in (*SMALL, *changes))])
     return run(recipe, tell=(said if said is not None else []).append)
 
 
 def test_a_word_alone(tiny_folder: Path, pictures: Path) -> None:
     said: list[str] = []
-    result = train("embedding", pictures, tiny_folder, "adapter.initializer=cat", "adapter.vectors=2", said=said)
+    result = train(
+        "embedding", pictures, tiny_folder, "adapter.initializer=cat", "adapter.vectors=2", said=said
+    )
     assert result.folder == Path("runs/mycat-embedding")
     assert {path.name for path in result.files} == {"mycat-embedding.safetensors", ALONE}
     assert any("--embedding runs/mycat-embedding" in line and "<mycat>" in line for line in said)
