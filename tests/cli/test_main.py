@@ -107,8 +107,8 @@ def test_the_command_line_is_frozen() -> None:
     for kind, flagged in own.items():
         assert flags[kind] == sorted(f"{common} {flagged}".split()), kind
     sample = """--control-end --control-image --control-preprocess --control-scale --control-start
-        --controlnet --embedding --guidance --lora --model --negative --num --output-dir --precision --scheduler --seed
-        --size --steps"""
+        --controlnet --embedding --guidance --lora --model --negative --num --output-dir --precision
+        --scheduler --seed --size --steps"""
     assert flags["run"] == ["--output-dir", "--resume", "--set"]
     assert flags["sample"] == sample.split()
     assert flags["export"] == ["--dtype", "--merged", "--model"]
