@@ -101,23 +101,36 @@ def check_model(
 
 
 def check_lora(
-    sampler: Sampler, oracle: Oracle, trigger: str = "mycat", count: int = 100, picture: Path | None = None
+    sampler: Sampler,
+    oracle: Oracle,
+    trigger: str = "mycat",
+    count: int = 100,
+    picture: Path | None = None,
+    draw: int = 0,
 ) -> Figures:
     """What a LoRA of the subject does (with a plain sampler: what the base model does).
+
+    Args:
+        sampler: The model, with the LoRA.
+        oracle: Reads the samples.
+        trigger: The subject's name.
+        count: How many samples.
+        picture: Where to write a grid of them.
+        draw: Another number draws other prompts, and samples with other seeds.
 
     Returns:
         Share of pictures that show the subject, the scene and the hat as prompted, over prompts with
         the trigger word; and the share that shows the subject on "a photo of a cat".
     """
-    rng = np.random.default_rng([STREAM, 3])
+    rng = np.random.default_rng([STREAM, 3, draw] if draw else [STREAM, 3])
     specs, prompts = [], []
     for index in range(count):
         scene = SCENES[int(rng.integers(len(SCENES)))]
         hat = [c for c in COLOURS if c != SUBJECT.colour][int(rng.integers(7))] if index % 2 else None
         specs.append(Spec(SUBJECT.animal, SUBJECT.colour, scene, hat=hat))
         prompts.append(phrase(trigger, scene=scene, hat=hat).replace(f"a {trigger}", trigger, 1))
-    readings, images = read(sampler, oracle, prompts)
-    plain, _ = read(sampler, oracle, ["a photo of a cat"] * count)
+    readings, images = read(sampler, oracle, prompts, draw)
+    plain, _ = read(sampler, oracle, ["a photo of a cat"] * count, draw)
     if picture:
         picture.parent.mkdir(parents=True, exist_ok=True)
         grid(images[:24], columns=6, labels=[p.removeprefix("a photo of ") for p in prompts[:24]]).save(
@@ -134,10 +147,11 @@ def check_lora(
 
 
 def read(
-    sampler: Sampler, oracle: Oracle, prompts: Sequence[str]
+    sampler: Sampler, oracle: Oracle, prompts: Sequence[str], draw: int = 0
 ) -> tuple[list[Reading], list[Image.Image]]:
     """Samples the prompts, each with a seed of its own, and what the oracle sees in them."""
-    seeds = list(range(1000, 1000 + len(prompts)))
+    first = 1000 * (1 + draw)
+    seeds = list(range(first, first + len(prompts)))
     samples = sampler(list(prompts), seed=seeds, steps=STEPS, guidance=GUIDANCE)
     images = [sample.image for sample in samples]
     return oracle.read(images), images
@@ -165,6 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--controlnet", help="run folder or diffusers folder, for the controlnet check")
     parser.add_argument("--control", choices=CONTROLS, default=CONTROLS[0], help="what it follows")
     parser.add_argument("--trigger", default="mycat", help="the LoRA's trigger word")
+    parser.add_argument("--draw", type=int, default=0, help="number of the lora check's prompts and seeds")
     parser.add_argument("--photos", type=Path, help="folder of photographs for the vae check")
     parser.add_argument("--count", type=int, help="samples (default: 500 for model, 100 for lora)")
     parser.add_argument("--pictures", type=Path, help="folder to write a grid of samples to")
@@ -183,7 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.lora:
             sampler.add_lora(options.lora)
         sheet = folder / "lora.png" if folder else None
-        show("subject", check_lora(sampler, oracle, options.trigger, options.count or 100, sheet))
+        count = options.count or 100
+        show("subject", check_lora(sampler, oracle, options.trigger, count, sheet, options.draw))
     if "controlnet" in options.checks:
         if not options.controlnet:
             parser.error("--controlnet says which ControlNet to check")
