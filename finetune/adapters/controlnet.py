@@ -65,7 +65,6 @@ class ControlNet(Adapter):
         # No matrix has more rank than it has rows or columns. Alpha is the rank: files know no other scale.
         ranks = {name: min(rank, *_matrix(layer)) for name, layer in layers.items()}
         sizes = {name: LayerSize(r, r) for name, r in ranks.items()}
-        sizes = {name: LayerSize(r, r) for name, r in ranks.items()}
         updates = inject(self.branch, sizes, "default", LowRankUpdate)
         for name, update in updates.items():
             update.start(seed, ROOT + name)
