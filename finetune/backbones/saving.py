@@ -43,10 +43,14 @@ def save_folder(backbone: Backbone, folder: Path, dtype: torch.dtype | None = No
         _save_vocabulary(tokenizer, folder / (f"tokenizer_{number + 1}" if number else "tokenizer"))
 
 
+_ABOUT_THE_WRITER = ("_name_or_path", "is_local", "local_files_only")
+
+
 def _forget_paths(file: Path) -> None:
     """Takes out where the writer's machine had the model: it is nobody else's business."""
     content = json.loads(file.read_text(encoding="utf-8"))
-    if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+    if isinstance(content, dict) and any(key in content for key in _ABOUT_THE_WRITER):
+        content = {key: value for key, value in content.items() if key not in _ABOUT_THE_WRITER}
         file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
