@@ -34,3 +34,14 @@ def test_names_and_vocabulary_are_the_classic_ones(backbone: Backbone, tmp_path:
     reader = CharBPETokenizer(*files, suffix="</w>", unk_token="<|endoftext|>", lowercase=True)
     assert reader.encode("cat dog").ids == backbone.tokenizers[0]("cat dog").input_ids[1:-1]
     assert load_backbone(ModelSection(name=str(tmp_path))).unet.dtype == torch.float32
+
+
+def test_nothing_tells_where_the_writer_had_the_model(tiny_folder: Path, tmp_path: Path) -> None:
+    # A model that was saved, loaded from there and saved again.
+    save_folder(load_backbone(ModelSection(name=str(tiny_folder))), tmp_path / "once")
+    save_folder(load_backbone(ModelSection(name=str(tmp_path / "once"))), tmp_path / "twice")
+    written = [file.read_text(encoding="utf-8") for file in (tmp_path / "twice").rglob("*.json")]
+    assert written
+    for text in written:
+        assert str(tmp_path) not in text
+        assert "local_files_only" not in text
