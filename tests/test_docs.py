@@ -66,12 +66,13 @@ def test_settings_that_pages_name_exist() -> None:
 def test_the_storybook_page_has_the_numbers_of_the_code() -> None:
     page = " ".join((ROOT / "docs" / "storybook.md").read_text(encoding="utf-8").split())
     scenes = len(ANIMALS) * len(COLOURS) * len(SCENES)
-    vae, unet = pretrain.VAE_STAGE, pretrain.UNET_STAGE
+    vae, unet, further = pretrain.VAE_STAGE, pretrain.UNET_STAGE, pretrain.FURTHER_STAGE
     shares = (pretrain.CAPTION_DROPOUT, HAT_SHARE, PATTERN_SHARE, BELL_SHARE)
     dropped, hat, pattern, bell = (f"{share:.0%}".replace("%", " %") for share in shares)
     for words in (
         f"{vae.steps:,} steps of {vae.batch_size} pictures, from {vae.pictures:,}",
         f"{unet.steps:,} steps of {unet.batch_size}, from {unet.pictures:,} scenes",
+        f"{further.steps:,} steps from {further.pictures:,} scenes",
         f"with {pretrain.CAPTIONS} captions each, of which {dropped} of the time none is given",
         f"a hat of another colour ({hat})",
         f"stripes or spots of another colour ({pattern})",

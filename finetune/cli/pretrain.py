@@ -13,7 +13,7 @@ from finetune.errors import ConfigError, ModelError
 
 
 def _pretrain(output_dir: Path, stage: str, start: Path | None, **changes: float | None) -> None:
-    from finetune.storybook.pretrain import UNET_STAGE, VAE_STAGE, train_unet, train_vae
+    from finetune.storybook.pretrain import FURTHER_STAGE, UNET_STAGE, VAE_STAGE, train_unet, train_vae
 
     quiet_loading()
     given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
@@ -34,6 +34,8 @@ def _pretrain(output_dir: Path, stage: str, start: Path | None, **changes: float
         )
     if stage != "vae":
         model = train_unet(output_dir / "unet-stage", vae, replace(UNET_STAGE, **given), start=start)
+        if stage == "all":
+            model = train_unet(output_dir / "further-stage", vae, FURTHER_STAGE, start=model)
         tell(f"The model is in {model}. Look at it: finetune sample 'a red cat on snow' --model {model}")
 
 

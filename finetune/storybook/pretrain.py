@@ -4,7 +4,8 @@ Two stages, each on the trainer that every recipe uses, with progress, checkpoin
 
 1. `vae`: the autoencoder on drawn scenes and natural-looking textures.
 2. `unet`: UNet and text encoder together on captioned scenes (the `full` adapter); it ends with the
-   whole model as a plain diffusers folder.
+   whole model as a plain diffusers folder. Of the bundled model it was done twice, the second time on
+   more pictures, from where the first had ended.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Stage:
 
 VAE_STAGE = Stage(pictures=30_000, steps=12_000, batch_size=8, lr=2e-3)
 UNET_STAGE = Stage(pictures=40_000, steps=7_500, batch_size=32, lr=1e-3)
+FURTHER_STAGE = Stage(pictures=100_000, steps=18_000, batch_size=32, lr=8e-4)
 """What the bundled model was made with."""
 
 
