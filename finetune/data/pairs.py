@@ -115,7 +115,7 @@ def _entries(
                 "The pictures have no control pictures.",
                 where=str(folder),
                 mend=f"Give a {METADATA} in the folder, a folder of control pictures with "
-                "data.conditioning_dir, or data.preprocess=edges to make them from the pictures.",
+                "--conditioning-dir, or --preprocess edges to make them from the pictures.",
             )
     if not found:
         raise DataError("There are no pictures to train on.", where=str(folder), mend="Put some into it.")

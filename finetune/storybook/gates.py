@@ -176,6 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--lora", help="run folder or file of the subject's LoRA; without it the base is read"
     )
+    parser.add_argument("--embedding", help="run folder or file of the subject's word, for the lora check")
     parser.add_argument("--controlnet", help="run folder or diffusers folder, for the controlnet check")
     parser.add_argument("--control", choices=CONTROLS, default=CONTROLS[0], help="what it follows")
     parser.add_argument("--trigger", default="mycat", help="the LoRA's trigger word")
@@ -197,6 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "lora" in options.checks:
         if options.lora:
             sampler.add_lora(options.lora)
+        if options.embedding:
+            sampler.add_embedding(options.embedding)
         sheet = folder / "lora.png" if folder else None
         count = options.count or 100
         show("subject", check_lora(sampler, oracle, options.trigger, count, sheet, options.draw))
