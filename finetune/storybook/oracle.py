@@ -15,11 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from finetune.errors import WeightsError
+from finetune.storybook.networks import convolution, load_network
 from finetune.storybook.world import ANIMALS, COLOURS, PATTERNS, SCENES, Spec
 
 SIZE = 64
@@ -111,12 +109,12 @@ class OracleNetwork(nn.Module):
         a, b, c, d = _WIDTHS
         self.features = nn.Sequential(
             nn.PixelUnshuffle(2),
-            _convolution(12, a),
-            _convolution(a, b, stride=2),
-            _convolution(b, b),
-            _convolution(b, c, stride=2),
-            _convolution(c, c),
-            _convolution(c, d),
+            convolution(12, a),
+            convolution(a, b, stride=2),
+            convolution(b, b),
+            convolution(b, c, stride=2),
+            convolution(c, c),
+            convolution(c, d),
         )
         self.look = nn.Conv2d(d, len(HEADS), 1)
         self.heads = nn.ModuleDict(
@@ -141,11 +139,6 @@ class OracleNetwork(nn.Module):
         return {name: head(pooled[:, i]) for i, (name, head) in enumerate(self.heads.items())}
 
 
-def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
-
-
 class Oracle:
     """Reads pictures of the storybook world with a trained network, on the CPU."""
 
@@ -163,20 +156,7 @@ class Oracle:
         if path is None:
             with as_file(files("finetune") / "models" / "oracle" / "oracle.safetensors") as bundled:
                 return cls.load(bundled)
-        # Only the shapes are wanted here: no weights are drawn, the random state stays as it is.
-        with torch.device("meta"):
-            network = OracleNetwork()
-        try:
-            state = load_file(path)
-            state = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
-            network.load_state_dict(state, assign=True)
-        except (OSError, SafetensorError, RuntimeError) as fault:
-            raise WeightsError(
-                f"The oracle's weights cannot be read: {str(fault).splitlines()[0]}",
-                where=str(path),
-                mend="Train one with `python -m finetune.storybook.oracle_training --out FILE`.",
-            ) from fault
-        return cls(network)
+        return cls(load_network(OracleNetwork, path, "oracle"))
 
     def read(self, images: Sequence[Image.Image]) -> list[Reading]:
         """Reads pictures of any size and mode; other sizes are brought to 64 pixels."""

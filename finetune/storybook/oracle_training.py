@@ -18,11 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 
-from finetune.files import whole_file
 from finetune.storybook.drawing import draw
+from finetune.storybook.networks import save_network
 from finetune.storybook.oracle import COATS, HATS, HEADS, SIZE, OracleNetwork
 from finetune.storybook.oracle_wear import wear
 from finetune.storybook.textures import draw_texture
@@ -174,7 +173,7 @@ def train_oracle(
         optimizer.step()
         if progress:
             progress(step, steps, loss.item())
-    save(network, out)
+    save_network(network, out)
     return network
 
 
@@ -182,16 +181,6 @@ def _schedule(step: int, steps: int) -> float:
     """Rises for a twentieth of the steps, then falls along half a cosine."""
     rise = max(1, steps // 20)
     return min(1.0, step / rise) * 0.5 * (1 + math.cos(math.pi * step / (steps + 1)))
-
-
-def save(network: OracleNetwork, out: Path) -> None:
-    """Writes a network in half precision."""
-    state = {
-        name: (value.half() if value.is_floating_point() else value).contiguous()
-        for name, value in network.state_dict().items()
-    }
-    with whole_file(out) as aside:
-        save_file(state, aside, metadata={"format": "pt"})
 
 
 def main(arguments: list[str] | None = None) -> None:

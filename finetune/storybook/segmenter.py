@@ -14,11 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from finetune.errors import WeightsError
+from finetune.storybook.networks import convolution, load_network
 
 _WIDTHS = (32, 64, 96)
 _BATCH = 128
@@ -31,11 +29,11 @@ class SegmenterNetwork(nn.Module):
         """Builds the network with the global random generator's weights."""
         super().__init__()
         a, b, c = _WIDTHS
-        self.fine = nn.Sequential(nn.PixelUnshuffle(2), _layer(12, a), _layer(a, a))
-        self.middle = nn.Sequential(_layer(a, b, stride=2), _layer(b, b))
-        self.coarse = nn.Sequential(_layer(b, c, stride=2), _layer(c, c), _layer(c, c))
-        self.up_middle = _layer(c + b, b)
-        self.up_fine = _layer(b + a, a)
+        self.fine = nn.Sequential(nn.PixelUnshuffle(2), convolution(12, a), convolution(a, a))
+        self.middle = nn.Sequential(convolution(a, b, stride=2), convolution(b, b))
+        self.coarse = nn.Sequential(convolution(b, c, stride=2), convolution(c, c), convolution(c, c))
+        self.up_middle = convolution(c + b, b)
+        self.up_fine = convolution(b + a, a)
         self.last = nn.Sequential(nn.Conv2d(a, 4, 3, padding=1), nn.PixelShuffle(2))
         self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
 
@@ -56,11 +54,6 @@ class SegmenterNetwork(nn.Module):
         return logits[:, 0]
 
 
-def _layer(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
-
-
 class Segmenter:
     """Reads silhouettes with a trained network, on the CPU."""
 
@@ -78,19 +71,7 @@ class Segmenter:
         if path is None:
             with as_file(files("finetune") / "models" / "segmenter" / "segmenter.safetensors") as bundled:
                 return cls.load(bundled)
-        with torch.device("meta"):
-            network = SegmenterNetwork()
-        try:
-            state = load_file(path)
-            state = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
-            network.load_state_dict(state, assign=True)
-        except (OSError, SafetensorError, RuntimeError) as fault:
-            raise WeightsError(
-                f"The segmenter's weights cannot be read: {str(fault).splitlines()[0]}",
-                where=str(path),
-                mend="Train one with `python -m finetune.storybook.segmenter_training --out FILE`.",
-            ) from fault
-        return cls(network)
+        return cls(load_network(SegmenterNetwork, path, "segmenter"))
 
     @torch.inference_mode()
     def read(self, pictures: Sequence[Image.Image]) -> Tensor:

@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 
-from finetune.files import whole_file
 from finetune.storybook.drawing import draw_with_mask
+from finetune.storybook.networks import save_network
 from finetune.storybook.oracle_training import any_spec
 from finetune.storybook.oracle_wear import fade
 from finetune.storybook.segmenter import Segmenter, SegmenterNetwork, overlap
@@ -76,11 +75,7 @@ def train_segmenter(out: Path, seed: int = 0, steps: int = 800, pictures: int = 
         optimizer.step()
         if step % 100 == 0 or step == steps:
             print(f"step {step}/{steps}  loss {loss.item():.4f}", flush=True)
-    state = {
-        n: (t.half() if t.is_floating_point() else t).contiguous() for n, t in network.state_dict().items()
-    }
-    with whole_file(out) as aside:
-        save_file(state, aside, metadata={"format": "pt"})
+    save_network(network, out)
     return Segmenter.load(out)
 
 
