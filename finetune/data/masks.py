@@ -20,7 +20,7 @@ from finetune.data.decode import SUFFIXES, PictureError, decode_alpha, decode_pi
 from finetune.data.folder import Picture
 from finetune.data.latents import View
 from finetune.data.notes import listing
-from finetune.data.preprocess import VERSION, cut_out, place
+from finetune.data.preprocess import VERSION, alike, cut_out, place
 from finetune.errors import DataError
 
 
@@ -169,7 +169,7 @@ class Masks:
 def _check_shape(mask: Image.Image, picture: Picture, path: Path) -> None:
     """Refuses a mask of other proportions; one of another size is brought to the picture's."""
     width, height = mask.size
-    if abs(width * picture.height - height * picture.width) > 0.01 * width * picture.height:
+    if not alike(mask.size, (picture.width, picture.height)):
         raise DataError(
             f"A mask is {width}x{height} pixels, but its picture {picture.path.name} is "
             f"{picture.width}x{picture.height}.",

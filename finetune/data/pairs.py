@@ -14,6 +14,7 @@ from finetune.config import PairsSection
 from finetune.data.decode import SUFFIXES, PictureError, quiet_pillow
 from finetune.data.folder import Folder, Picture, Skipped, caption_file, entries, read_picture
 from finetune.data.notes import count, listing, twin_notes
+from finetune.data.preprocess import alike
 from finetune.errors import DataError
 
 METADATA = "metadata.jsonl"
@@ -250,8 +251,7 @@ def _check_shapes(pairs: Sequence[_Pair], folder: Path) -> None:
         f"{p.picture.path.name} ({p.picture.width}x{p.picture.height}) and "
         f"{p.control.path.name} ({p.control.width}x{p.control.height})"
         for p in pairs
-        if abs(p.control.width * p.picture.height - p.control.height * p.picture.width)
-        > 0.01 * p.control.width * p.picture.height
+        if not alike((p.control.width, p.control.height), (p.picture.width, p.picture.height))
     ]
     if wrong:
         raise DataError(

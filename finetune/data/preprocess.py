@@ -39,6 +39,12 @@ class Placement:
     mirrored: bool
 
 
+def alike(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes (width, height) have the same proportions, to 1 %."""
+    (width, height), (other_width, other_height) = size, other
+    return abs(width * other_height - height * other_width) <= 0.01 * width * other_height
+
+
 def place(
     original: tuple[int, int], size: int, *, at: tuple[float, float] | None = None, mirrored: bool = False
 ) -> Placement:
