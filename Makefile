@@ -11,11 +11,12 @@ INSTALL := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)
 PICTURES := datasets/mycat
 WORKERS ?= 2
 
-.PHONY: help demo test lint types tests clean
+.PHONY: help demo test lint types tests campaign clean
 
 help:
 	@echo 'make demo   train a LoRA on $(PICTURES) with the bundled model and sample from it'
 	@echo 'make test   lint, types and tests'
+	@echo 'make campaign  attack the whole program: kills, broken files, full disks (an hour or two)'
 	@echo 'make clean  remove .venv and caches (never runs/ or samples/)'
 
 demo: .venv/installed
@@ -38,6 +39,10 @@ types: .venv/installed-dev
 # A thread for each worker: the models of the tests are too small for more.
 tests: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+# Attacks of every kind in large numbers; exits non-zero if any does harm.
+campaign: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaigns
 
 .venv/bin/python:
 	@test -n '$(PYTHON)' || { echo 'No Python >= 3.10 with venv was found; say which: make PYTHON=/path/to/python' >&2; exit 1; }
