@@ -1,21 +1,40 @@
-"""Files that appear whole or not at all (promise P2)."""
+"""Files that appear whole or not at all (promise P2), and what is left of those that did not."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 _UMASK = os.umask(0)
 os.umask(_UMASK)  # it can be read only by setting it
+
+# A file that is being written: its name, its writer's machine, process and that process's start.
+_PARTIAL = re.compile(r"\..+\.([0-9a-f]{6})-(\d+)-(\d+)-[0-9a-f]{8}\.partial")
+_MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 
 
 def _aside(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    process = os.getpid()
+    writer = f"{_MACHINE}-{process}-{_started(process)}"
+    return path.with_name(f".{path.name}.{writer}-{uuid.uuid4().hex[:8]}.partial")
+
+
+def _started(process: int) -> int | None:
+    """When a process began, in seconds; None if there is none. Numbers are given again, moments are not."""
+    try:
+        return int(psutil.Process(process).create_time())
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _sync(path: Path) -> None:
@@ -63,3 +82,46 @@ def whole_folder(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder so that a kill in between does not leave a part of it under its name."""
+    aside = _aside(path)
+    os.replace(path, aside)
+    shutil.rmtree(aside)
+
+
+def is_partial(path: Path) -> bool:
+    """Whether this is a file or folder that was being written, by its name."""
+    return _PARTIAL.fullmatch(path.name) is not None
+
+
+def remove_partials(folder: Path, *, deep: bool = False, owned: bool = False) -> None:
+    """Removes what writers that were killed have left in a folder.
+
+    What a living process of this machine is writing stays.
+
+    Args:
+        folder: The folder; there may be none.
+        deep: Also in all folders below it.
+        owned: Nobody but this machine uses the folder, so what other machines left goes too.
+    """
+    for path in sorted(folder.rglob(".*.partial") if deep else folder.glob(".*.partial")):
+        found = _PARTIAL.fullmatch(path.name)
+        if not found or not path.exists():
+            continue
+        machine, process, began = found.groups()
+        dead = str(_started(int(process))) != began if machine == _MACHINE else owned
+        if dead and path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif dead:
+            path.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -83,6 +84,12 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         """Precision of the UNet's frozen weights; fp32 when all of them are trained."""
         return next((p.dtype for p in self.unet.parameters() if not p.requires_grad), torch.float32)
+
+    def fingerprint(self) -> str:
+        """Content hash of every weight and setting of the model, hexadecimal; ask before it is changed."""
+        unet = fingerprint([self.unet], [self.unet.config, dict(self.scheduler.config)])
+        parts = f"{unet} {self.fingerprint_vae()} {self.fingerprint_text()}"
+        return hashlib.sha256(parts.encode()).hexdigest()
 
     def fingerprint_vae(self) -> str:
         """Content hash of everything that a latent is made with, hexadecimal."""

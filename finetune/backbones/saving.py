@@ -25,6 +25,10 @@ def save_folder(backbone: Backbone, folder: Path, dtype: torch.dtype | None = No
         folder: Where to; made if need be. Wrap in `whole_folder` for all or nothing.
         dtype: Precision of the written weights; as they are if None.
     """
+    for tokenizer in backbone.tokenizers:
+        # How the last captions were cut and filled up is no part of it, but would be written.
+        tokenizer.backend_tokenizer.no_padding()
+        tokenizer.backend_tokenizer.no_truncation()
     with quiet():
         backbone.pipeline().save_pretrained(folder)
     for name, module in backbone.module_roots().items() | {("vae", backbone.vae)}:

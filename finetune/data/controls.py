@@ -52,6 +52,10 @@ class Controls:
         """SHA-256, in hex, of the files in their order and of how they are used."""
         return content_key("controls", self._how, *(control.digest for control in self._folder.controls))
 
+    def digests(self) -> list[str]:
+        """The SHA-256, in hex, of each control picture's file."""
+        return [control.digest for control in self._folder.controls]
+
     def prepare(self, flip: bool, progress: Callable[[int, int], None] | None = None) -> None:
         """Fills the cache with every centre square, and with its mirror image if `flip`."""
         if self._cache is None:

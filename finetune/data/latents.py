@@ -68,6 +68,9 @@ class Companion(Protocol):
     def digest(self) -> str:
         """A hash, in hex, of what they are and of their order."""
 
+    def digests(self) -> list[str]:
+        """The SHA-256, in hex, of each one's file."""
+
 
 class StackedLatents:
     """Posteriors that are in memory already, e.g. those of pictures that a program drew.

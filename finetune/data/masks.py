@@ -104,6 +104,10 @@ class Masks:
         told = [f"{mask.alpha} {mask.digest}" for mask in self._masks]
         return content_key("masks", str(self._floor), *told)
 
+    def digests(self) -> list[str]:
+        """The SHA-256, in hex, of each mask's file."""
+        return [mask.digest for mask in self._masks]
+
     def summary(self) -> list[str]:
         """Lines for the user."""
         what = f"masks in {self._folder} are white" if self._folder else "pictures are opaque"

@@ -7,6 +7,7 @@ from pathlib import Path
 from finetune.config import DataSection
 from finetune.data.cache import ContentCache
 from finetune.errors import ConfigError
+from finetune.files import remove_partials
 
 
 def check_options(data: DataSection) -> None:
@@ -55,4 +56,6 @@ def cache_of(data: DataSection, kind: str) -> ContentCache | None:
     """Where things of a kind are kept, each in a folder of its own; None if nothing is to be kept."""
     if not data.cache:
         return None
+    if data.cache_dir:
+        remove_partials(data.cache_dir / kind, deep=True)
     return ContentCache(data.cache_dir / kind if data.cache_dir else None)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from finetune.data.folder import Folder
+from finetune.data.record import Entry
 from finetune.data.source import PictureSource
 from finetune.diffusion.batch import Batch
 
@@ -48,6 +49,13 @@ class PriorSource:
     def summary(self) -> list[str]:
         """Lines for the user about both kinds of pictures."""
         return [*self.instances.summary(), *(f"class: {line}" for line in self.classes.summary())]
+
+    def record(self) -> list[Entry]:
+        """What each picture is, those of the class marked; for `pictures.jsonl`."""
+        classes = [
+            {**entry, "file": f"class/{entry['file']}", "class": "true"} for entry in self.classes.record()
+        ]
+        return [*self.instances.record(), *classes]
 
     def digest(self) -> str:
         """Of both kinds of pictures, in hex."""

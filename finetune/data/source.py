@@ -18,6 +18,7 @@ from finetune.data.masks import Masks
 from finetune.data.notes import count, listing
 from finetune.data.options import cache_of, check_options
 from finetune.data.pictures import PictureLatents
+from finetune.data.record import Entry
 from finetune.data.texts import HiddenTexts, Texts, TokenTexts
 from finetune.diffusion.batch import Batch
 from finetune.diffusion.random import normal, picture_index, uniform
@@ -247,6 +248,16 @@ class PictureSource(LatentSource):
             self._masks.prepare(self._flip)
         self._pictures.prepare(self._flip, lambda done, _: report(done, pictures + texts))
         self.prepare_texts(lambda done, _: report(pictures + done, pictures + texts))
+
+    def record(self) -> list[Entry]:
+        """What each picture is, for `pictures.jsonl`."""
+        entries = [
+            {"file": p.path.name, "sha256": p.digest, "caption": p.caption} for p in self.folder.pictures
+        ]
+        for name, companion in (("control", self._control), ("mask", self._mask)):
+            for entry, digest in zip(entries, companion.digests() if companion else (), strict=False):
+                entry[name] = digest
+        return list(entries)
 
     def summary(self) -> list[str]:
         """Lines for the user: what is trained on, and everything that is not as it may seem."""

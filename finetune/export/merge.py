@@ -11,7 +11,7 @@ from torch import Tensor
 
 from finetune.backbones import Backbone
 from finetune.errors import ConfigError, WeightsError
-from finetune.files import whole_folder
+from finetune.files import remove_partials, whole_folder
 from finetune.formats import apply_lora, find_lora, read_lora, read_tensors, write_tensors
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -58,6 +58,7 @@ def export_merged(
             "Merged weights are not finite.", where=str(file), mend="Lower the scale."
         ) from error
     try:
+        remove_partials(out.parent)
         with whole_folder(out) as folder:
             backbone.pipeline().save_pretrained(folder, safe_serialization=True)
             if dtype != "fp32":

@@ -214,6 +214,10 @@ class Recipe(Section, ABC):
         """Name of the run and of its default folder under `runs/`."""
         return self.output.name or f"{self.subject}-{self.kind}"
 
+    def started_from(self, adapter: Adapter) -> dict[str, str]:
+        """What a run begins with beside the model, by its content; asked before anything is trained."""
+        return {}
+
     def public(self) -> dict[str, Any]:
         """The recipe as it is written into an exported file.
 

@@ -19,6 +19,7 @@ from finetune.data import Folder, scan_folder
 from finetune.data.decode import SUFFIXES
 from finetune.data.notes import count
 from finetune.errors import ConfigError
+from finetune.files import remove_partials
 from finetune.recipes.place import RUNS
 from finetune.recipes.reporter import Reporter
 from finetune.sampling import Sampler
@@ -98,6 +99,7 @@ def _sample_missing(
         return
     report.tell(f'Sampling {count(len(missing), "picture")} of "{prompt}" into {folder}.')
     folder.mkdir(parents=True, exist_ok=True)
+    remove_partials(folder)
     at_once = sampler.most_at_once((size, size))
     with report.progress("Sampling class pictures") as progress:
         for start in range(0, len(missing), at_once):

@@ -101,6 +101,16 @@ class ControlNetRecipe(Recipe):
 
         return hook
 
+    def started_from(self, adapter: Adapter) -> dict[str, str]:
+        """The weights of the ControlNet that is gone on with."""
+        from finetune.adapters import ControlNet
+        from finetune.backbones.fingerprint import fingerprint
+
+        assert isinstance(adapter, ControlNet)
+        if self.adapter.start is None:
+            return {}
+        return {"weights of adapter-start": fingerprint([adapter.branch], [])}
+
     def public(self) -> dict[str, Any]:
         """As `Recipe.public`, with the last name of the ControlNet that was gone on with."""
         dump = super().public()

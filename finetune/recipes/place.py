@@ -1,16 +1,28 @@
-"""Where a run goes: a new folder, or the one to resume; an old result is never overwritten (P2)."""
+"""Where a run goes: a new folder, or the one to resume; an old result is never overwritten (P2).
+
+A run folder has one owner at a time. Its lock is the operating system's, so that of a process that
+was killed is free again at once.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock, Timeout
+
 from finetune.errors import ConfigError
+from finetune.files import is_partial, remove_partials
 from finetune.recipes.base import Recipe
 
 RUNS = Path("runs")
+LOCK = ".lock"
 State = Literal["free", "finished", "unfinished", "foreign"]
 
 
@@ -20,7 +32,7 @@ class Place:
 
     Attributes:
         folder: The run folder.
-        state: `free` for a new run, `unfinished` for one to resume, `finished` if nothing is left to do.
+        state: `free` for a new run, `unfinished` or `finished` for one that was begun before.
         notes: What the user should be told about the choice.
     """
 
@@ -37,27 +49,110 @@ def state_of(folder: Path, finished_by: str) -> State:
         finished_by: The file that a complete run has.
 
     Returns:
-        `free` if there is nothing, `finished` or `unfinished` for a run, else `foreign`.
+        `free` if there is nothing (but a lock, or what a kill left of a first file), `finished` or
+        `unfinished` for a run, else `foreign`.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not os.path.lexists(folder):
         return "free"
-    if not folder.is_dir() or not (folder / "recipe.yaml").is_file():
+    if not folder.is_dir():
+        return "foreign"
+    if all(entry.name == LOCK or is_partial(entry) for entry in folder.iterdir()):
+        return "free"
+    if not (folder / "recipe.yaml").is_file():
         return "foreign"
     return "finished" if (folder / finished_by).is_file() else "unfinished"
 
 
-def choose_place(recipe: Recipe, resume: bool) -> Place:
-    """Finds the run folder of a recipe.
+@contextmanager
+def claimed(recipe: Recipe, resume: bool) -> Iterator[Place]:
+    """Finds the run folder of a recipe and keeps it to this process; inside, nobody else writes to it.
 
     A folder that the user named is taken as it is. Without one it is `runs/NAME`, or the first of
-    `runs/NAME-2`, `runs/NAME-3`, … that is free; to resume, the newest of them.
+    `runs/NAME-2`, `runs/NAME-3`, … that is free; to resume, the newest of them. A new folder in which
+    nothing was written is gone afterwards.
 
     Raises:
-        ConfigError: If the named folder holds something that would have to be overwritten.
+        ConfigError: If the named folder holds something that would have to be overwritten, or another
+            process is at work in the folder.
     """
-    if recipe.output.dir is None:
-        return _unnamed(recipe, resume)
-    folder, state = recipe.output.dir, state_of(recipe.output.dir, recipe.finished_by)
+    named = recipe.output.dir
+    for folder in [named] if named is not None else _candidates(recipe, resume):
+        with _owned(folder) as owner:
+            # What is in it counts only now: another run may have come and gone before the lock was had.
+            wanted = named is not None or resume or state_of(folder, recipe.finished_by) == "free"
+            if owner is None and wanted:
+                remove_partials(folder, deep=True, owned=True)
+                yield (_unnamed if named is None else _named)(recipe, folder, resume)
+                return
+            if owner is not None and (named is not None or resume):
+                raise ConfigError(
+                    f"Another run is at work in this folder{owner}.",
+                    where=str(folder),
+                    mend="Wait until it ends, or name another folder with --output-dir.",
+                )
+
+
+def _candidates(recipe: Recipe, resume: bool) -> Iterator[Path]:
+    """To resume the newest run, else the free names in turn: another run may take one first."""
+    if resume and (runs := _runs(recipe)):
+        yield runs[-1]
+        return
+    for folder in _names(recipe):
+        if state_of(folder, recipe.finished_by) == "free":
+            yield folder
+
+
+def _names(recipe: Recipe) -> Iterator[Path]:
+    yield RUNS / recipe.run_name
+    yield from (RUNS / f"{recipe.run_name}-{n}" for n in itertools.count(2))
+
+
+def _runs(recipe: Recipe) -> list[Path]:
+    """The runs of this name that there are, oldest first."""
+    taken = itertools.takewhile(lambda f: state_of(f, recipe.finished_by) != "free", _names(recipe))
+    return [folder for folder in taken if state_of(folder, recipe.finished_by) != "foreign"]
+
+
+@contextmanager
+def _owned(folder: Path) -> Iterator[str | None]:
+    """Locks a folder; yields None, or who has the lock, in words that follow "in this folder"."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        yield None  # there is nothing to lock; the caller refuses it
+        return
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield _owner(folder / LOCK)
+        return
+    try:
+        (folder / LOCK).write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        yield None
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)  # before the release, or it might be the next owner's
+        lock.release()
+        for parent in made:
+            with suppress(OSError):  # it holds something
+                parent.rmdir()
+
+
+def _owner(lock: Path) -> str:
+    try:
+        text = lock.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):  # it ended just now, or the system lets nobody read a locked file
+        return ""
+    return f", {text}" if text else ""
+
+
+def _busy(folder: Path) -> bool:
+    with _owned(folder) as owner:
+        return owner is not None
+
+
+def _named(recipe: Recipe, folder: Path, resume: bool) -> Place:
+    state = state_of(folder, recipe.finished_by)
     if state == "foreign":
         raise ConfigError(
             "The output folder holds something that is not a run."
@@ -83,29 +178,53 @@ def choose_place(recipe: Recipe, resume: bool) -> Place:
     return Place(folder, state)
 
 
-def _unnamed(recipe: Recipe, resume: bool) -> Place:
-    first = RUNS / recipe.run_name
-    folders = itertools.chain([first], (RUNS / f"{recipe.run_name}-{n}" for n in itertools.count(2)))
-    taken: list[Path] = []
-    for folder in folders:
-        if state_of(folder, recipe.finished_by) == "free":
-            break
-        taken.append(folder)
-    states = {old: state_of(old, recipe.finished_by) for old in taken}
-    runs = [old for old, state in states.items() if state != "foreign"]
-    if resume and runs:
-        return _resumed(runs[-1], states[runs[-1]])
-    notes = [
-        f"{old} is unfinished; --resume goes on with it." for old in runs[-1:] if states[old] == "unfinished"
-    ]
-    if taken:
-        notes.append(f"{taken[-1]} exists already and stays as it is.")
+def _unnamed(recipe: Recipe, folder: Path, resume: bool) -> Place:
+    state = state_of(folder, recipe.finished_by)
     if resume:
-        notes.append("There is no unfinished run; this one begins at step 0.")
-    return Place(folder, "free", tuple(notes))
+        return _resumed(folder, state)
+    others = list(itertools.takewhile(lambda other: other != folder, _names(recipe)))
+    runs = [other for other in others if state_of(other, recipe.finished_by) != "foreign"]
+    notes = [
+        f"{run} is unfinished; --resume goes on with it."
+        for run in runs[-1:]
+        if state_of(run, recipe.finished_by) == "unfinished" and not _busy(run)
+    ]
+    if others:
+        notes.append(f"{others[-1]} exists already and stays as it is.")
+    return Place(folder, state, tuple(notes))
 
 
 def _resumed(folder: Path, state: State) -> Place:
     if state == "free":
         return Place(folder, state, ("There is no unfinished run; this one begins at step 0.",))
     return Place(folder, state)
+
+
+@contextmanager
+def claimed_by_all(recipe: Recipe, resume: bool) -> Iterator[Place]:
+    """As `claimed`, in each of several processes: the first claims the folder and tells the others.
+
+    Raises:
+        ConfigError: As `claimed`, in all of them.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    state = PartialState()
+    if state.num_processes == 1:
+        with claimed(recipe, resume) as place:
+            yield place
+        return
+    told: list[Place | ConfigError | None] = [None]
+    with ExitStack() as stack:
+        if state.is_main_process:
+            try:
+                told = [stack.enter_context(claimed(recipe, resume))]
+            except ConfigError as error:
+                told = [error]
+        broadcast_object_list(told)
+        if isinstance(told[0], ConfigError):
+            raise told[0]
+        assert told[0] is not None
+        yield told[0]
+        state.wait_for_everyone()  # nobody writes to the folder once it is free again

@@ -16,15 +16,17 @@ from finetune.adapters import Adapter
 from finetune.backbones import Backbone, load_backbone
 from finetune.backbones.precision import PRECISIONS, best_device, dtype_on, precision_name
 from finetune.data import PictureSource, PriorSource, check_options
+from finetune.data.record import write_record
 from finetune.diffusion.objective import Objective
 from finetune.diffusion.schedule import scheduler_for
 from finetune.formats import DataFacts, run_metadata
 from finetune.recipes.base import Recipe, flatten
 from finetune.recipes.faults import raise_faults
 from finetune.recipes.model import resolved
-from finetune.recipes.place import choose_place
+from finetune.recipes.place import claimed_by_all
 from finetune.recipes.presets import with_preset
 from finetune.recipes.reporter import SILENT, Progress, Reporter, Tell, no_progress
+from finetune.recipes.take_up import DATA, WEIGHTS, goes_further, take_up
 from finetune.sampling.schedulers import make_scheduler
 from finetune.training import RunFolder, Trainer, check_trainable
 
@@ -84,24 +86,21 @@ def run(
     if not PartialState(cpu=best_device().type == "cpu").is_main_process:
         report = SILENT
     check_options(recipe.data)
-    place = choose_place(recipe, resume)
-    for note in place.notes:
-        report.tell(note)
-    if place.state == "finished":
-        report.tell(f"{place.folder} is finished; there is nothing to resume.")
-        return Result(place.folder, {}, recipe.training.steps, 0.0)
-    this = assemble(recipe, RunFolder(place.folder), report)
-    if place.state == "unfinished":
-        found = this.trainer.resume()
-        report.tell(
-            f"Going on after step {this.trainer.step} of {this.recipe.training.steps}."
-            if found
-            else f"{place.folder} has no checkpoint yet; it begins at step 0."
-        )
-    _train(this, report)
-    files = _export(this)
-    result = Result(place.folder, files, this.recipe.training.steps, time.monotonic() - started)
-    _summarise(this, result, report)
+    with claimed_by_all(recipe, resume) as place:
+        for note in place.notes:
+            report.tell(note)
+        if place.state == "finished" and not goes_further(recipe, place.folder):
+            report.tell(
+                f"{place.folder} is finished; there is nothing to resume. More --steps would carry it on."
+            )
+            return Result(place.folder, {}, recipe.training.steps, 0.0)
+        this = assemble(recipe, RunFolder(place.folder), report)
+        if place.state != "free":
+            take_up(this, place.state, report)
+        _train(this, report)
+        files = _export(this)
+        result = Result(place.folder, files, this.recipe.training.steps, time.monotonic() - started)
+        _summarise(this, result, report)
     return result
 
 
@@ -120,6 +119,7 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
     backbone = load_backbone(section)
     for note in backbone.notes:
         report.tell(note)
+    content = backbone.fingerprint()  # as it came: attaching an adapter changes it
     recipe = resolve(recipe.model_copy(update={"model": section}), backbone, folder.path.name)
     raise_faults(list(recipe.contradictions()))
     check_trainable(recipe.training, recipe.optimizer)
@@ -144,7 +144,7 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
         recipe.optimizer,
         folder,
         hooks=[(recipe.preview.every, recipe.make_preview(adapter, source, folder.sample))],
-        identity=_identity(recipe, source),
+        identity={**_identity(recipe, source), WEIGHTS: content, **recipe.started_from(adapter)},
     )
     return Run(recipe, backbone, adapter, source, trainer, folder)
 
@@ -169,7 +169,7 @@ def _identity(recipe: Recipe, source: PictureSource | PriorSource) -> dict[str, 
     """What makes a resumed run the same run: its settings (where they matter) and its data."""
     free = _FREE if recipe.optimizer.knows_length else (*_FREE, "training.steps")
     settings = {key: value for key, value in flatten(recipe.public()) if not key.startswith(free)}
-    return settings | {"pictures and captions": source.digest()}
+    return settings | {DATA: source.digest()}
 
 
 def _train(this: Run, report: Reporter) -> None:
@@ -182,6 +182,7 @@ def _train(this: Run, report: Reporter) -> None:
     accelerator.wait_for_everyone()  # all processes have chosen their folder before it appears
     if accelerator.is_main_process:
         _save_recipe(this)
+        write_record(this.folder.pictures, this.source.record())
     steps, rows = recipe.training.steps, this.trainer.rows_per_step
     pictures = "picture" if rows == 1 else "pictures"
     report.tell(f"Training {steps} steps of {rows} {pictures}; the results go to {this.folder.path}.")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from finetune.files import remove_partials
 from finetune.sampling.grid import grid
 from finetune.sampling.png import save_png
 from finetune.sampling.sample import Sample
@@ -50,6 +51,7 @@ def save_samples(samples: Sequence[Sample], folder: Path, columns: int | None = 
     Nothing is overwritten: a name that is taken gets the next free number. All PNGs say how they
     were made.
     """
+    remove_partials(folder)
     pictures = tuple(sample.save(folder / f"{slug(sample.prompt)}-{sample.seed}.png") for sample in samples)
     if len(samples) < 2:
         return Saved(pictures, None)

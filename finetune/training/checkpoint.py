@@ -13,11 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from finetune.errors import WeightsError
-from finetune.files import whole_folder
+from finetune.files import sha256_of, whole_folder
+from finetune.training.run_folder import step_of
+
+SUMS = "SHA256SUMS"
+"""What every other file of a checkpoint must hash to, as `sha256sum --check` reads it."""
 
 # Which values of a parameter group are state, where they are: Prodigy's and those of schedule-free AdamW.
 _COUNTERS = ("k", "d", "d_max", "d_hat", "d_numerator", "d_denom",
@@ -47,47 +53,77 @@ class Checkpoint:
     run: Mapping[str, Any] = field(default_factory=dict)
 
 
+class _Facts(BaseModel):
+    """What `state.json` holds."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    step: PositiveInt
+    optimizer: dict[str, dict[str, Any]]
+    counters: list[dict[str, Any]]
+    scaler: dict[str, Any]
+    run: dict[str, Any]
+
+
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes the folder `path`, whole or not at all."""
+    """Writes the folder `path`, whole or not at all, with the digests of its files."""
     tensors, numbers = _split(checkpoint.optimizer)
-    facts = {
-        "step": checkpoint.step,
-        "optimizer": numbers,
-        "counters": [dict(group) for group in checkpoint.counters],
-        "scaler": dict(checkpoint.scaler),
-        "run": dict(checkpoint.run),
-    }
+    facts = _Facts(
+        step=checkpoint.step,
+        optimizer=numbers,
+        counters=[dict(group) for group in checkpoint.counters],
+        scaler=dict(checkpoint.scaler),
+        run=dict(checkpoint.run),
+    )
     with whole_folder(path) as folder:
         save_file(_plain(checkpoint.weights), folder / "weights.safetensors")
         save_file(_plain(checkpoint.average), folder / "average.safetensors")
         save_file(_plain(tensors), folder / "optimizer.safetensors")
-        (folder / "state.json").write_text(json.dumps(facts, indent=1, sort_keys=True), encoding="utf-8")
+        text = json.dumps(facts.model_dump(), indent=1, sort_keys=True)
+        (folder / "state.json").write_text(text, encoding="utf-8")
+        sums = [f"{sha256_of(file)}  {file.name}\n" for file in sorted(folder.iterdir())]
+        (folder / SUMS).write_text("".join(sums), encoding="utf-8")
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Reads what `write_checkpoint` wrote.
 
     Raises:
-        WeightsError: If the folder is damaged.
+        WeightsError: If the folder is damaged: not to the byte what was written.
     """
     try:
-        facts = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(path / "optimizer.safetensors")
+        _check_sums(path)
+        facts = _Facts.model_validate_json((path / "state.json").read_bytes())
+        if facts.step != step_of(path):
+            raise ValueError(f"it is of step {facts.step}")
         return Checkpoint(
-            step=facts["step"],
+            step=facts.step,
             weights=load_file(path / "weights.safetensors"),
             average=load_file(path / "average.safetensors"),
-            optimizer=_join(tensors, facts["optimizer"]),
-            counters=facts["counters"],
-            scaler=facts["scaler"],
-            run=facts["run"],
+            optimizer=_join(load_file(path / "optimizer.safetensors"), facts.optimizer),
+            counters=facts.counters,
+            scaler=facts.scaler,
+            run=facts.run,
         )
-    except Exception as error:  # safetensors raises its own kinds besides OSError and KeyError
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        reason = "state.json is not what was written" if isinstance(error, ValidationError) else error
         raise WeightsError(
-            f"This checkpoint cannot be read: {error}",
+            f"This checkpoint is damaged: {reason}.",
             where=str(path),
-            mend="Remove the folder; --resume then takes the checkpoint before it.",
+            mend="Start the run again without --resume; it gets a new folder.",
         ) from error
+
+
+def _check_sums(path: Path) -> None:
+    """Raises ValueError for the first file that is missing, changed or one too many."""
+    lines = (path / SUMS).read_text(encoding="utf-8").splitlines()
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    there = {file.name for file in path.iterdir()} - {SUMS}
+    if there != set(sums):
+        raise ValueError(f"{', '.join(sorted(there ^ set(sums)))} is missing or does not belong there")
+    for name, digest in sums.items():
+        if sha256_of(path / name) != digest:
+            raise ValueError(f"{name} is not what was written")
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from finetune.files import whole_file
+
 
 class Metrics:
     """Appends lines to the metrics file; after a resume, lines of steps that are redone go.
+
+    Lines that cannot be read go too: a kill can leave half a line at the end.
 
     Args:
         path: The file.
@@ -16,9 +20,9 @@ class Metrics:
 
     def __init__(self, path: Path, step: int = 0) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        kept = [line for line in self._lines() if _step_of(line) <= step]
+        with whole_file(path) as aside:
+            aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def write(self, step: int, **values: float) -> None:
         """Adds a line: the step and `values`."""
@@ -28,5 +32,12 @@ class Metrics:
     def _lines(self) -> list[str]:
         if not self.path.exists():
             return []
-        # A kill can leave half a line at the end.
-        return [line for line in self.path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        return self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; infinite if it is no line of this file."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return float("inf")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
+
+from finetune.files import remove_folder
 
 _STEP = re.compile(r"step-(\d+)")
 
@@ -25,6 +26,11 @@ class RunFolder:
         return self.path / "recipe.yaml"
 
     @property
+    def pictures(self) -> Path:
+        """One JSON line a picture: what the run is trained on."""
+        return self.path / "pictures.jsonl"
+
+    @property
     def metrics(self) -> Path:
         """One JSON line a logged step."""
         return self.path / "metrics.jsonl"
@@ -34,9 +40,14 @@ class RunFolder:
         """TensorBoard event files."""
         return self.path / "logs"
 
+    @property
+    def samples(self) -> Path:
+        """The preview grids."""
+        return self.path / "samples"
+
     def sample(self, step: int) -> Path:
         """The preview grid made after `step` steps."""
-        return self.path / "samples" / f"step-{step:06d}.png"
+        return self.samples / f"step-{step:06d}.png"
 
     def checkpoint(self, step: int) -> Path:
         """The folder that holds what resuming after `step` steps needs."""
@@ -45,14 +56,30 @@ class RunFolder:
     def checkpoints(self) -> list[Path]:
         """All complete checkpoints, oldest first (a checkpoint appears whole or not at all)."""
         folders = (self.path / "checkpoints").glob("step-*")
-        return sorted((f for f in folders if _STEP.fullmatch(f.name)), key=lambda f: int(f.name[5:]))
+        return sorted((f for f in folders if _STEP.fullmatch(f.name)), key=step_of)
 
     def latest(self) -> Path | None:
         """The newest checkpoint, or None."""
         found = self.checkpoints()
         return found[-1] if found else None
 
-    def prune(self, keep: int) -> None:
-        """Removes all but the newest `keep` checkpoints."""
-        for folder in self.checkpoints()[:-keep]:
-            shutil.rmtree(folder)
+    def prune(self, keep: int, every: int) -> None:
+        """Removes all but the newest checkpoint and the regular ones before it, `keep` in all.
+
+        A checkpoint that an interruption wrote between two regular ones goes as soon as there is a
+        newer one, so that the run ends with the checkpoints of one that was never interrupted.
+
+        Args:
+            keep: How many stay, at least 1.
+            every: Steps between regular checkpoints.
+        """
+        *older, _ = self.checkpoints() or [self.path]
+        regular = [folder for folder in older if step_of(folder) % every == 0]
+        for folder in older:
+            if folder not in regular[len(regular) - (keep - 1) :]:
+                remove_folder(folder)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint, from its folder's name."""
+    return int(checkpoint.name.removeprefix("step-"))

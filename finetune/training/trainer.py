@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, Generic, cast
 
 import torch
@@ -24,7 +25,6 @@ from finetune.training.checkpoint import (
     load_optimizer_state,
     optimizer_counters,
     optimizer_state,
-    read_checkpoint,
     write_checkpoint,
 )
 from finetune.training.device import make_accelerator
@@ -33,6 +33,7 @@ from finetune.training.metrics import Metrics
 from finetune.training.optimizers import make_optimizer, rate_factor
 from finetune.training.progress import Progress, Rate, StopSignal
 from finetune.training.protocols import Hook, Objective, RowsT, Source, Trained
+from finetune.training.resume import check_fit, check_identity, newest_whole, non_finite
 from finetune.training.run_folder import RunFolder
 
 
@@ -86,6 +87,7 @@ class Trainer(Generic[RowsT]):
         self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
         self.average = make_average(self.parameters, self.optimizer, training, optimizer)
         self.step = 0
+        self.notes: tuple[str, ...] = ()
 
     @property
     def rows_per_step(self) -> int:
@@ -96,7 +98,8 @@ class Trainer(Generic[RowsT]):
         """Trains up to `training.steps`, from wherever `resume` left off.
 
         Raises:
-            NonFiniteLoss: Naming the step and the files; the last checkpoint is untouched.
+            NonFiniteLoss: If the loss, a gradient or a weight becomes NaN or infinite; the last checkpoint
+                is untouched.
             Interrupted: On SIGINT or SIGTERM, after a checkpoint was written.
         """
         main = self.accelerator.is_main_process
@@ -104,6 +107,9 @@ class Trainer(Generic[RowsT]):
         self.accelerator.init_trackers("finetune")
         rate = Rate(self.rows_per_step)
         self.model.train()
+        # A kill or an interruption may have come between the last checkpoint and its preview.
+        if self._any(self.step > 0 and not self.folder.sample(self.step).exists()):
+            self._call_hooks()
         with StopSignal(told=main) as stop, Progress(self.training.steps, self.step, shown=main) as progress:
             for loss, norm in self._steps():
                 rates = logged_rates(self.optimizer, self.groups)
@@ -142,34 +148,52 @@ class Trainer(Generic[RowsT]):
             scaler=scaler.state_dict() if scaler else {},
             run=self.identity,
         )
+        if bad := non_finite(checkpoint):
+            raise NonFiniteLoss(
+                f"The weights became infinite or NaN at step {self.step}, {bad} first. {self._last_good()}\n"
+                "  mend:  Lower the learning rate or the weight decay, or train with --precision fp32."
+            )
         write_checkpoint(self.folder.checkpoint(self.step), checkpoint)
-        self.folder.prune(self.training.keep_checkpoints)
+        self.folder.prune(self.training.keep_checkpoints, self.training.checkpoint_every)
 
-    def resume(self) -> bool:
-        """Takes up the newest checkpoint of the run folder; False if there is none.
+    def resume(self, words: Mapping[str, str] | None = None) -> bool:
+        """Takes up the newest whole checkpoint of the run folder; False if there is none.
+
+        Damaged ones that are newer are put aside, as `step-000400.damaged`, and told in `notes`.
+
+        Args:
+            words: What to say of a part of the identity that is not as it was, by its name.
 
         Raises:
             ConfigError: If the checkpoint is of a run with other settings.
-            WeightsError: If it is damaged.
+            WeightsError: If every checkpoint is damaged, or the newest whole one is not of this run.
         """
-        path = self.folder.latest()
-        if path is None:
+        checkpoint, damaged = newest_whole(self.folder)
+        if checkpoint is None:
             return False
-        checkpoint = read_checkpoint(path)
-        before, now = checkpoint.run, self.identity
-        different = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-        if different:
+        path = self.folder.checkpoint(checkpoint.step)
+        check_identity(checkpoint.run, self.identity, path, words or {})
+        if checkpoint.step > self.training.steps:
             raise ConfigError(
-                f"The run cannot be resumed with other settings; these differ: {', '.join(different)}.",
-                where=str(path),
-                mend="Resume with the run folder's own recipe.yaml, or start a new run.",
+                f"The run has taken {checkpoint.step} steps already, more than the {self.training.steps} "
+                "that are asked for.",
+                where=f"training.steps = {self.training.steps}, {path}",
+                mend=f"Ask for {checkpoint.step} steps or more.",
             )
-        if set(checkpoint.weights) != set(self.parameters):
-            raise ConfigError(
-                "The checkpoint holds other parameters than this run trains.",
-                where=str(path),
-                mend="Resume with the run folder's own recipe.yaml, or start a new run.",
-            )
+        self._load(checkpoint, path)
+        if self.accelerator.is_main_process:
+            for folder in damaged:
+                folder.rename(folder.with_name(f"{folder.name}.damaged"))
+            self.folder.prune(self.training.keep_checkpoints, self.training.checkpoint_every)
+        self.accelerator.wait_for_everyone()
+        self.notes = tuple(f"{folder}: {error.what} It is put aside as {folder.name}.damaged."
+                           for folder, error in damaged.items())  # fmt: skip
+        return True
+
+    def _load(self, checkpoint: Checkpoint, path: Path) -> None:
+        averages = self.average.values if self.average else {}
+        check_fit(checkpoint.weights, self.parameters, path)
+        check_fit(checkpoint.average, averages, path)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(checkpoint.weights[name])
@@ -179,7 +203,6 @@ class Trainer(Generic[RowsT]):
         if self.accelerator.scaler and checkpoint.scaler:
             self.accelerator.scaler.load_state_dict(dict(checkpoint.scaler))
         self.step = checkpoint.step
-        return True
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from finetune.cli import main
 from finetune.errors import ConfigError, UserError
 from finetune.recipes import Recipe, build, load_recipe
 from finetune.recipes.load import Setting, parse_set
-from finetune.recipes.place import choose_place, state_of
+from finetune.recipes.place import claimed, state_of
 from finetune.recipes.run import run
 from tests.tiny import Family
 
@@ -123,7 +128,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tiny_models: dict[str, Path], pi
     assert steps == [1, 2, 3, 4]
     # A run that is done stays as it is.
     _, said = train(*arguments, resume=True)
-    assert said == [f"{folder} is finished; there is nothing to resume."]
+    assert said == [f"{folder} is finished; there is nothing to resume. More --steps would carry it on."]
 
 
 def test_resuming_with_other_settings_is_refused(tiny_models: dict[str, Path], pictures: Path) -> None:
@@ -146,6 +151,11 @@ def test_an_unfinished_run_is_told_and_left_alone(tiny_models: dict[str, Path], 
         train(pictures, tiny_models["sd1"], f"output.dir={folder}")
 
 
+def place(this: Recipe, resume: bool = False) -> Path:
+    with claimed(this, resume) as found:
+        return found.folder
+
+
 def test_where_a_run_goes(tmp_path: Path, pictures: Path) -> None:
     for name in ("free", "foreign", "finished", "unfinished"):
         (tmp_path / name).mkdir()
@@ -161,12 +171,135 @@ def test_where_a_run_goes(tmp_path: Path, pictures: Path) -> None:
         assert state == expected.get(name, name)
         this = recipe(pictures, tmp_path, f"output.dir={folder}")
         if state == "free":
-            assert choose_place(this, resume=False).folder == folder
+            assert place(this) == folder
         else:
             with pytest.raises(ConfigError):
-                choose_place(this, resume=False)
+                place(this)
         if state != "foreign":
-            assert choose_place(this, resume=True).folder == folder
+            assert place(this, resume=True) == folder
+
+
+def test_a_run_folder_has_one_owner(here: Path, pictures: Path) -> None:
+    with claimed(recipe(pictures, here), resume=False) as first:
+        assert first.folder == Path("runs/mycat-lora")
+        with claimed(recipe(pictures, here), resume=False) as second:
+            assert second.folder == Path("runs/mycat-lora-2")
+        for resume in (False, True):
+            with (
+                pytest.raises(ConfigError, match=f"process {os.getpid()} on"),
+                claimed(recipe(pictures, here, f"output.dir={first.folder}"), resume),
+            ):
+                pass
+    assert list(here.iterdir()) == []  # nothing was written
+
+
+def test_resuming_beside_a_living_run_is_refused(
+    here: Path, tiny_models: dict[str, Path], pictures: Path
+) -> None:
+    folder, _ = train(pictures, tiny_models["sd1"])
+    unfinished(folder, 2)
+    before = sorted(folder.rglob("*"))
+    with claimed(recipe(pictures, here), resume=True), pytest.raises(ConfigError, match="at work"):
+        train(pictures, tiny_models["sd1"], resume=True)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_what_a_killed_first_write_leaves_is_no_run(
+    here: Path, tiny_models: dict[str, Path], pictures: Path
+) -> None:
+    folder = Path("runs/mycat-lora")
+    folder.mkdir(parents=True)
+    (folder / ".lock").touch()
+    process = subprocess.run(
+        [sys.executable, "-c", f"""
+import os, sys
+from pathlib import Path
+from finetune.files import whole_file
+with whole_file(Path({str(folder)!r}) / "recipe.yaml") as aside:
+    aside.write_text("half")
+    os._exit(0)
+"""],
+        check=True,
+    )  # fmt: skip
+    assert process.returncode == 0
+    assert len(list(folder.glob(".recipe.yaml.*.partial"))) == 1
+    again, said = train(pictures, tiny_models["sd1"], resume=True)
+    assert again == folder
+    assert "There is no unfinished run; this one begins at step 0." in said
+    assert not list(here.rglob("*.partial"))
+    assert not (folder / ".lock").exists()
+
+
+def test_a_finished_run_is_carried_on(tiny_models: dict[str, Path], pictures: Path) -> None:
+    arguments = (pictures, tiny_models["sd1"], "training.checkpoint_every=2")
+    straight, _ = train(*arguments, "training.steps=4", "output.dir=straight", "output.name=mycat-lora")
+    folder, _ = train(*arguments)
+    first = (folder / DIFFUSERS).read_bytes()
+    again, said = train(*arguments, "training.steps=4", resume=True)
+    assert again == folder
+    assert "Going on after step 2 of 4." in said
+    assert (folder / DIFFUSERS).read_bytes() == (straight / DIFFUSERS).read_bytes()
+    assert (folder / "results-step-000002" / DIFFUSERS).read_bytes() == first
+    assert load_recipe(folder / "recipe.yaml").training.steps == 4
+    with pytest.raises(ConfigError, match=r"finished after 4 steps"):
+        train(*arguments, "training.steps=3", resume=True)
+
+
+def test_a_schedule_over_all_steps_is_not_carried_on(tiny_models: dict[str, Path], pictures: Path) -> None:
+    arguments = (pictures, tiny_models["sd1"], "optimizer.schedule=cosine")
+    folder, _ = train(*arguments)
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ConfigError, match="a constant schedule can be carried on"):
+        train(*arguments, "training.steps=4", resume=True)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_run_knows_its_model_by_content(
+    tmp_path: Path, tiny_models: dict[str, Path], pictures: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_models["sd1"], model)
+    folder, _ = train(pictures, model)
+    unfinished(folder, 2)
+    file = model / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: 1.2 * value for name, value in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(ConfigError, match="weights of the model"):
+        train(pictures, model, resume=True)
+
+
+def test_a_refused_resume_names_the_files_that_changed(
+    tmp_path: Path, tiny_models: dict[str, Path], pictures: Path
+) -> None:
+    mycat = tmp_path / "own" / "mycat"
+    shutil.copytree(pictures, mycat)
+    folder, _ = train(mycat, tiny_models["sd1"])
+    unfinished(folder, 2)
+    (mycat / "1.txt").write_text("another caption")
+    (mycat / "2.png").unlink()
+    shutil.copy(mycat / "0.png", mycat / "3.png")
+    with pytest.raises(ConfigError, match=r"the caption of 1\.png, 2\.png is gone, 3\.png is new") as caught:
+        train(mycat, tiny_models["sd1"], resume=True)
+    # The mend is told, and works.
+    assert caught.value.mend is not None
+    assert "Put it back" in caught.value.mend
+    (mycat / "1.txt").unlink()
+    (mycat / "3.png").unlink()
+    shutil.copy(pictures / "2.png", mycat / "2.png")
+    _, said = train(mycat, tiny_models["sd1"], "training.steps=3", resume=True)
+    assert "Going on after step 2 of 3." in said
+
+
+def test_the_mend_of_other_settings_works(tiny_models: dict[str, Path], pictures: Path) -> None:
+    folder, _ = train(pictures, tiny_models["sd1"], "training.steps=3", "training.checkpoint_every=2")
+    whole = (folder / DIFFUSERS).read_bytes()
+    unfinished(folder, 2)
+    with pytest.raises(ConfigError, match=r"optimizer\.lr") as caught:
+        train(pictures, tiny_models["sd1"], "training.steps=3", "optimizer.lr=1e-3", resume=True)
+    assert caught.value.mend is not None
+    command = caught.value.mend.split("`")[1].split()
+    assert command == ["finetune", "run", str(folder), "--resume"]
+    assert main(command[1:]) == 0
+    assert (folder / DIFFUSERS).read_bytes() == whole
 
 
 @pytest.mark.parametrize(

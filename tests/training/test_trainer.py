@@ -19,7 +19,9 @@ from finetune.adapters.base import ParameterGroup
 from finetune.config import OptimizerSection, TrainingSection
 from finetune.diffusion.random import normal
 from finetune.errors import ConfigError, Interrupted, NonFiniteLoss, WeightsError
+from finetune.files import sha256_of
 from finetune.training import RunFolder, Trainer
+from finetune.training.checkpoint import read_checkpoint, write_checkpoint
 
 
 @dataclass(frozen=True)
@@ -196,11 +198,120 @@ def test_other_settings_are_not_resumed(tmp_path: Path) -> None:
         make(tmp_path, identity={"steps": 4, "rank": 16}).resume()
 
 
-def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
+def put(text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / "state.json").write_text(text)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "weights.safetensors").write_bytes(b"half a file"),
+        lambda folder: (folder / "optimizer.safetensors").unlink(),
+        lambda folder: (folder / "SHA256SUMS").unlink(),
+        lambda folder: (folder / "SHA256SUMS").write_bytes(b"\xff\xfe"),
+        lambda folder: (folder / "more").touch(),
+        *(put(text) for text in ("", "null", '"2"', "[]", '{"step": 3}')),
+    ],
+)
+def test_a_damaged_checkpoint_is_stepped_over(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     make(tmp_path).run()
-    (tmp_path / "checkpoints/step-000004/weights.safetensors").write_bytes(b"half a file")
-    with pytest.raises(WeightsError, match="step-000004"):
+    damage(tmp_path / "checkpoints/step-000004")
+    resumed = make(tmp_path)
+    assert resumed.resume()
+    assert resumed.step == 2
+    assert "step-000004" in resumed.notes[0]
+    names = {folder.name for folder in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"step-000002", "step-000004.damaged"}
+    (tmp_path / "checkpoints/step-000002/weights.safetensors").write_bytes(b"")
+    with pytest.raises(WeightsError, match="step-000002"):
         make(tmp_path).resume()
+
+
+@pytest.mark.parametrize("step", ["3", "0", "-1", "true", "99", str(10**30), '"4"', "4.0"])
+def test_a_checkpoint_with_a_wrong_step_is_damaged(tmp_path: Path, step: str) -> None:
+    make(tmp_path).run()
+    folder = tmp_path / "checkpoints/step-000004"
+    state = (folder / "state.json").read_text().replace('"step": 4', f'"step": {step}')
+    (folder / "state.json").write_text(state)
+    # The digests agree: whoever wrote this meant it.
+    sums = [f"{sha256_of(f)}  {f.name}\n" for f in folder.iterdir() if f.name != "SHA256SUMS"]
+    (folder / "SHA256SUMS").write_text("".join(sums))
+    with pytest.raises(WeightsError, match="damaged"):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weight: weight[:1, :1],
+        lambda weight: weight.int(),
+        lambda weight: weight.double(),
+        lambda weight: weight[:40],
+    ],
+)
+def test_weights_of_another_shape_or_type_are_refused(
+    tmp_path: Path, change: Callable[[Tensor], Tensor]
+) -> None:
+    make(tmp_path).run()
+    path = RunFolder(tmp_path).checkpoint(4)
+    saved = read_checkpoint(path)
+    write_checkpoint(
+        path,
+        replace(saved, weights={**saved.weights, "layer.weight": change(saved.weights["layer.weight"])}),
+    )
+    with pytest.raises(WeightsError, match=r"layer\.weight"):
+        make(tmp_path).resume()
+
+
+def test_nothing_that_is_not_finite_is_saved(tmp_path: Path) -> None:
+    # The loss of the second step is still finite; its weights no longer are.
+    options: dict[str, Any] = {"optimizer": {"lr": 10.0, "weight_decay": 1e38}, "checkpoint_every": 1}
+    with pytest.raises(NonFiniteLoss, match=r"(?s)at step \d+.*no checkpoint yet"):
+        make(tmp_path, **options).run()
+    assert RunFolder(tmp_path).checkpoints() == []
+
+
+def test_fewer_steps_than_were_taken_are_refused(tmp_path: Path) -> None:
+    make(tmp_path).run()
+    with pytest.raises(ConfigError, match=r"4 steps already.*3"):
+        make(tmp_path, steps=3).resume()
+
+
+def test_an_interrupted_run_ends_with_the_checkpoints_of_one_that_was_not(tmp_path: Path) -> None:
+    def interrupt(model: nn.Module, rows: Rows) -> Tensor:
+        if trainer.step == 4:
+            signal.raise_signal(signal.SIGINT)
+        return mirror_loss(model, rows)
+
+    make(tmp_path / "straight", steps=7).run()
+    trainer = make(tmp_path / "broken", steps=7, objective=interrupt)
+    with pytest.raises(Interrupted):
+        trainer.run()
+    resumed = make(tmp_path / "broken", steps=7)
+    assert resumed.resume()
+    assert resumed.step == 5
+    resumed.run()
+    kept = [[f.name for f in RunFolder(tmp_path / run).checkpoints()] for run in ("straight", "broken")]
+    assert kept[0] == kept[1] == ["step-000006", "step-000007"]
+
+
+def test_a_preview_lost_between_checkpoint_and_kill_is_made_on_resume(tmp_path: Path) -> None:
+    made: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, hooks=[killed_at(2)]).run()
+    resumed = make(tmp_path, hooks=[(2, made.append)])
+    assert resumed.resume()
+    resumed.run()
+    assert made == [2, 4]
+
+
+def test_metrics_that_cannot_be_read_are_begun_anew(tmp_path: Path) -> None:
+    make(tmp_path).run()
+    (tmp_path / "metrics.jsonl").write_bytes(b'\xff\x00\n{"step": "2"}\n[]\n{"step": 1, "loss": 1}\n{"st')
+    resumed = make(tmp_path)
+    assert resumed.resume()
+    resumed.run()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": "2"}\n{"step": 1, "loss": 1}\n'
 
 
 def test_hooks_run_when_due_and_at_the_end(tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""Going on with a run: an interrupted one, or a finished one that is to be trained for longer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.data.record import differences, read_record
+from finetune.errors import ConfigError
+from finetune.recipes.base import Recipe
+from finetune.recipes.load import load_recipe
+from finetune.recipes.place import LOCK, State
+from finetune.recipes.reporter import Reporter
+from finetune.training import RunFolder
+
+if TYPE_CHECKING:
+    from finetune.recipes.run import Run
+
+DATA, WEIGHTS = "pictures and captions", "weights of the model"
+"""Parts of a run's identity beside its settings."""
+
+_SHOWN = 5
+
+
+def goes_further(recipe: Recipe, folder: Path) -> bool:
+    """Whether more steps are asked for than a finished run has taken.
+
+    Args:
+        recipe: The settings, before a preset fills them in.
+        folder: The finished run.
+
+    Raises:
+        ConfigError: If fewer are asked for.
+    """
+    if "steps" not in recipe.training.model_fields_set:
+        return False
+    asked, taken = recipe.training.steps, load_recipe(folder / "recipe.yaml").training.steps
+    if asked < taken:
+        raise ConfigError(
+            f"The run is finished after {taken} steps, more than the {asked} that are asked for.",
+            where=f"training.steps = {asked}, {folder}",
+            mend=f"Ask for more than {taken} steps, or start a new run without --resume.",
+        )
+    return asked > taken
+
+
+def take_up(this: Run, state: State, report: Reporter) -> None:
+    """Loads the newest checkpoint of a run; results that a finished run has left are moved aside.
+
+    Args:
+        this: The run, put together anew.
+        state: `unfinished` or `finished`.
+        report: Told where it goes on.
+
+    Raises:
+        ConfigError: If settings, model or data are not as they were.
+        WeightsError: If every checkpoint is damaged.
+    """
+    trainer, steps = this.trainer, this.recipe.training.steps
+    found = trainer.resume({
+        DATA: _changed(this),
+        "training.steps": "training.steps (the schedule of the learning rate spans all steps, so that other "
+        "steps would have had other rates; a constant schedule can be carried on)",
+    })  # fmt: skip
+    for note in trainer.notes:
+        report.tell(note)
+    if not found:
+        report.tell(f"{this.folder.path} has no checkpoint yet; it begins at step 0.")
+        return
+    if state == "finished" and trainer.accelerator.is_main_process:
+        aside = _put_results_aside(this.folder, trainer.step, this.recipe.finished_by)
+        report.tell(f"The results of step {trainer.step} are kept in {aside}.")
+    trainer.accelerator.wait_for_everyone()
+    report.tell(f"Going on after step {trainer.step} of {steps}.")
+
+
+def _changed(this: Run) -> str:
+    before = read_record(this.folder.pictures)
+    changes = differences(before, this.source.record()) if before is not None else []
+    if not changes:
+        return DATA
+    more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+    return ", ".join(changes[:_SHOWN]) + more
+
+
+def _put_results_aside(folder: RunFolder, step: int, finished_by: str) -> Path:
+    """Moves everything that training did not write itself; what marks the run as finished goes last."""
+    aside = folder.path / f"results-step-{step:06d}"
+    aside.mkdir(exist_ok=True)
+    marker = folder.path / Path(finished_by).parts[0]
+    own = {folder.recipe, folder.pictures, folder.metrics, folder.logs, folder.samples,
+           folder.path / "checkpoints", folder.path / LOCK, marker}  # fmt: skip
+    results = [e for e in sorted(folder.path.iterdir()) if e not in own and not e.name.startswith("results-")]
+    for entry in (*results, marker):
+        entry.rename(aside / entry.name)
+    return aside

@@ -1,0 +1,108 @@
+"""Which checkpoint a run goes on from, and whether it is one of this run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.errors import ConfigError, WeightsError
+from finetune.training.checkpoint import Checkpoint, read_checkpoint
+from finetune.training.run_folder import RunFolder
+
+
+def newest_whole(folder: RunFolder) -> tuple[Checkpoint | None, dict[Path, WeightsError]]:
+    """The newest checkpoint that is whole, and what is wrong with those that are newer.
+
+    Raises:
+        WeightsError: If there are checkpoints, but all are damaged.
+    """
+    damaged: dict[Path, WeightsError] = {}
+    for path in reversed(folder.checkpoints()):
+        try:
+            return read_checkpoint(path), damaged
+        except WeightsError as error:
+            damaged[path] = error
+    if damaged:
+        raise next(iter(damaged.values()))
+    return None, damaged
+
+
+def check_identity(
+    before: Mapping[str, Any], now: Mapping[str, Any], checkpoint: Path, words: Mapping[str, str]
+) -> None:
+    """Refuses to go on with a run whose settings, model or data are others now.
+
+    Args:
+        before: What the checkpoint says of its run.
+        now: What is asked for.
+        checkpoint: Its folder, for the message.
+        words: What to say of a key that differs, where its name is not enough.
+
+    Raises:
+        ConfigError: Naming what differs.
+    """
+    keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    if not keys:
+        return
+    different = [words.get(key, key) for key in keys]
+    settings = [key for key in keys if "." in key]
+    run = checkpoint.parent.parent
+    mends = [
+        f"`finetune run {run} --resume` goes on with the settings it began with." if settings else "",
+        "Put the rest back as it was." if settings and len(keys) > len(settings) else "",
+        "Put it back as it was." if not settings else "",
+        "Without --resume a new run begins (in a folder of its own, if you name one).",
+    ]
+    raise ConfigError(
+        f"The run cannot go on, since something is not as it was: {'; '.join(different)}.",
+        where=str(run),
+        mend=" ".join(mend for mend in mends if mend),
+    )
+
+
+def check_fit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor], checkpoint: Path) -> None:
+    """Refuses tensors of other names, shapes or types than this run has.
+
+    Raises:
+        WeightsError: Naming the first that differs.
+    """
+    for name in sorted({*saved, *wanted}):
+        here, there = _shape(wanted.get(name)), _shape(saved.get(name))
+        if here != there:
+            raise WeightsError(
+                f"The checkpoint does not fit this run: {name} is {there}, not {here}.",
+                where=str(checkpoint),
+                mend=f"Resume with `finetune run {checkpoint.parent.parent} --resume`, or start a new run.",
+            )
+
+
+def _shape(tensor: Tensor | None) -> str:
+    if tensor is None:
+        return "missing"
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+@torch.no_grad()
+def non_finite(checkpoint: Checkpoint) -> str | None:
+    """The name of a tensor in a checkpoint that holds NaN or infinity, or None."""
+    for name, tensor in _tensors(checkpoint.weights, checkpoint.average, checkpoint.optimizer):
+        # The largest magnitude is NaN or infinite exactly if an entry is; no copy is made of the tensor.
+        if tensor.is_floating_point() and tensor.numel():
+            largest = torch.linalg.vector_norm(tensor.float(), ord=math.inf)
+            if not bool(torch.isfinite(largest)):
+                return name
+    return None
+
+
+def _tensors(*nested: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Tensor]]:
+    for values in nested:
+        for key, value in values.items():
+            if isinstance(value, Tensor):
+                yield f"{path}{key}", value
+            elif isinstance(value, dict):
+                yield from _tensors(value, path=f"{path}{key}/")
