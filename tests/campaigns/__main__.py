@@ -14,10 +14,15 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from finetune.cli.terminal import quiet_libraries, quiet_loading
 from tests.campaigns.campaign import Campaign, Verdict
 
 # Where each campaign is: the module's class `Attacks`.
-CAMPAIGNS: tuple[str, ...] = ()
+CAMPAIGNS: tuple[str, ...] = (
+    "kills",
+    "pairs",
+    "folders",
+)
 
 
 def campaign(name: str) -> type[Campaign]:
@@ -57,6 +62,8 @@ def main() -> int:
     parser.add_argument("--count", type=int, help="how many attacks, if not the campaign's own number")
     parser.add_argument("--only", type=int, help="the number of one attack")
     given = parser.parse_args()
+    quiet_libraries()
+    quiet_loading()
     failures = 0
     for name in given.names or CAMPAIGNS:
         kind = campaign(name)

@@ -1,0 +1,89 @@
+"""Kills at any instant: the resumed run leaves the same files with the same bytes (promise P2)."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+from tests.campaigns.campaign import Campaign, Verdict
+from tests.campaigns.child import Child
+from tests.campaigns.runs import NAMES, Runs, difference, tree
+
+# What Python tells an audit hook before it does it, where files are changed.
+_OPERATIONS = frozenset(
+    ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.truncate", "shutil.rmtree")
+)
+_MOST = 140  # file operations below the working directory of the longest of these runs
+
+
+class Attacks(Campaign):
+    """Each attack kills a run once or more, and resumes it."""
+
+    name: ClassVar[str] = "kills"
+    small: ClassVar[int] = 5
+    large: ClassVar[int] = 200
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(place)
+        self._runs = Runs(place)
+
+    def attack(self, number: int) -> Verdict:
+        """Kills the recipe `number` modulo 5, before a file operation or at a moment."""
+        draw = random.Random(number)
+        kind = NAMES[number % len(NAMES)]
+        at_files, soft = draw.random() < 0.6, draw.random() < 0.2
+        sort = f"{kind}, {'before a file operation' if at_files else 'at a moment'}"
+        wanted, seconds = self._runs.straight(kind)
+        folder = self.place / f"kill-{number}"
+        folder.mkdir()
+        flags: list[str] = []
+        for _ in range(draw.choice((1, 1, 1, 2, 3))):
+            arguments = ["run", str(self._runs.recipe(kind)), *flags]
+            if at_files:
+                child = Child(arguments, folder, before=killed_before(draw.randrange(_MOST), folder))
+            else:
+                child = Child(arguments, folder)
+                time.sleep(draw.random() * seconds)
+                child.kill(signal.SIGTERM if soft else signal.SIGKILL)
+            ended = child.wait()
+            if told := ended.unexpected(-signal.SIGKILL, 130, 0):
+                return Verdict(sort, told)
+            flags = ["--resume"]
+        ended = self._runs.train(kind, folder, "--resume")
+        failure = ended.unexpected(0) or difference(wanted, tree(folder))
+        shutil.rmtree(folder)
+        return Verdict(sort, failure)
+
+
+def killed_before(number: int, folder: Path) -> Callable[[], None]:
+    """What a child calls first to be killed before its file operation `number` below `folder`."""
+
+    def begin() -> None:
+        left = [number]
+
+        def hook(event: str, arguments: tuple[object, ...]) -> None:
+            if event not in _OPERATIONS or not isinstance(arguments[0], str | os.PathLike):
+                return
+            if event == "open" and not _writes(arguments):
+                return
+            if not os.path.abspath(arguments[0]).startswith(str(folder)):
+                return
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+
+        sys.addaudithook(hook)
+
+    return begin
+
+
+def _writes(arguments: tuple[object, ...]) -> bool:
+    flags = arguments[2]
+    return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
