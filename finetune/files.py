@@ -22,7 +22,8 @@ _PARTIAL = re.compile(r"\..+\.([0-9a-f]{6})-(\d+)-(\d+)-[0-9a-f]{8}\.partial")
 _MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 
 
-def _aside(path: Path) -> Path:
+def partial_name(path: Path) -> Path:
+    """Where to write before it is given the name `path`; makes the folder, and `remove_partials` knows it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     process = os.getpid()
     writer = f"{_MACHINE}-{process}-{_started(process)}"
@@ -53,7 +54,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     On an exception the partial file is removed and `path` keeps what it held.
     """
-    aside = _aside(path)
+    aside = partial_name(path)
     try:
         yield aside
         _sync(aside)
@@ -66,14 +67,14 @@ def whole_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Like `whole_file` for a folder; an existing `path` is replaced only once the new one is complete."""
-    aside = _aside(path)
+    aside = partial_name(path)
     aside.mkdir()
     try:
         yield aside
         for file in sorted(aside.rglob("*")):
             _sync(file)
         if path.exists():
-            old = _aside(path)
+            old = partial_name(path)
             os.replace(path, old)
             os.replace(aside, path)
             shutil.rmtree(old)
@@ -86,7 +87,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 def remove_folder(path: Path) -> None:
     """Removes a folder so that a kill in between does not leave a part of it under its name."""
-    aside = _aside(path)
+    aside = partial_name(path)
     os.replace(path, aside)
     shutil.rmtree(aside)
 

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from finetune.files import whole_file
+from finetune.files import partial_name, whole_file
 
 Info = Mapping[str, Any]
 
@@ -99,7 +99,7 @@ def save_png(image: Image.Image, path: Path, *infos: Info) -> Path:
     Returns:
         Where it was written.
     """
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.png")
+    aside = partial_name(path)
     write_png(image, aside, *infos)
     try:
         for name in itertools.chain([path], (_numbered(path, n) for n in itertools.count(2))):
