@@ -6,13 +6,17 @@ FinetuneError            something went wrong; the command ends with `exit_code`
 │   ├── ConfigError      a flag, a YAML key or a value
 │   ├── DataError        pictures and captions
 │   ├── ModelError       the pretrained model
-│   └── WeightsError     a LoRA or checkpoint file that does not fit
+│   ├── WeightsError     a LoRA or checkpoint file that does not fit
+│   ├── PlaceError       a file or folder that cannot be written or read
+│   └── OutOfMemory      the machine's memory, or the GPU's, is too small
 ├── NonFiniteLoss        the loss became NaN or infinite (exit code 1)
 └── Interrupted          the user stopped the run after a checkpoint (exit code 130)
 ```
 """
 
 from __future__ import annotations
+
+import errno
 
 
 class FinetuneError(Exception):
@@ -59,6 +63,82 @@ class ModelError(UserError):
 
 class WeightsError(UserError):
     """A LoRA or checkpoint file that is damaged or made for something else."""
+
+
+class PlaceError(UserError):
+    """A file or folder that cannot be written or read: full, forbidden, gone."""
+
+
+class OutOfMemory(UserError):
+    """The memory of the machine or of its GPU is too small for what was asked.
+
+    Args:
+        where: What was being done, or the file.
+    """
+
+    def __init__(self, where: str | None = None) -> None:
+        super().__init__(
+            "Memory ran out.",
+            where=where,
+            mend="Lower the batch size (more accumulation gives the same steps) or the resolution, set "
+            "training.gradient_checkpointing=true, take --precision bf16, or close other programs.",
+        )
+
+
+def memory_ran_out(error: BaseException) -> bool:
+    """Whether an exception of Python, PyTorch or the system says that there is no memory left."""
+    told = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or any(words in told for words in _NO_MEMORY)
+    )
+
+
+_NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "unable to mmap",
+    "bad_alloc",
+    "could not create a primitive",  # oneDNN says no more
+    "can't start new thread",  # each wants room for its stack
+)
+
+_OF_THE_SYSTEM = {
+    errno.ENOSPC: ("The disk is full.", "Free some space, or name a folder on another disk."),
+    errno.EDQUOT: (
+        "Your part of the disk is full.",
+        "Free some space, or name a folder on another disk.",
+    ),
+    errno.EFBIG: ("The file is larger than this system allows.", "Raise the limit, or name another disk."),
+    errno.EROFS: ("This place can only be read.", "Name a folder that can be written."),
+    errno.EACCES: ("Access is not allowed.", "Change the permissions, or name another place."),
+    errno.EPERM: ("This is not permitted.", "Change the permissions, or name another place."),
+    errno.ENOTDIR: ("A file is where a folder is needed.", "Name another place."),
+    errno.EEXIST: ("A file is where a folder is needed.", "Name another place."),
+    errno.EISDIR: ("A folder is where a file is needed.", "Move it away, or name another place."),
+    errno.ENOTEMPTY: ("A folder is in the way.", "Move it away, or name another place."),
+    errno.ENAMETOOLONG: ("The name is too long.", "Take a shorter one."),
+    errno.ENOENT: ("This is not there, or no longer.", "Put it back, or name another place."),
+    errno.EIO: ("The disk reports a fault.", "Look at the disk; name a folder on another one."),
+    errno.EMFILE: ("Too many files are open.", "Raise the limit (ulimit -n)."),
+}
+
+
+def of_the_system(error: BaseException) -> UserError | None:
+    """What the surroundings refused, as an error that tells the user so; None if it is another fault.
+
+    Args:
+        error: What was raised; `finetune.files.named` gives an OSError its path.
+    """
+    if memory_ran_out(error):
+        return OutOfMemory()
+    if not isinstance(error, OSError) or error.errno not in _OF_THE_SYSTEM:
+        return None
+    what, mend = _OF_THE_SYSTEM[error.errno]
+    where = error.filename if error.filename is not None else "one of the files of this command"
+    return PlaceError(what, where=str(where), mend=mend)
 
 
 class NonFiniteLoss(FinetuneError):

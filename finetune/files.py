@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import shutil
 import socket
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from safetensors import SafetensorError
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)  # it can be read only by setting it
@@ -49,40 +52,75 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Inside, an error of the system says that it is about `path`, as one while writing does not.
+
+    safetensors tells such errors in words of its own ("… (os error 28)"); they become an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or is_partial(Path(os.fsdecode(error.filename))):
+            error.filename = str(path)
+        raise
+    except SafetensorError as error:
+        if not (found := re.search(r"os error (\d+)", str(error))):
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Tries whether files can be made in a folder, which need not exist yet; leaves nothing.
+
+    Raises:
+        OSError: If not, with the folder that refuses.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    with named(there), tempfile.TemporaryFile(dir=there) as file:
+        file.write(b"1")
+        file.flush()
+
+
+@contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yields a path to write to; on success the file is flushed and renamed to `path`.
 
     On an exception the partial file is removed and `path` keeps what it held.
     """
-    aside = partial_name(path)
-    try:
-        yield aside
-        _sync(aside)
-        os.replace(aside, path)
-        _sync(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
+    with named(path):
+        aside = partial_name(path)
+        try:
+            yield aside
+            _sync(aside)
+            os.replace(aside, path)
+            _sync(path.parent)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Like `whole_file` for a folder; an existing `path` is replaced only once the new one is complete."""
-    aside = partial_name(path)
-    aside.mkdir()
-    try:
-        yield aside
-        for file in sorted(aside.rglob("*")):
-            _sync(file)
-        if path.exists():
-            old = partial_name(path)
-            os.replace(path, old)
-            os.replace(aside, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(aside, path)
-        _sync(path.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with named(path):
+        aside = partial_name(path)
+        aside.mkdir()
+        try:
+            yield aside
+            for file in sorted(aside.rglob("*")):
+                _sync(file)
+            if path.exists():
+                old = partial_name(path)
+                os.replace(path, old)
+                os.replace(aside, path)
+                shutil.rmtree(old)
+            else:
+                os.replace(aside, path)
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def remove_folder(path: Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ast
+import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import finetune
 from finetune import errors
-from finetune.errors import ConfigError, FinetuneError, UserError
+from finetune.errors import ConfigError, FinetuneError, OutOfMemory, PlaceError, UserError, of_the_system
 
 ROOT = Path(finetune.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -53,3 +55,27 @@ def test_an_error_says_what_where_and_mend() -> None:
     assert str(ConfigError("It is too small.")) == "It is too small."
     assert error.exit_code == 2
     assert FinetuneError.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried"
+        ),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_too_little_memory_is_told_as_such(error: Exception) -> None:
+    told = of_the_system(error)
+    assert isinstance(told, OutOfMemory)
+    assert "batch size" in str(told)
+
+
+def test_what_the_system_refuses_is_told_with_its_place() -> None:
+    told = of_the_system(OSError(errno.ENOSPC, "No space left on device", "runs/mycat"))
+    assert isinstance(told, PlaceError)
+    assert str(told).splitlines()[:2] == ["The disk is full.", "  where: runs/mycat"]
+    assert of_the_system(ValueError("a fault of ours")) is None

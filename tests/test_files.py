@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import subprocess
+import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from finetune.files import whole_file, whole_folder
+from finetune.files import remove_partials, whole_file, whole_folder
 
 
 def fail(writing: AbstractContextManager[Path]) -> None:
@@ -56,3 +60,33 @@ def test_files_are_as_readable_as_any_other(tmp_path: Path) -> None:
     with whole_folder(tmp_path / "folder") as aside:
         save_file({"a": torch.zeros(1)}, aside / "a.safetensors")
     assert (tmp_path / "folder" / "a.safetensors").stat().st_mode == plain.stat().st_mode
+
+
+def test_an_error_while_writing_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    for error in (OSError(errno.ENOSPC, "full"), SafetensorError("I/O error: full (os error 28)")):
+        with pytest.raises(OSError, match=r"weights\.safetensors") as caught, whole_file(path):
+            raise error
+        assert caught.value.errno == errno.ENOSPC
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_only_what_the_dead_were_writing_is_removed(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", f"""
+import os
+from pathlib import Path
+from finetune.files import partial_name
+partial_name(Path({str(tmp_path)!r}) / "file").touch()
+partial_name(Path({str(tmp_path)!r}) / "deep" / "folder").mkdir()
+os._exit(0)
+"""])  # fmt: skip
+    dead.wait()
+    (tmp_path / ".mine.partial").touch()  # somebody else's file
+    with whole_file(tmp_path / "living") as living:
+        living.touch()
+        remove_partials(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {".mine.partial", "deep", living.name}
+        assert len(list((tmp_path / "deep").iterdir())) == 1
+        remove_partials(tmp_path, deep=True)
+        assert list((tmp_path / "deep").iterdir()) == []
+        assert living.exists()

@@ -16,7 +16,7 @@ from finetune.backbones.backbone import Backbone
 from finetune.backbones.families import SUPPORTED, family_of, refuse_other_pipelines
 from finetune.backbones.quiet import quiet
 from finetune.config import ModelSection
-from finetune.errors import ModelError
+from finetune.errors import ModelError, OutOfMemory, UserError, memory_ran_out
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
@@ -86,7 +86,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _damaged(where: Path, error: Exception) -> ModelError:
+def _damaged(where: Path, error: Exception) -> UserError:
+    if memory_ran_out(error):
+        return OutOfMemory(str(where))
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ModelError(
         f"A part of the model cannot be read: {reason.rstrip('.')}.",
@@ -122,8 +124,8 @@ def pickle_refused(file: Path) -> ModelError:
     return ModelError(
         "These weights are a pickle file, which is only loaded on your explicit word.",
         where=str(file),
-        mend="Get the .safetensors version, or allow it with --set model.allow_pickle=true (only weights are "
-        "read, no code).",
+        mend="Get the .safetensors version. Training commands can be allowed to read it with --set "
+        "model.allow_pickle=true (only weights are read, no code).",
     )
 
 

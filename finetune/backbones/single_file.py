@@ -21,7 +21,7 @@ from finetune.backbones.families import Family
 from finetune.backbones.folder import checked_scheduler, freeze
 from finetune.backbones.quiet import quiet
 from finetune.config import ModelSection
-from finetune.errors import ModelError
+from finetune.errors import ModelError, OutOfMemory, memory_ran_out
 
 
 def load_single_file(path: Path, section: ModelSection) -> Backbone:
@@ -67,6 +67,8 @@ def convert(path: Path, family: Family, configs: Path, tokenizers: tuple[Any, ..
                 str(path), config=str(configs), local_files_only=True, torch_dtype=torch.float32, **given
             )
     except Exception as error:  # whatever the conversion stumbles over: the file is not what it seems
+        if memory_ran_out(error):
+            raise OutOfMemory(str(path)) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise _misfit(path, reason) from error
     encoders = (pipe.text_encoder, pipe.text_encoder_2) if family == "sdxl" else (pipe.text_encoder,)

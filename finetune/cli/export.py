@@ -10,6 +10,7 @@ import click
 from finetune.cli.flags import SettingsCommand, setting_flag
 from finetune.cli.terminal import quiet_loading, tell
 from finetune.config import ModelSection
+from finetune.files import check_writable
 
 
 def _export(run: Path, merged: Path, model: str | None, dtype: Literal["fp32", "fp16"]) -> None:
@@ -20,6 +21,7 @@ def _export(run: Path, merged: Path, model: str | None, dtype: Literal["fp32", "
 
     quiet_loading()
     check_free(merged)
+    check_writable(merged.parent)
     section, sentence = choose_model(model, [run])
     tell(sentence)
     export_merged(run, load_backbone(section), merged, dtype=dtype)

@@ -7,20 +7,21 @@ else. A traceback is shown only with FINETUNE_DEBUG=1.
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections.abc import Sequence
 
 import click
 
 from finetune import __version__
+from finetune.cli.ending import ending_like_ctrl_c
 from finetune.cli.export import export_command
 from finetune.cli.flags import SettingsCommand
 from finetune.cli.pretrain import pretrain_command
 from finetune.cli.sample import sample_command
+from finetune.cli.streams import in_utf8, steady_streams
 from finetune.cli.terminal import quiet_libraries, tell_error
 from finetune.cli.train import run_command, training_command
-from finetune.errors import FinetuneError, UserError
+from finetune.errors import FinetuneError, UserError, of_the_system
 from finetune.recipes.faults import nearest
 
 
@@ -80,11 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    in_utf8(arguments)
+    steady_streams()
     quiet_libraries()
     try:
         # Without standalone mode click returns the code of --help and --version.
-        code = cli.main(None if arguments is None else list(arguments), "finetune", standalone_mode=False)
-        sys.stdout.flush()
+        with ending_like_ctrl_c():
+            code = cli.main(None if arguments is None else list(arguments), "finetune", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
@@ -92,12 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.UsageError as error:
         return _fail(_as_user_error(error))
     except (KeyboardInterrupt, click.Abort):
-        tell_error("Interrupted.")
+        tell_error("Interrupted. Of a run, --resume goes on from its last checkpoint, if it has one.")
         return 130
-    except BrokenPipeError:
-        # The reader of a pipe (`| head`) has gone; what is still buffered has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         return _fail(error)
 
@@ -105,9 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(error: Exception) -> int:
     if os.environ.get("FINETUNE_DEBUG", "0") not in {"", "0"}:
         traceback.print_exception(error)
-    if isinstance(error, FinetuneError):
-        tell_error(str(error))
-        return error.exit_code
+    told = error if isinstance(error, FinetuneError) else of_the_system(error)
+    if told is not None:
+        tell_error(str(told))
+        return told.exit_code
     tell_error(
         f"finetune failed, and not by a fault of yours that it knows: {type(error).__name__}: {error}\n"
         "  mend:  Run again with FINETUNE_DEBUG=1 and report what it prints."

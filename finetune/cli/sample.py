@@ -11,6 +11,7 @@ from finetune.cli.flags import SettingsCommand, setting_flag
 from finetune.cli.terminal import progress, quiet_loading, tell
 from finetune.config import ControlKind, ModelSection, TrainingSection
 from finetune.errors import ConfigError
+from finetune.files import check_writable
 from finetune.sampling.settings import (
     SamplingSection,
     parse_controls,
@@ -46,6 +47,7 @@ def _sample(
             where="--controlnet, --control-image",
             mend="Give a control picture for each ControlNet, in the same order.",
         )
+    check_writable(output_dir)
     from finetune.recipes.model import choose_model
     from finetune.sampling import Sampler, save_samples
 

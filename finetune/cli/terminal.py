@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from finetune.cli.streams import printable
+
 Progress = Callable[[int, int], None]
 _LIBRARIES = ("accelerate", "bitsandbytes", "diffusers", "huggingface_hub", "peft", "torch", "transformers")
 
@@ -42,13 +44,14 @@ def quiet_loading() -> None:
 
 
 def tell(line: str) -> None:
-    """Writes one line for the user."""
-    print(line, flush=True)
+    """Writes one line for the user; what a name or a caption hides in it is shown escaped."""
+    print(printable(line), flush=True)
 
 
 def tell_error(message: str) -> None:
     """Writes one message to stderr, its first line marked as an error (red in a terminal)."""
     mark = "\033[1;31mError:\033[0m" if sys.stderr.isatty() and "NO_COLOR" not in os.environ else "Error:"
+    message = "\n".join(printable(line) for line in message.split("\n"))
     print(f"{mark} {message}", file=sys.stderr, flush=True)
 
 

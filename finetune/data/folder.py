@@ -21,6 +21,9 @@ from finetune.data.notes import (
 )
 from finetune.errors import DataError
 
+LONGEST_CAPTION = 10_000
+"""Characters of a caption; a model sees a few hundred."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -199,7 +202,9 @@ def caption_file(picture: Path) -> str | None:
     """
     path = picture.with_suffix(".txt")
     try:
-        return " ".join(path.read_text(encoding="utf-8-sig").split())
+        # Of a file that is no caption at all, no more is read than shows it.
+        with path.open(encoding="utf-8-sig") as file:
+            caption = " ".join(file.read(8 * LONGEST_CAPTION).split())
     except FileNotFoundError:
         return None
     except UnicodeDecodeError:
@@ -207,6 +212,9 @@ def caption_file(picture: Path) -> str | None:
         raise PictureError(f"its caption {path.name} is not UTF-8 text; save it as UTF-8") from None
     except OSError as error:
         raise PictureError(f"its caption {path.name} cannot be read ({error.strerror})") from None
+    if len(caption) > LONGEST_CAPTION:
+        raise PictureError(f"its caption {path.name} is longer than {LONGEST_CAPTION:,} characters")
+    return caption
 
 
 def _no_pictures(folder: Path, files: list[Path], subfolders: list[Path]) -> DataError:

@@ -26,6 +26,7 @@ from finetune.recipes.model import resolved
 from finetune.recipes.place import claimed_by_all
 from finetune.recipes.presets import with_preset
 from finetune.recipes.reporter import SILENT, Progress, Reporter, Tell, no_progress
+from finetune.recipes.room import check_room
 from finetune.recipes.take_up import DATA, WEIGHTS, goes_further, take_up
 from finetune.sampling.schedulers import make_scheduler
 from finetune.training import RunFolder, Trainer, check_trainable
@@ -97,6 +98,7 @@ def run(
         this = assemble(recipe, RunFolder(place.folder), report)
         if place.state != "free":
             take_up(this, place.state, report)
+        check_room(this)
         _train(this, report)
         files = _export(this)
         result = Result(place.folder, files, this.recipe.training.steps, time.monotonic() - started)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from finetune.files import whole_file
+from finetune.files import named, whole_file
 
 
 class Metrics:
@@ -26,7 +26,7 @@ class Metrics:
 
     def write(self, step: int, **values: float) -> None:
         """Adds a line: the step and `values`."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with named(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def _lines(self) -> list[str]:

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+# Windows has no SIGHUP, which tells that the terminal is gone.
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 PLAIN_SECONDS = 15.0
 """How often a plain line is printed where output is not a terminal."""
 
@@ -101,9 +103,9 @@ class Rate:
 
 
 class StopSignal:
-    """Notes SIGINT and SIGTERM instead of dying, so that a checkpoint can be written first.
+    """Notes SIGINT, SIGTERM and SIGHUP instead of dying, so that a checkpoint can be written first.
 
-    A second SIGINT stops at once.
+    A second signal stops at once.
 
     Args:
         told: False to say nothing (all processes but the first).
@@ -116,8 +118,9 @@ class StopSignal:
         """Begins to listen (only possible in the main thread; elsewhere nothing is noted)."""
         self._before = {}
         try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
+            for number in ENDING:
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup does with SIGHUP
+                    self._before[number] = signal.signal(number, self._note)
         except ValueError:
             pass
         return self

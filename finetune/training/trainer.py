@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from finetune.config import OptimizerSection, TrainingSection
-from finetune.errors import ConfigError, Interrupted, NonFiniteLoss
+from finetune.errors import ConfigError, Interrupted, NonFiniteLoss, PlaceError, of_the_system
 from finetune.training.average import make_average
 from finetune.training.checkpoint import (
     Checkpoint,
@@ -153,7 +153,17 @@ class Trainer(Generic[RowsT]):
                 f"The weights became infinite or NaN at step {self.step}, {bad} first. {self._last_good()}\n"
                 "  mend:  Lower the learning rate or the weight decay, or train with --precision fp32."
             )
-        write_checkpoint(self.folder.checkpoint(self.step), checkpoint)
+        path = self.folder.checkpoint(self.step)
+        try:
+            write_checkpoint(path, checkpoint)
+        except OSError as error:
+            told = of_the_system(error)
+            raise PlaceError(
+                f"The checkpoint of step {self.step} cannot be written: {told.what if told else error} "
+                f"{self._last_good()}",
+                where=str(path),
+                mend="Make room or name another place; --resume goes on from the last good checkpoint.",
+            ) from error
         self.folder.prune(self.training.keep_checkpoints, self.training.checkpoint_every)
 
     def resume(self, words: Mapping[str, str] | None = None) -> bool:

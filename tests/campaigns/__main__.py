@@ -22,6 +22,7 @@ CAMPAIGNS: tuple[str, ...] = (
     "kills",
     "pairs",
     "folders",
+    "surroundings",
 )
 
 

@@ -1,0 +1,69 @@
+"""Standard output and error that never end a command: closed, full, of another encoding, or without a reader.
+
+What a run writes to the terminal matters less than the run.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, TextIO
+
+LONGEST = 2000
+"""Characters of a line for the user; the rest of a longer one is left out."""
+
+# Control characters, lone halves of surrogate pairs, and what turns the direction of writing around.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(line: str) -> str:
+    r"""One line as it may go to a terminal: control characters escaped (`\x1b`), long text cut."""
+    if len(line) > LONGEST:
+        line = f"{line[:LONGEST]} … ({len(line):,} characters)"
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), line)
+
+
+class _Steady(io.FileIO):
+    """A file descriptor on which a write never fails."""
+
+    def write(self, data: Any, /) -> int:
+        """Writes what can be written, and says that it was all."""
+        with suppress(OSError):  # nobody reads it any more, or there is no room
+            return super().write(data)
+        return len(memoryview(data))
+
+
+def steady_streams() -> None:
+    """Makes `sys.stdout` and `sys.stderr` of this process such streams."""
+    # A closed descriptor would be given to the next file that is opened, and be printed into.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdout = _steady(sys.stdout, sys.__stdout__, 1)
+    sys.stderr = _steady(sys.stderr, sys.__stderr__, 2)
+
+
+def _steady(stream: TextIO | None, original: TextIO | None, descriptor: int) -> TextIO:
+    if stream is not original:  # somebody captures it, who sees to its faults
+        assert stream is not None
+        return stream
+    if stream is not None:
+        stream.flush()
+    encoding = stream.encoding if stream is not None else "utf-8"
+    raw = io.BufferedWriter(_Steady(descriptor, "wb", closefd=False))
+    return io.TextIOWrapper(raw, encoding, errors="backslashreplace", line_buffering=True)
+
+
+def in_utf8(arguments: Sequence[str] | None) -> None:
+    """Starts the command again in UTF-8 mode if the locale cannot say its arguments (`LANG=C`).
+
+    Args:
+        arguments: None if they are the process's own; else nothing is done.
+    """
+    if arguments is None and sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, "-m", "finetune", *sys.argv[1:]])

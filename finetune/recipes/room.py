@@ -1,0 +1,44 @@
+"""Whether the disk has room for what a run will write, asked before any long work."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.errors import PlaceError
+
+if TYPE_CHECKING:
+    from finetune.recipes.run import Run
+
+
+def check_room(this: Run) -> None:
+    """Refuses a run whose first checkpoint would not fit on the disk.
+
+    Weights, their average and the optimizer's state are fp32 (8-bit optimizers keep two bytes a weight);
+    what an optimizer keeps beyond one value a weight is not counted, so nothing is refused in vain.
+
+    Args:
+        this: The run, before it has written anything.
+
+    Raises:
+        PlaceError: With what is needed and what is free.
+    """
+    weights = sum(parameter.numel() for parameter in this.trainer.parameters.values())
+    state = 2 if "8bit" in this.recipe.optimizer.name else 4
+    needed = weights * (4 + 4 * this.recipe.training.ema + state)
+    free = shutil.disk_usage(_existing(this.folder.path)).free
+    if free < needed:
+        raise PlaceError(
+            f"The disk has no room for a checkpoint: it takes {_size(needed)}, and {_size(free)} are free.",
+            where=str(this.folder.path),
+            mend="Free some space, or name a folder on another disk with --output-dir.",
+        )
+
+
+def _existing(folder: Path) -> Path:
+    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
