@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from finetune.errors import ConfigError
 from finetune.recipes.base import setting_fields
 from finetune.recipes.load import RECIPES, Setting, parse_set
+from finetune.recipes.other_names import OTHER_NAMES
 from finetune.recipes.presets import preset_values
 
 # What people change daily; everything else is reached with --set or the YAML file. Each command has
@@ -57,6 +58,9 @@ class SettingsCommand(click.Command):
         for key in self.keys:
             if key.partition(".")[2] == name or key.replace(".", "_") == name:
                 return f"This setting is reached with --set {key}=VALUE."
+        if (known := OTHER_NAMES.get(name)) in self.keys:
+            own = next((flag for flag, key in FLAGS.items() if key == known), f"--set {known}=VALUE")
+            return f"Here it is {own}."
         return None
 
 

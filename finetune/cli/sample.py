@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
+from pydantic_core import PydanticCustomError
 
 from finetune.cli.flags import SettingsCommand, setting_flag
 from finetune.cli.terminal import progress, quiet_loading, tell
 from finetune.config import ControlKind, ModelSection, TrainingSection
+from finetune.config.base import check_text
 from finetune.errors import ConfigError
 from finetune.files import check_writable
 from finetune.sampling.settings import (
@@ -36,6 +38,7 @@ def _sample(
     output_dir: Path,
     **values: Any,
 ) -> None:
+    _check_prompts(prompts)
     given = {name: value for name, value in values.items() if value is not None}
     settings = sampling_section(**given)
     specs = [parse_lora(lora) for lora in loras]
@@ -69,6 +72,15 @@ def _sample(
     tell(
         f"Wrote {pictures}" + (f" to {output_dir}, and {saved.grid} with all of them." if saved.grid else ".")
     )
+
+
+def _check_prompts(prompts: tuple[str, ...]) -> None:
+    try:
+        check_text(prompts)
+    except PydanticCustomError as error:
+        raise ConfigError(
+            f"A prompt must be {error.message()}.", where="PROMPT", mend="Write the prompt anew."
+        ) from None
 
 
 def _control_option(name: str, text: str, default: float) -> click.Option:

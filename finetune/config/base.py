@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=10**12)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 AmountAboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SchedulerName = Literal["ddpm", "ddim", "pndm", "euler", "euler-a", "dpm++", "heun"]
+
+
+LONGEST = 10_000
+"""Characters of any text in a recipe."""
+
+# Control characters and lone halves of surrogate pairs: no file can be named so, no terminal shows them.
+_NOT_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def check_text(value: Any) -> None:
+    """Refuses text, also in lists and dictionaries, that cannot be shown or is absurdly long.
+
+    Raises:
+        PydanticCustomError: As pydantic's validators may.
+    """
+    if isinstance(value, str | Path):
+        if _NOT_TEXT.search(str(value)):
+            raise PydanticCustomError("plain_text", "text without control characters")
+        if len(str(value)) > LONGEST:
+            raise PydanticCustomError("long_text", f"text of at most {LONGEST:,} characters")
+    elif isinstance(value, dict):
+        check_text([*value, *value.values()])
+    elif isinstance(value, list | tuple):
+        for part in value:
+            check_text(part)
 
 
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values never change after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain_text(cls, value: Any) -> Any:
+        check_text(value)
+        return value

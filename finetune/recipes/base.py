@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 from pydantic.fields import FieldInfo
 
 from finetune.config import (
@@ -27,13 +27,17 @@ from finetune.config import (
     TrainingSection,
 )
 from finetune.files import whole_file
-from finetune.recipes.faults import Fault
+from finetune.recipes.faults import Fault, show
 from finetune.recipes.reporter import Reporter
 
 if TYPE_CHECKING:
     from finetune.adapters.base import Adapter
     from finetune.backbones import Backbone
     from finetune.data import Folder, PictureSource, PriorSource
+
+
+LONGEST_NAME = 200
+"""Bytes of a name that files get; file systems allow 255, of which suffixes take some."""
 
 
 class Recipe(Section, ABC):
@@ -63,6 +67,11 @@ class Recipe(Section, ABC):
     training: TrainingSection = TrainingSection()
     preview: PreviewSection = PreviewSection()
     output: OutputSection = OutputSection()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain_text(cls, value: Any) -> Any:
+        return value  # each section looks at its own, and can name the setting
 
     @property
     def trains_text(self) -> bool:
@@ -191,9 +200,15 @@ class Recipe(Section, ABC):
             for what, where, mend in self.optimizer.too_long(self.training.steps):
                 yield Fault(what, where, mend)
         name = self.output.name
-        if name is not None and (name != Path(name).name or name in {"", ".", ".."}):
+        if name is not None and (name != Path(name).name or name in {"", ".", ".."} or "\\" in name):
             yield Fault(
-                f"{name!r} is not a file name.", "output.name", "Give a name without a folder or a slash."
+                f"{show(name)} is not a file name.",
+                "output.name",
+                "Give a name without a folder or a slash.",
+            )
+        if name is not None and len(name.encode()) > LONGEST_NAME:
+            yield Fault(
+                "The name is too long for a file.", "output.name", f"Take at most {LONGEST_NAME} bytes."
             )
 
     @property
@@ -207,7 +222,8 @@ class Recipe(Section, ABC):
         """A name for the run made from the folder of pictures, fit for a file name."""
         folder = self.data.folder
         name = folder.resolve().name if folder is not None else ""
-        return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "pictures"
+        plain = re.sub(r"[^\w.-]+", "-", name).encode(errors="ignore")[: LONGEST_NAME // 2]
+        return plain.decode(errors="ignore").strip("-.") or "pictures"
 
     @property
     def run_name(self) -> str:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from finetune.errors import ConfigError
+from finetune.recipes.other_names import OTHER_NAMES
 
 _KINDS = {
     "int": "a whole number",
@@ -27,6 +28,7 @@ _KINDS = {
     "path": "a path",
     "model": "a section with settings of its own",
 }
+_LONGEST = 80
 _BOUNDS = {
     "greater_than": ("gt", "more than"),
     "greater_than_equal": ("ge", "at least"),
@@ -53,8 +55,9 @@ class Fault:
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
     """The candidate that `word` is most likely a mistyping of, or None."""
-    found = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
-    return found[0] if found else None
+    by_name = {candidate.lstrip("-"): candidate for candidate in candidates}
+    found = difflib.get_close_matches(word.lstrip("-")[:100], list(by_name), n=1, cutoff=0.7)
+    return by_name[found[0]] if found else None
 
 
 def nearest_key(key: str, keys: Sequence[str]) -> str | None:
@@ -100,6 +103,9 @@ def raise_faults(faults: Sequence[Fault], origins: Mapping[str, str] | None = No
 
 def unknown_key(key: str, keys: Sequence[str]) -> Fault:
     """The fault of a dotted key that does not exist, with the nearest one that does."""
+    known = OTHER_NAMES.get(key.rpartition(".")[2])
+    if known in keys:
+        return Fault(f"{key} is not a setting.", key, f"Here it is called {known}.")
     if near := nearest_key(key, keys):
         return Fault(f"{key} is not a setting.", key, f"Did you mean {near}?")
     section = key.rpartition(".")[0]
@@ -128,13 +134,13 @@ def read_validation_error(error: ValidationError, fields: Mapping[str, FieldInfo
 
 def _fault(key: str, items: list[Mapping[str, Any]], field: FieldInfo | None) -> Fault:
     wanted = list(dict.fromkeys(_wanted(item) for item in items))
-    what = f"{key} must be {', or '.join(wanted)}, not {_show(items[0]['input'])}."
+    what = f"{key} must be {', or '.join(wanted)}, not {show(items[0]['input'])}."
     choices = [c for item in items if item["type"] == "literal_error" for c in _choices(item)]
     if near := nearest(str(items[0]["input"]), choices):
         return Fault(what, key, f"Did you mean {near}?")
     if field is None or not field.description:
         return Fault(what, key)
-    return Fault(what, key, f"{field.description.rstrip('.')} (default: {_show(field.default)}).")
+    return Fault(what, key, f"{field.description.rstrip('.')} (default: {show(field.default)}).")
 
 
 def _choices(item: Mapping[str, Any]) -> list[str]:
@@ -155,14 +161,18 @@ def _wanted(item: Mapping[str, Any]) -> str:
     return _KINDS.get(kind.partition("_")[0], str(item["msg"]))
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """A value as it stands in a recipe, cut to what a message can hold."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
         try:
             float(value)
         except ValueError:
-            return repr(value)
+            return repr(value) if len(value) <= _LONGEST else f"{value[:_LONGEST]!r} …"
     if isinstance(value, dict):
         return "a section" if value else "{}"
-    return str(list(value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, int) and abs(value) > 10**30:
+        return "a number with many digits"
+    text = str(list(value)) if isinstance(value, tuple) else str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from finetune.errors import ConfigError
@@ -18,9 +17,10 @@ from finetune.recipes.base import Recipe, sections, setting_fields
 from finetune.recipes.controlnet import ControlNetRecipe
 from finetune.recipes.dreambooth import DreamBoothRecipe
 from finetune.recipes.embedding import EmbeddingRecipe
-from finetune.recipes.faults import nearest, raise_faults, read_validation_error, unknown_key
+from finetune.recipes.faults import nearest, raise_faults, read_validation_error, show, unknown_key
 from finetune.recipes.full import FullRecipe
 from finetune.recipes.lora import LoRARecipe
+from finetune.recipes.plain_yaml import parse_yaml
 
 RECIPES: dict[str, type[Recipe]] = {
     "lora": LoRARecipe,
@@ -29,6 +29,10 @@ RECIPES: dict[str, type[Recipe]] = {
     "controlnet": ControlNetRecipe,
     "embedding": EmbeddingRecipe,
 }
+
+
+LARGEST = 1_000_000
+"""Bytes of a recipe's file; a complete one has about 4,000."""
 
 
 @dataclass(frozen=True)
@@ -46,42 +50,6 @@ class Setting:
     origin: str
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, except that a key given twice is an error rather than the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, (list, dict)):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key must be a word", key_node.start_mark
-                )
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """Plain data from YAML, through the safe loader (P6).
-
-    Raises:
-        ConfigError: If it is not valid YAML, with the line.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)  # a subclass of the safe loader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(
-            f"This is not valid YAML: {problem}.", where=f"{where}{line}", mend="Mend the line."
-        ) from None
-
-
 def read_recipe_file(path: Path) -> tuple[str, list[Setting]]:
     """Reads a recipe's YAML file.
 
@@ -91,27 +59,39 @@ def read_recipe_file(path: Path) -> tuple[str, list[Setting]]:
     Raises:
         ConfigError: If the file is missing, not YAML, or does not say a known kind.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise ConfigError(
-            f"The recipe cannot be read: {reason}.",
-            where=str(path),
-            mend="Give the path of a recipe's YAML file.",
-        ) from None
-    content = parse_yaml(text, str(path))
+    content = parse_yaml(_text(path), str(path))
     kinds = ", ".join(RECIPES)
     if not isinstance(content, dict):
         raise ConfigError(
             "This file holds no recipe.", where=str(path), mend=f"Begin it with `kind: {kinds}`."
         )
     kind = content.pop("kind", None)
-    if kind not in RECIPES:
-        what = "The recipe does not say its kind." if kind is None else f"{kind!r} is no kind of recipe."
+    if not isinstance(kind, str) or kind not in RECIPES:
+        what = "The recipe does not say its kind." if kind is None else f"{show(kind)} is no kind of recipe."
         near = nearest(str(kind), RECIPES) or kinds
         raise ConfigError(what, where=f"{path}: kind", mend=f"Write `kind: {near}`.")
     return str(kind), list(_settings(content, str(path)))
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            reason = "it is no file"  # a pipe would be waited for without end
+        elif path.exists() and path.stat().st_size > LARGEST:
+            reason = f"it is larger than {LARGEST:,} bytes"
+        else:
+            return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        reason = "it is not text"
+    except OSError as error:
+        reason = str(error.strerror)
+    except ValueError:
+        reason = "a path holds no NUL character"
+    raise ConfigError(
+        f"The recipe cannot be read: {reason}.",
+        where=str(path),
+        mend="Give the path of a recipe's YAML file.",
+    )
 
 
 def _settings(content: dict[Any, Any], where: str) -> Iterator[Setting]:

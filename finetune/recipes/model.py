@@ -15,7 +15,7 @@ from finetune.backbones.controlnet import WEIGHTS, find_branch
 from finetune.config import ModelSection
 from finetune.errors import UserError
 from finetune.formats import find_lora
-from finetune.recipes.load import parse_yaml
+from finetune.recipes.plain_yaml import parse_yaml
 
 
 def resolved(section: ModelSection) -> tuple[ModelSection, str]:

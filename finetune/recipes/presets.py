@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any, TypeVar, cast
 
 from finetune.recipes.base import Recipe
-from finetune.recipes.load import parse_yaml
+from finetune.recipes.plain_yaml import parse_yaml
 
 RecipeT = TypeVar("RecipeT", bound=Recipe)
 
@@ -32,12 +32,37 @@ def with_preset(recipe: RecipeT, model: str) -> RecipeT:
     Args:
         recipe: Settings that were given count as set, whatever their value.
         model: `storybook` or a family.
+
+    A warm-up of the preset that is longer than the run is shortened to a tenth of the run.
     """
     given = recipe.model_dump(exclude_unset=True)
     values: dict[str, Any] = {name: dict(keys) for name, keys in presets(recipe.kind).get(model, {}).items()}
     for section, keys in given.items():
         values[section] = values.get(section, {}) | keys if isinstance(keys, dict) else keys
+    if "warmup_steps" not in recipe.optimizer.model_fields_set:
+        steps = values.get("training", {}).get("steps", recipe.training.steps)
+        warmup = values.get("optimizer", {}).get("warmup_steps", 0)
+        if warmup > steps:
+            values["optimizer"]["warmup_steps"] = steps // 10
     return type(recipe).model_validate(values)
+
+
+def warmup_note(recipe: Recipe, resolved: Recipe, model: str) -> str | None:
+    """A line for the user if the warm-up of a preset was too long for the run; see `with_preset`.
+
+    Args:
+        recipe: What the user set.
+        resolved: The same with the preset of `model`.
+        model: `storybook` or a family.
+    """
+    preset = presets(recipe.kind).get(model, {}).get("optimizer", {}).get("warmup_steps", 0)
+    warmup = resolved.optimizer.warmup_steps
+    if "warmup_steps" in recipe.optimizer.model_fields_set or warmup >= preset:
+        return None
+    return (
+        f"The warm-up of the preset ({preset} steps) is longer than this run: "
+        f"{warmup} steps instead (optimizer.warmup_steps)."
+    )
 
 
 def preset_values(kind: str, key: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from finetune.recipes.base import Recipe, flatten
 from finetune.recipes.faults import raise_faults
 from finetune.recipes.model import resolved
 from finetune.recipes.place import claimed_by_all
-from finetune.recipes.presets import with_preset
+from finetune.recipes.presets import warmup_note, with_preset
 from finetune.recipes.reporter import SILENT, Progress, Reporter, Tell, no_progress
 from finetune.recipes.room import check_room
 from finetune.recipes.take_up import DATA, WEIGHTS, goes_further, take_up
@@ -122,7 +122,10 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
     for note in backbone.notes:
         report.tell(note)
     content = backbone.fingerprint()  # as it came: attaching an adapter changes it
-    recipe = resolve(recipe.model_copy(update={"model": section}), backbone, folder.path.name)
+    given = recipe.model_copy(update={"model": section})
+    recipe = resolve(given, backbone, folder.path.name)
+    if shortened := warmup_note(given, recipe, _preset_of(recipe, backbone)):
+        report.tell(shortened)
     raise_faults(list(recipe.contradictions()))
     check_trainable(recipe.training, recipe.optimizer)
     adapter = recipe.make_adapter(backbone)
@@ -159,12 +162,15 @@ def resolve(recipe: Recipe, backbone: Backbone, name: str) -> Recipe:
         backbone: That model, which decides on the preset and the resolution.
         name: Of the exported file, if the user gave none.
     """
-    model = "storybook" if recipe.model.name == "storybook" else backbone.family
-    values = with_preset(recipe, model).model_dump()
+    values = with_preset(recipe, _preset_of(recipe, backbone)).model_dump()
     values["training"]["precision"] = precision_name(dtype_on(values["training"]["precision"], best_device()))
     recipe.fill_in(values, backbone)
     values["output"]["name"] = values["output"]["name"] or name
     return type(recipe).model_validate(values)
+
+
+def _preset_of(recipe: Recipe, backbone: Backbone) -> str:
+    return "storybook" if recipe.model.name == "storybook" else backbone.family
 
 
 def _identity(recipe: Recipe, source: PictureSource | PriorSource) -> dict[str, Any]:
@@ -215,5 +221,5 @@ def _summarise(this: Run, result: Result, report: Reporter) -> None:
     width = max((len(path.name) for path in result.files), default=0)
     for path, purpose in result.files.items():
         report.tell(f"  {path.name:{width}}  {purpose}")
-    prompt = next(iter(this.source.captions()), "")
+    prompt = next((caption for caption in this.source.captions() if caption), "a picture")
     report.tell(f"Try it: finetune sample {shlex.quote(prompt)} {this.recipe.sample_flags(result.folder)}")

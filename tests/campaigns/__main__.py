@@ -23,6 +23,7 @@ CAMPAIGNS: tuple[str, ...] = (
     "pairs",
     "folders",
     "surroundings",
+    "recipes",
 )
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune.cli.flags import FLAGS
 from finetune.errors import ConfigError
 from finetune.recipes import RECIPES, LoRARecipe, Recipe, build, load_recipe
 from finetune.recipes.base import setting_fields
-from finetune.recipes.faults import nearest_key
+from finetune.recipes.faults import nearest, nearest_key
 from finetune.recipes.load import Setting, parse_set, read_recipe_file
+from finetune.recipes.other_names import OTHER_NAMES
+from finetune.recipes.presets import warmup_note, with_preset
 
 KEYS = list(setting_fields(LoRARecipe))
 
@@ -175,3 +179,101 @@ def test_every_setting_is_described() -> None:
         for key, field in setting_fields(kind).items():
             assert field.description, key
             assert field.description.endswith("."), key
+
+
+# Nine times as many values in each line as in the one before.
+ALIASES = "a0: &a0 [x]\n" + "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 20))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kind: [lora]",
+        "kind: {a: 1}",
+        "kind: 2024-13-45",
+        "kind: lora\ntraining: {steps: !!int abc}",
+        "kind: lora\ntraining: {steps: " + "9" * 5000 + "}",
+        "kind: lora\ntraining: {steps: " + "9" * 4000 + "}",
+        "kind: lora\ndata: " + "[" * 5000,
+        "kind: lora\ndata: !!set {a, b}",
+        "kind: lora\ndata: !!binary aGFsbG8=",
+        "kind: lora\ndata: !!timestamp 2024-01-01",
+        "kind: lora\ndata: &a [*a]",
+        'kind: lora\ndata: {instance_dir: "a\\0b"}',
+        'kind: lora\ndata: {instance_dir: x, instance_prompt: "a \\ud800 cat"}',
+        "kind: lora\ndata: {instance_dir: x}\noutput: {name: " + "x" * 5000 + "}",
+        "kind: lora\ndata: {instance_dir: x}\npreview: {prompts: [" + "x" * 50_000 + "]}",
+        "kind: lora\n" + ALIASES,
+        "? [kind]\n: lora",
+        "x" * 2_000_000,
+    ],
+    ids=lambda text: text[:40],
+)
+def test_odd_recipes_are_told(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "odd.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(file)
+    assert caught.value.where or "where:" in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(ConfigError, match="no file"):
+        load_recipe(tmp_path / "pipe.yaml")
+
+
+def test_a_date_is_text() -> None:
+    assert lora("output.name=2024-01-02").output.name == "2024-01-02"
+
+
+@pytest.mark.parametrize(
+    "name", ["a\0b", "x" * 300, "é" * 101, "a\ud800", "a/b", "a\\b", "a\x1b[2J", "..", ""]
+)
+def test_names_that_no_file_can_have_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"output\.name") as caught:
+        build("lora", [*base, Setting("output.name", name, "output.name")])
+    assert "\x1b" not in str(caught.value)
+
+
+base = [Setting("data.instance_dir", "pictures/mycat", "--instance-dir")]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.instance_prompt", "a \0 cat"),
+        ("data.preserve", ["a cat", "a \x1b cat"]),
+        ("preview.prompts", ["x" * 20_000]),
+        ("adapter.placeholder", "<a\x07b>"),
+        ("data.cache_dir", "a\0b"),
+        ("model.name", "a\0b"),
+    ],
+)
+def test_texts_that_cannot_be_shown_are_refused(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"{key} must be text"):
+        build("lora", [*base, Setting(key, value, key)])
+
+
+def test_only_what_is_near_is_suggested() -> None:
+    for name in ("wandb", "repeats", "epochs", "xformers"):
+        assert nearest(f"--{name}", [*FLAGS, "--resume", "--help"]) is None
+    assert nearest("--rnak", FLAGS) == "--rank"
+
+
+def test_names_of_other_trainers_are_answered() -> None:
+    every = {key for kind in RECIPES.values() for key in setting_fields(kind)}
+    assert set(OTHER_NAMES.values()) <= every
+    with pytest.raises(ConfigError, match=r"Here it is called adapter\.rank"):
+        lora("adapter.network_dim=8")
+
+
+def test_the_warm_up_of_a_preset_is_shortened_and_the_users_is_not() -> None:
+    given = build("full", [Setting("data.data_dir", "x", "x"), Setting("training.steps", 50, "--steps")])
+    resolved = with_preset(given, "sd1")
+    assert resolved.optimizer.warmup_steps == 5
+    assert "500 steps" in (warmup_note(given, resolved, "sd1") or "")
+    assert warmup_note(given, with_preset(given, "storybook"), "storybook") is None
+    with pytest.raises(ConfigError, match="longer than the run"):
+        lora("optimizer.warmup_steps=60", "training.steps=50")

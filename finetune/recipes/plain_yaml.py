@@ -1,0 +1,87 @@
+"""Plain data from YAML: text, numbers, true or false, lists and names with values; nothing else (P6)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+from finetune.errors import ConfigError
+
+MOST = 10_000
+"""Values that a text may hold, those counted again that an alias (`*name`) repeats."""
+
+_TAGS = {
+    f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader for plain data alone, in which a key given twice is an error."""
+
+    # A date is text: no setting is one.
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in _TAGS]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if node.tag not in _TAGS:
+            raise _problem(f"{node.tag} is not used in recipes", node)
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError):
+            raise _problem(f"{str(node.value)[:40]!r} is no {node.tag.rpartition(':')[2]}", node) from None
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise _problem("a key must be a word", key_node)
+            if key in seen:
+                raise _problem(f"the key {key!r} is given twice", key_node)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Plain data from YAML, through the safe loader (P6).
+
+    Raises:
+        ConfigError: If it is not valid YAML or not plain data, with the line.
+    """
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _size(node, {}, ()) > MOST:
+            raise _problem(f"it holds more than {MOST:,} values", node)
+        return loader.construct_document(node)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        line = f", line {mark.line + 1}" if mark is not None else ""
+    except RecursionError:
+        problem, line = "it is nested too deeply", ""
+    raise ConfigError(f"This is not valid YAML: {problem}.", where=f"{where}{line}", mend="Mend the line.")
+
+
+def _problem(what: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+
+
+def _size(node: yaml.Node, known: dict[int, int], above: tuple[int, ...]) -> int:
+    """How many values a node holds once every alias is written out."""
+    if id(node) in above:
+        raise _problem("a value holds itself", node)
+    if id(node) not in known:
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            children = node.value
+        elif isinstance(node, yaml.MappingNode):
+            children = [part for pair in node.value for part in pair]
+        known[id(node)] = 1 + sum(_size(child, known, (*above, id(node))) for child in children)
+    return known[id(node)]

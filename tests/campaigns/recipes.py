@@ -1,0 +1,139 @@
+"""Mutated recipes: each is refused with a place, or is a recipe."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import ClassVar
+
+from finetune.errors import ConfigError
+from finetune.recipes import RECIPES
+from finetune.recipes.base import setting_fields
+from finetune.recipes.load import load_recipe
+from tests.campaigns.campaign import Campaign, Verdict
+from tests.campaigns.child import finetune
+from tests.campaigns.runs import Runs
+
+RECIPE_FILES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+SECONDS = 5
+_KEYS = sorted({key for kind in RECIPES.values() for key in setting_fields(kind)})
+_VALUES = (
+    "null", "true", "~", "-1", "0", "1e400", ".nan", ".inf", "-.inf", "9" * 40, "9" * 4000, "9" * 6000,
+    "0x1F",
+    "0o17", "1_000", "12:30:45", "2024-13-45", "2024-01-01", "!!int abc", "!!float x", "!!set {a, b}",
+    "!!binary aGk=", "!!python/object:os.system x", "!!omap [a: 1]", "[]", "{}", "[[[]]]", "{a: {b: {c: 1}}}",
+    '"\\0"', '"\\e[2J"', '"\\ud800"', '"🐱"', "é" * 300, "x" * 5000, "'x" + " y" * 9000 + "'",
+    "../../etc", "/", ".", "''", "|\n    text\n    more", "&a [*a]", "*none", "<<", "? x",
+    "- - -", "@", "`", "%", "\t", "#", "=",
+)  # fmt: skip
+Mutation = Callable[[str, random.Random], str]
+
+
+def other_value(text: str, draw: random.Random) -> str:
+    """Another value of a setting."""
+    lines = text.splitlines()
+    places = [n for n, line in enumerate(lines) if ": " in line and not line.lstrip().startswith("#")]
+    place = draw.choice(places)
+    lines[place] = f"{lines[place].partition(': ')[0]}: {draw.choice(_VALUES)}"
+    return "\n".join(lines)
+
+
+def other_key(text: str, draw: random.Random) -> str:
+    """A setting more, known or not, in its section or as a section twice."""
+    section, _, name = draw.choice(_KEYS).partition(".")
+    name = draw.choice((name, name[1:], name + "x", name.upper(), "kind", "1", "null", "[a]", '"\\0"'))
+    return f"{text}\n{section}: {{{name}: {draw.choice(_VALUES)}}}\n"
+
+
+def other_bytes(text: str, draw: random.Random) -> str:
+    """Characters that are changed, lost or put in."""
+    letters = list(text)
+    for _ in range(draw.randrange(1, 6)):
+        place = draw.randrange(len(letters))
+        odd = draw.choice("\0\x01\x1b\x7f\x85\u2028\ufeff\t:{}[]&*!|>%@`'\"#-?,~é🐱0")
+        letters[place] = draw.choice((odd, letters[place] + odd, "", odd * 50))
+    return "".join(letters)
+
+
+def other_lines(text: str, draw: random.Random) -> str:
+    """Lines that are lost, doubled, moved or indented."""
+    lines = text.splitlines()
+    place, other = draw.randrange(len(lines)), draw.randrange(len(lines))
+    match draw.randrange(4):
+        case 0:
+            del lines[place]
+        case 1:
+            lines.insert(other, lines[place])
+        case 2:
+            lines[place] = " " * draw.randrange(1, 9) + lines[place]
+        case _:
+            lines = lines[:place]
+    return "\n".join(lines)
+
+
+def deep(text: str, draw: random.Random) -> str:
+    """Nesting, aliases that multiply, and merges."""
+    depth = draw.choice((10, 100, 1000, 5000))
+    odd = draw.choice((
+        "x: " + "[" * depth, "x: " + "[" * depth + "]" * depth, "x: " + "{a: " * depth, "- " * depth,
+        "a: &a [x, x]\n" + "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n > 1 else '*a'] * 9)}]"
+                                     for n in range(1, 12)),
+        "a: &a {<<: *a}", "a: &a {b: 1}\ntraining: {<<: [*a, *a]}",
+    ))  # fmt: skip
+    return draw.choice((f"{text}\n{odd}", odd, f"kind: lora\n{odd}", f"kind: {odd[3:]}"))
+
+
+MUTATIONS: tuple[Mutation, ...] = (other_value, other_key, other_bytes, other_lines, deep)
+
+
+class Attacks(Campaign):
+    """Each attack mutates a shipped recipe once or more; a few of those that stand are carried out."""
+
+    name: ClassVar[str] = "recipes"
+    small: ClassVar[int] = 60
+    large: ClassVar[int] = 1500
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(place)
+        self._runs = Runs(place)
+        signal.signal(signal.SIGALRM, _too_long)
+
+    def attack(self, number: int) -> Verdict:
+        """Mutates recipe `number`; every tenth is one of a tiny model, which is then trained."""
+        draw = random.Random(number)
+        run = number % 10 == 9
+        source = self._runs.recipe("lora") if run else draw.choice(RECIPE_FILES)
+        text, mutation = source.read_text(encoding="utf-8"), draw.choice(MUTATIONS[: 2 if run else None])
+        for _ in range(1 if run else draw.choice((1, 1, 2, 4))):
+            if text.strip():
+                text = mutation(text, draw)
+        file = self.place / "mutated.yaml"
+        file.write_bytes(text.encode("utf-8", "surrogatepass"))
+        sort = (mutation.__doc__ or "").rstrip(".").lower()
+        signal.alarm(SECONDS)
+        try:
+            load_recipe(file)
+        except ConfigError as error:
+            told = str(error)
+            if "where:" not in told or len(told) > 5000:
+                return Verdict(sort, f"a message without a place, or too long: {told[:500]}")
+            return Verdict(sort)
+        except BaseException as error:
+            return Verdict(sort, f"{type(error).__name__}: {error} in {text[:300]!r}")
+        finally:
+            signal.alarm(0)
+        return Verdict(f"{sort}, carried out", self._carry_out(number, file)) if run else Verdict(sort)
+
+    def _carry_out(self, number: int, file: Path) -> str | None:
+        folder = self.place / f"recipe-{number}"
+        folder.mkdir()
+        brief = ["--set", "training.steps=1", "--set", "preview.every=0"]
+        ended = finetune("run", file, *brief, folder=folder, limit=60)
+        return ended.unexpected(0, 2)
+
+
+def _too_long(number: int, frame: FrameType | None) -> None:
+    raise TimeoutError(f"it took more than {SECONDS} s")
