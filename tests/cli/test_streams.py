@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,7 +55,7 @@ def test_a_locale_without_letters_takes_any_prompt(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_while_loading_is_told(tmp_path: Path, number: signal.Signals) -> None:
     child = started(tmp_path)
-    time.sleep(1.0)  # the libraries alone take longer
+    loading(child)
     child.send_signal(number)
     _, err = child.communicate()
     assert child.returncode == 130
@@ -66,10 +65,16 @@ def test_a_signal_while_loading_is_told(tmp_path: Path, number: signal.Signals) 
 
 def test_nohup_keeps_its_promise(tmp_path: Path) -> None:
     child = started(tmp_path, lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
-    time.sleep(1.0)
+    loading(child)
     child.send_signal(signal.SIGHUP)
     child.communicate()
     assert child.returncode == 0
+
+
+def loading(child: subprocess.Popen[str]) -> None:
+    """Waits until the command says which model it is about to load."""
+    assert child.stdout is not None
+    assert child.stdout.readline().startswith("Model: ")
 
 
 def started(folder: Path, before: Callable[[], object] | None = None) -> subprocess.Popen[str]:
