@@ -185,10 +185,15 @@ def _load_tokenizer(folder: Path) -> Any:
 
 
 def _load_scheduler(index: Mapping[str, Any], folder: Path, section: ModelSection) -> Any:
-    kind = getattr(diffusers, str(index.get("scheduler", ["", ""])[1]), None)
-    if kind is None:
+    entry = index.get("scheduler")
+    name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+    kind: Any = getattr(diffusers, name, None) if isinstance(name, str) else None
+    is_class = isinstance(kind, type)
+    if not (is_class and issubclass(kind, diffusers.SchedulerMixin)):
         raise ModelError(
-            "The model names no scheduler that diffusers has.", where=str(folder), mend=SUPPORTED
+            f"The model names no scheduler that diffusers has: `scheduler` is {json.dumps(entry)[:100]}.",
+            where=str(folder.parent / "model_index.json"),
+            mend='Write it as in ["diffusers", "DDIMScheduler"], or get the model again.',
         )
     config = _read_json(folder / "scheduler_config.json")
     if section.prediction_type != "auto":

@@ -20,7 +20,7 @@ from finetune.backbones import Backbone
 from finetune.backbones.words import Word
 from finetune.errors import WeightsError
 from finetune.formats.families import FAMILY_NAMES, TEXT_WIDTHS
-from finetune.formats.tensors import read_tensors, write_tensors
+from finetune.formats.tensors import check_floats, read_tensors, write_tensors
 
 DIFFUSERS_EMBEDDING = "learned_embeds.safetensors"
 ENCODERS = ("clip_l", "clip_g")
@@ -123,6 +123,7 @@ def _by_encoder(word: Word) -> dict[str, Tensor]:
 
 def _word(text: str, tensors: Mapping[str, Tensor], file: Path, backbone: Backbone) -> Word:
     keys = [key for key in ENCODERS if key in tensors]
+    check_floats({key: tensors[key] for key in keys or tensors}, file)
     rows = tuple(tensors[key].float() for key in keys or tensors)
     rows = tuple(row[None] if row.ndim == 1 else row for row in rows)
     widths = tuple(encoder.config.hidden_size for encoder in backbone.text_encoders)

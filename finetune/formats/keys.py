@@ -77,6 +77,9 @@ OTHER_KINDS = {
     ".a1.weight": "GLoRA",
     ".on_input": "(IA)³",
     ".diff.": "full differences",
+    "scale_weight.": "fp8 numbers with scales beside them",
+    "weight_scale.": "fp8 numbers with scales beside them",
+    "scaled_fp8.": "fp8 numbers with scales beside them",
 }
 
 

@@ -61,9 +61,13 @@ def layer_weights(row: Row, shape: Shape, strength: Strength) -> LayerWeights:
     Raises:
         ValueError: If tensors are missing, not finite or of the wrong shape; the message says so.
     """
+    row = {role: tensor.float() for role, tensor in row.items()}  # fp8 can do nothing else
+    if empty := [role for role, tensor in row.items() if tensor.numel() == 0]:
+        raise ValueError(f"{empty[0]} is empty")
     if not all(torch.isfinite(tensor).all() for tensor in row.values()):
         raise ValueError("holds NaN or infinite values")
-    row = {role: tensor.float() for role, tensor in row.items()}
+    if "alpha" in row and row["alpha"].numel() != 1:
+        raise ValueError(f"has {row['alpha'].numel()} alphas")
     for sign, make in (("hada_", _hadamard), ("lokr_", _kronecker)):
         if any(role.startswith(sign) for role in row):
             if "dora_scale" in row:

@@ -16,7 +16,7 @@ from finetune.formats.embeddings import bundled_words, is_embedding, learned_wor
 from finetune.formats.families import FAMILY_NAMES, made_for
 from finetune.formats.keys import LayerNames, Role, other_kind, parse_key
 from finetune.formats.layers import LEADING, Strength, layer_weights
-from finetune.formats.tensors import read_tensors
+from finetune.formats.tensors import check_floats, read_tensors
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 DIFFUSERS_METADATA = "lora_adapter_metadata"
@@ -58,6 +58,7 @@ def read_lora(path: str | Path, backbone: Backbone) -> LoRAWeights:
         raise _no_lora(file, tensors)
     if strange:
         raise _misfit(file, strange, len(tensors), "keys fit no layer", backbone, (tensors, metadata))
+    check_floats(tensors, file)
     configs = _configs(file, metadata)
     layers, faults = {}, []
     for layer, row in rows.items():

@@ -8,10 +8,17 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from finetune.errors import WeightsError
 from finetune.files import whole_file
+
+FLOATS = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz),
+)
+"""What weights are stored in; each is read as fp32."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -55,3 +62,28 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             where=str(path),
             mend="Check that the download is complete; pickled weights (.pt, .ckpt, .bin) are not loaded.",
         ) from error
+
+
+def check_floats(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Refuses weights that are no floating-point numbers; a lone integer as an alpha will do.
+
+    Raises:
+        WeightsError: Naming the first few.
+    """
+    faults = [
+        f"{name} is {str(tensor.dtype).removeprefix('torch.')}"
+        for name, tensor in tensors.items()
+        if tensor.dtype not in FLOATS and not _whole_alpha(name, tensor)
+    ]
+    if faults:
+        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise WeightsError(
+            f"Weights must be floating-point numbers, but {'; '.join(faults[:3])}{more}.",
+            where=str(file),
+            mend="Get the file in fp16, bf16 or fp32.",
+        )
+
+
+def _whole_alpha(name: str, tensor: Tensor) -> bool:
+    whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+    return name.endswith(".alpha") and tensor.numel() == 1 and whole

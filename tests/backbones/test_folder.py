@@ -179,6 +179,17 @@ def test_faults_are_told_with_place_and_mend(spoil: Callable[[Path], None], said
     assert caught.value.mend
 
 
+@pytest.mark.parametrize(
+    "entry",
+    ["DDIMScheduler", None, [], ["diffusers"], ["diffusers", 7], ["diffusers", "UNet2DConditionModel"]],
+)
+def test_a_scheduler_must_be_named_as_one(entry: object, folder: Path) -> None:
+    change(folder / "model_index.json", scheduler=entry)
+    with pytest.raises(ModelError, match="no scheduler that diffusers has") as caught:
+        load(folder)
+    assert caught.value.where == str(folder / "model_index.json") and caught.value.mend
+
+
 def test_loading_leaves_the_random_numbers_alone(tiny_folder: Path, family: Family) -> None:
     before = torch.get_rng_state()
     load(tiny_folder)

@@ -162,12 +162,31 @@ def q_file(folder: Path, metadata: dict[str, str] | None = None, **more: Tensor)
         ({f"{KOHYA_Q}__dora_scale": torch.ones(3, 1)}, "3 DoRA magnitudes"),
         ({f"{KOHYA_CONV}__hada_w1_a": torch.ones(2, 2)}, "hada_w1_b is missing"),
         ({f"{KOHYA_CONV}__oft_blocks": torch.ones(2, 2)}, "OFT"),
+        ({f"{KOHYA_Q}__alpha": torch.ones(2)}, "has 2 alphas"),
+        ({f"{KOHYA_Q}__lora_down__weight": torch.ones(0, 16)}, "down is empty"),
+        ({f"{KOHYA_Q}__lora_up__weight": torch.ones(16, 2).int()}, "to_q.lora_up.weight is int32"),
+        ({f"{KOHYA_Q}__lora_up__weight": torch.ones(16, 2).bool()}, "to_q.lora_up.weight is bool"),
+        ({f"{KOHYA_Q}__alpha": torch.tensor(True)}, "to_q.alpha is bool"),
+        ({f"{KOHYA_Q}__scale_weight": torch.ones(())}, "to_q.scale_weight(.|\n)*fp8 numbers with scales"),
     ],
 )
 def test_keys_that_do_not_fit(more: dict[str, Tensor], told: str, backbone: Backbone, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=told) as caught:
         read_lora(q_file(tmp_path, **more), backbone)
     assert caught.value.where and caught.value.mend
+
+
+@one_family
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_fp8_is_read_in_fp32(dtype: torch.dtype, backbone: Backbone, tmp_path: Path) -> None:
+    values = torch.tensor([0.5, -1.5]).repeat(8, 1)
+    more = {
+        f"{KOHYA_Q}__lora_up__weight": values.repeat(2, 1).to(dtype),
+        f"{KOHYA_Q}__alpha": torch.tensor(4),
+    }
+    layer = read_lora(q_file(tmp_path, **more), backbone).layers["unet", Q]
+    assert layer.alpha == 4 and layer.up.dtype == torch.float32  # a whole number will do as an alpha
+    assert torch.equal(layer.up, values.repeat(2, 1))
 
 
 @one_family
