@@ -15,7 +15,7 @@ from finetune.config.base import (
     Section,
 )
 from finetune.config.data import CaptionedSection, ControlKind, DataSection, PairsSection, SubjectSection
-from finetune.config.model import ModelSection
+from finetune.config.model import ModelSection, public_name
 from finetune.config.objective import ObjectiveSection
 from finetune.config.optimizer import OptimizerSection
 from finetune.config.training import (
@@ -51,4 +51,5 @@ __all__ = [
     "SubjectSection",
     "TrainingSection",
     "WeightsOutputSection",
+    "public_name",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -26,3 +27,9 @@ class ModelSection(Section):
     allow_pickle: bool = Field(
         False, description="Also load .ckpt, .bin and .pt weights (weights only, no code)."
     )
+
+
+def public_name(name: str) -> str:
+    """What files that are passed on say of a model: of a path the last name, since folders are private."""
+    path = Path(name).expanduser()
+    return path.resolve().name if path.is_absolute() or path.exists() else name

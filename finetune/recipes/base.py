@@ -25,6 +25,7 @@ from finetune.config import (
     PreviewSection,
     Section,
     TrainingSection,
+    public_name,
 )
 from finetune.files import whole_file
 from finetune.recipes.faults import Fault, show
@@ -247,8 +248,7 @@ class Recipe(Section, ABC):
         for key, value in dump["data"].items():
             if value is not None and key.endswith("_dir"):
                 dump["data"][key] = Path(value).resolve().name
-        if Path(self.model.name).exists():
-            dump["model"]["name"] = Path(self.model.name).resolve().name
+        dump["model"]["name"] = public_name(self.model.name)
         return dump
 
     def to_yaml(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from finetune.config import public_name
 from finetune.sampling.png import save_png
 from finetune.sampling.settings import SamplingSection
 
@@ -42,13 +43,16 @@ class Sample:
     notes: tuple[str, ...] = ()
 
     def info(self) -> dict[str, Any]:
-        """Prompt, seed and settings as plain values, as they go into the PNG's `finetune` chunk."""
+        """Prompt, seed and settings as plain values, as they go into the PNG's `finetune` chunk.
+
+        Of a model that is a file or folder only the last name is told.
+        """
         settings = self.settings.model_dump(mode="json", exclude={"seed", "num"})
         return {
             "prompt": self.prompt,
             "seed": self.seed,
             **settings,
-            "model": self.model,
+            "model": public_name(self.model),
             "loras": [list(lora) for lora in self.loras],
             **({"embeddings": list(self.embeddings)} if self.embeddings else {}),
             **({"controlnets": list(self.controls)} if self.controls else {}),

@@ -54,6 +54,14 @@ def test_info_makes_the_picture_again(sampler: Sampler) -> None:
     assert again.info() == info
 
 
+def test_nothing_tells_where_the_model_is(sampler: Sampler, tmp_path: Path) -> None:
+    assert Path(sampler.backbone.name).is_absolute()
+    (file,) = save_samples(sampler("a cat", steps=1), tmp_path).pictures
+    with Image.open(file) as picture:
+        told = str(picture.info)
+    assert str(Path(sampler.backbone.name).parent) not in told and "Model: sd1," in told
+
+
 @pytest.mark.parametrize(
     ("prompt", "name"),
     [
