@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from finetune.backbones.backbone import Backbone
+from finetune.backbones.finite import refuse_non_finite
 from finetune.backbones.names import classic_text_name
 from finetune.backbones.quiet import quiet
 
@@ -24,6 +25,9 @@ def save_folder(backbone: Backbone, folder: Path, dtype: torch.dtype | None = No
         backbone: The model; adapters must have been merged or detached.
         folder: Where to; made if need be. Wrap in `whole_folder` for all or nothing.
         dtype: Precision of the written weights; as they are if None.
+
+    Raises:
+        WeightsError: If a weight is not finite in this precision.
     """
     for tokenizer in backbone.tokenizers:
         # How the last captions were cut and filled up is no part of it, but would be written.
@@ -38,6 +42,7 @@ def save_folder(backbone: Backbone, folder: Path, dtype: torch.dtype | None = No
             classic_text_name(module, key) if text else key: tensor.detach().cpu().to(dtype or tensor.dtype)
             for key, tensor in module.state_dict().items()
         }
+        refuse_non_finite(weights, f"{name}/{file.name}")
         for shard in file.parent.glob("*.safetensors*"):
             shard.unlink()  # large models are written in several files, by the newer names
         save_file({k: v.contiguous() for k, v in weights.items()}, file, metadata={"format": "pt"})

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from finetune.backbones import Backbone
+from finetune.backbones.saving import save_folder
 from finetune.errors import ConfigError, WeightsError
 from finetune.files import remove_partials, whole_folder
-from finetune.formats import apply_lora, find_lora, read_lora, read_tensors, write_tensors
+from finetune.formats import apply_lora, find_lora, read_lora
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 ABOUT = "finetune.json"
@@ -44,7 +44,8 @@ def export_merged(
 
     Raises:
         ConfigError: If `out_dir` exists and is not an empty folder.
-        WeightsError: If the LoRA is damaged or does not fit the model; nothing is written then.
+        WeightsError: If the LoRA is damaged or does not fit the model, or a weight is not finite; nothing is
+            written then.
     """
     out = Path(out_dir)
     check_free(out)
@@ -60,9 +61,7 @@ def export_merged(
     try:
         remove_partials(out.parent)
         with whole_folder(out) as folder:
-            backbone.pipeline().save_pretrained(folder, safe_serialization=True)
-            if dtype != "fp32":
-                _cast(folder, DTYPES[dtype])
+            save_folder(backbone, folder, DTYPES[dtype])
             about = {"merged": file.name, "scale": scale, "dtype": dtype, "metadata": dict(weights.metadata)}
             (folder / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     finally:
@@ -82,14 +81,3 @@ def check_free(out: Path) -> None:
             where=str(out),
             mend="Give a folder that does not exist yet.",
         )
-
-
-def _cast(folder: Path, dtype: torch.dtype) -> None:
-    # On disk, file by file, because the model in memory must keep its precision.
-    for file in sorted(folder.rglob("*.safetensors")):
-        tensors, metadata = read_tensors(file)
-        write_tensors(file, {name: _to(tensor, dtype) for name, tensor in tensors.items()}, metadata)
-
-
-def _to(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor

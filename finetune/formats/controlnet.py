@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from finetune.adapters.controlnet import ControlNet
-from finetune.backbones.controlnet import WEIGHTS
+from finetune.backbones.controlnet import FOLDER, WEIGHTS
+from finetune.backbones.finite import refuse_non_finite
 from finetune.backbones.names import original_unet_name
 from finetune.backbones.quiet import quiet
 from finetune.formats.tensors import write_tensors
@@ -30,14 +31,18 @@ def write_controlnet(
         adapter: The trained branch.
         metadata: How it was made (P7), for the file of the weights.
         dtype: Precision of the written weights.
+
+    Raises:
+        WeightsError: If a weight is not finite in this precision.
     """
+    weights = {name: weight.to(dtype) for name, weight in adapter.weights().items()}
+    refuse_non_finite(weights, f"{FOLDER}/{WEIGHTS}")
     with quiet():
         adapter.branch.save_config(folder)
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)  # where the writer's machine had the model is nobody else's business
     file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    weights = {name: weight.to(dtype) for name, weight in adapter.weights().items()}
     write_tensors(folder / WEIGHTS, weights, {"format": "pt", **_told(metadata, "controlnet")})
 
 

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from finetune.backbones.finite import refuse_non_finite
 from finetune.errors import WeightsError
 from finetune.files import whole_file
 
@@ -31,7 +32,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         path: The file; it appears whole or not at all.
         tensors: By name; moved to the CPU and made contiguous.
         metadata: Text by name.
+
+    Raises:
+        WeightsError: If a tensor is not finite; nothing is written then.
     """
+    refuse_non_finite(tensors, str(path))
     data = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])

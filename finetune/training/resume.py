@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from finetune.backbones.finite import is_finite
 from finetune.errors import ConfigError, WeightsError
 from finetune.training.checkpoint import Checkpoint, read_checkpoint
 from finetune.training.run_folder import RunFolder
@@ -87,15 +86,11 @@ def _shape(tensor: Tensor | None) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
-@torch.no_grad()
 def non_finite(checkpoint: Checkpoint) -> str | None:
     """The name of a tensor in a checkpoint that holds NaN or infinity, or None."""
     for name, tensor in _tensors(checkpoint.weights, checkpoint.average, checkpoint.optimizer):
-        # The largest magnitude is NaN or infinite exactly if an entry is; no copy is made of the tensor.
-        if tensor.is_floating_point() and tensor.numel():
-            largest = torch.linalg.vector_norm(tensor.float(), ord=math.inf)
-            if not bool(torch.isfinite(largest)):
-                return name
+        if not is_finite(tensor):
+            return name
     return None
 
 

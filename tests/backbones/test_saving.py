@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
@@ -12,6 +13,7 @@ from tokenizers import CharBPETokenizer
 from finetune.backbones import Backbone, load_backbone
 from finetune.backbones.saving import save_folder
 from finetune.config import ModelSection
+from finetune.errors import WeightsError
 
 
 def test_what_is_saved_loads_as_it_was(backbone: Backbone, tmp_path: Path) -> None:
@@ -45,3 +47,14 @@ def test_nothing_tells_where_the_writer_had_the_model(tiny_folder: Path, tmp_pat
     for text in written:
         assert str(tmp_path) not in text
         assert "local_files_only" not in text
+
+
+@pytest.mark.parametrize("family", ["sd1"], indirect=True)
+@pytest.mark.parametrize(("value", "dtype"), [(70000.0, torch.float16), (torch.nan, None)])
+def test_what_is_not_finite_is_not_written(
+    value: float, dtype: torch.dtype | None, backbone: Backbone, tmp_path: Path
+) -> None:
+    backbone.unet.conv_in.bias.data[0] = value
+    with pytest.raises(WeightsError, match=r"conv_in\.bias holds NaN or infinity") as caught:
+        save_folder(backbone, tmp_path, dtype)
+    assert caught.value.where == "unet/diffusion_pytorch_model.safetensors" and caught.value.mend

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from finetune.adapters import ControlNet
 from finetune.backbones import Backbone
 from finetune.config import ControlNetSection
+from finetune.errors import WeightsError
 from finetune.formats import write_control_lora, write_controlnet
 from tests.adapters.test_controlnet import inputs, stirred
 from tests.tiny import Family
@@ -58,3 +59,13 @@ def test_diffusers_reads_a_control_lora(family: Family, backbone: Backbone, tmp_
         expected = adapter(*given)
         torch.testing.assert_close(backbone.predict(*given, plain), expected, rtol=1e-4, atol=1e-5)
         assert not torch.allclose(backbone.predict(*given), expected)
+
+
+@pytest.mark.parametrize("family", ["sd1"], indirect=True)
+def test_what_is_not_finite_is_not_written(backbone: Backbone, tmp_path: Path) -> None:
+    adapter = ControlNet(backbone, ControlNetSection())
+    adapter.branch.controlnet_mid_block.bias.data[0] = 70000.0
+    with pytest.raises(WeightsError, match=r"controlnet_mid_block\.bias holds NaN or infinity in float16"):
+        write_controlnet(tmp_path, adapter, {}, torch.float16)
+    assert not list(tmp_path.iterdir())
+    write_controlnet(tmp_path, adapter, {}, torch.bfloat16)

@@ -1,0 +1,42 @@
+"""Whether weights are finite, asked before they are written: a NaN in a file breaks every picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from finetune.errors import WeightsError
+
+
+@torch.no_grad()
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    # The largest magnitude is NaN or infinite exactly if an entry is; no copy is made of the tensor.
+    return bool(torch.isfinite(torch.linalg.vector_norm(tensor.float(), ord=math.inf)))
+
+
+def refuse_non_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Refuses to write weights that are not finite, or not so in the precision they are written in.
+
+    Args:
+        tensors: By name, in that precision.
+        where: The file, for the message.
+
+    Raises:
+        WeightsError: Naming the first such tensor.
+    """
+    for name, tensor in tensors.items():
+        if not is_finite(tensor):
+            precision = str(tensor.dtype).removeprefix("torch.")
+            raise WeightsError(
+                f"These weights cannot be written: {name} holds NaN or infinity in {precision}.",
+                where=where,
+                mend="Begin again with a lower optimizer.lr: the training has broken them."
+                if tensor.dtype == torch.float32
+                else "Write them in another precision: output.weights=fp32, or --dtype fp32 of an export.",
+            )
