@@ -11,6 +11,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from finetune.backbones.families import SUPPORTED, Family, refuse_channels
+from finetune.backbones.finite import integer_weight
 from finetune.backbones.folder import PICKLES, pickle_refused
 from finetune.errors import ModelError
 
@@ -59,13 +60,20 @@ def read_header(file: Path, allow_pickle: bool) -> Header:
         with safe_open(str(file), framework="pt") as opened:
             # get_slice reads a shape from the header; nothing else of the file is touched.
             shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
-            return Header(shapes, opened.metadata() or {})
+            metadata, integers = opened.metadata() or {}, integer_weight(opened)
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"This file is no safetensors checkpoint, or is cut short ({error}).",
             where=str(file),
             mend="Get the file again; a .ckpt file must keep its name.",
         ) from error
+    if integers:
+        raise ModelError(
+            f"Weights must be floating-point numbers, but {integers}.",
+            where=str(file),
+            mend="Get the file in fp16, bf16 or fp32.",
+        )
+    return Header(shapes, metadata)
 
 
 def _unpickle(file: Path) -> dict[str, torch.Tensor]:

@@ -108,7 +108,7 @@ def find_branch(path: Path | str) -> Path:
             continue
         try:
             kind = json.loads(config.read_text(encoding="utf-8")).get("_class_name")
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             kind = "damaged file"
         if kind == "ControlNetModel":
             return folder

@@ -1,9 +1,10 @@
-"""Whether weights are finite, asked before they are written: a NaN in a file breaks every picture."""
+"""Whether weights are finite floating-point numbers: a single NaN in a file breaks every picture."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,3 +41,12 @@ def refuse_non_finite(tensors: Mapping[str, Tensor], where: str) -> None:
                 if tensor.dtype == torch.float32
                 else "Write them in another precision: output.weights=fp32, or --dtype fp32 of an export.",
             )
+
+
+def integer_weight(opened: Any) -> str | None:
+    """The name of a weight in an open safetensors file that is not stored as floating-point numbers."""
+    for name in opened.keys():  # noqa: SIM118
+        stored = opened.get_slice(name).get_dtype() if name.endswith((".weight", ".bias")) else "F32"
+        if not stored.startswith(("F", "BF")):
+            return f"{name} is {stored}"
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +12,12 @@ import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import safe_open
+from torch import nn
 
 from finetune.backbones.backbone import Backbone
 from finetune.backbones.families import SUPPORTED, family_of, refuse_other_pipelines
+from finetune.backbones.finite import integer_weight, is_finite
 from finetune.backbones.quiet import quiet
 from finetune.config import ModelSection
 from finetune.errors import ModelError, OutOfMemory, UserError, memory_ran_out
@@ -79,7 +83,7 @@ def _read_configs(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(file, error) from error
     if not isinstance(content, dict):
         raise _damaged(file, TypeError("not a JSON object"))
@@ -139,11 +143,17 @@ def load_part(kind: type[Any], folder: Path, allow_pickle: bool, notes: list[str
         notes: Gets a line about weights of the file that are not used.
 
     Raises:
-        ModelError: If the part is missing, damaged, incomplete, or a pickle without permission.
+        ModelError: If the part is missing, damaged, incomplete, not finite, or a pickle without permission.
     """
     stem = "diffusion_pytorch_model" if issubclass(kind, diffusers.ModelMixin) else "model"
     variant, safe = _weights_variant(folder, stem, allow_pickle)
+    if stem != "model":
+        _check_config(kind, folder / "config.json")
     try:
+        for file in sorted(folder.glob("*.safetensors")) if safe else ():
+            with safe_open(file, framework="pt") as opened:
+                if integers := integer_weight(opened):
+                    raise TypeError(f"weights must be floating-point numbers, but {integers}")
         with quiet():
             module, info = kind.from_pretrained(
                 str(folder),
@@ -156,7 +166,17 @@ def load_part(kind: type[Any], folder: Path, allow_pickle: bool, notes: list[str
     except Exception as error:  # any fault of the files: each library has its own types for them
         raise _damaged(folder, error) from error
     check_complete(info, folder, notes)
+    check_finite(module, str(folder))
     return module
+
+
+def _check_config(kind: type[Any], file: Path) -> None:
+    """Refuses what is no number where diffusers wants one: it would be believed until it is used."""
+    config = _read_json(file)
+    for name, parameter in inspect.signature(kind.__init__).parameters.items():
+        number = type(parameter.default) in (int, float) and "uple" not in str(parameter.annotation)
+        if number and isinstance(config.get(name), (str, list, dict)):
+            raise _damaged(file, TypeError(f"{name} is {json.dumps(config[name])[:100]}"))
 
 
 def check_complete(info: Mapping[str, Any], folder: Path, notes: list[str]) -> None:
@@ -177,9 +197,25 @@ def check_complete(info: Mapping[str, Any], folder: Path, notes: list[str]) -> N
         notes.append(f"{folder.name}: {len(unexpected)} weights of the file are not used ({unexpected[0]} …)")
 
 
+def check_finite(module: nn.Module, where: str) -> None:
+    """Refuses weights that would make every picture NaN.
+
+    Raises:
+        ModelError: Naming the first.
+    """
+    bad = next((name for name, weight in module.state_dict().items() if not is_finite(weight)), None)
+    if bad is not None:
+        raise ModelError(
+            f"A weight of the model is NaN or infinite: {bad}.", where=where, mend="Get the model again."
+        )
+
+
 def _load_tokenizer(folder: Path) -> Any:
     try:
-        return transformers.CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        if int(tokenizer.model_max_length) < 3:  # beginning, end, and something between
+            raise ValueError(f"model_max_length is {tokenizer.model_max_length}")
+        return tokenizer
     except Exception as error:
         raise _damaged(folder, error) from error
 

@@ -18,7 +18,7 @@ from finetune.backbones.backbone import Backbone
 from finetune.backbones.checkpoint import Header, family_of_checkpoint, read_header, stated_prediction
 from finetune.backbones.clip_vocabulary import END, clip_tokenizer
 from finetune.backbones.families import Family
-from finetune.backbones.folder import checked_scheduler, freeze
+from finetune.backbones.folder import check_finite, checked_scheduler, freeze
 from finetune.backbones.quiet import quiet
 from finetune.config import ModelSection
 from finetune.errors import ModelError, OutOfMemory, memory_ran_out
@@ -74,6 +74,7 @@ def convert(path: Path, family: Family, configs: Path, tokenizers: tuple[Any, ..
     encoders = (pipe.text_encoder, pipe.text_encoder_2) if family == "sdxl" else (pipe.text_encoder,)
     for module in (pipe.unet, pipe.vae, *encoders):
         _refuse_holes(module, path)
+        check_finite(module, str(path))
     backbone = Backbone(family, name, pipe.unet, pipe.vae, encoders, tokenizers, pipe.scheduler)
     freeze(backbone)
     return backbone

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,12 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 # Named, so that a file with a picture's name cannot reach Pillow's other readers (EPS runs a program).
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+
+_MOST_SIDE = 30_000  # more is a damaged header, over which some readers brood for minutes
+_TOO_LARGE = "far too large to be a training picture; scale it down"
+
+_STANDARD_ERROR = threading.Lock()
+"""File descriptor 2 belongs to the whole process, so one thread at a time may turn it away."""
 
 
 class PictureError(ValueError):
@@ -49,6 +57,26 @@ def quiet_pillow() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _quiet_libtiff(data: bytes) -> Iterator[None]:
+    """Keeps libtiff from writing to standard error by itself; what counts comes as an exception too."""
+    if data[:2] not in (b"II", b"MM"):
+        yield
+        return
+    with _STANDARD_ERROR, open(os.devnull, "wb") as nowhere:
+        try:
+            before = os.dup(2)
+        except OSError:  # there is no standard error
+            yield
+            return
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+
+
 def decode_picture(data: bytes) -> Decoded:
     """Decodes every pixel of a picture file.
 
@@ -64,9 +92,11 @@ def decode_picture(data: bytes) -> Decoded:
     if not data:
         raise PictureError("the file is empty")
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as probe:
+        with _quiet_libtiff(data), Image.open(io.BytesIO(data), formats=_FORMATS) as probe:
+            if max(probe.size) > _MOST_SIDE:
+                raise PictureError(_TOO_LARGE)
             probe.verify()  # checksums that decoding alone does not look at
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with _quiet_libtiff(data), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             frames = int(getattr(image, "n_frames", 1)) if image.format != "MPO" else 1
             profile = image.info.get("icc_profile")
             image.load()
@@ -77,7 +107,7 @@ def decode_picture(data: bytes) -> Decoded:
     except UnidentifiedImageError:
         raise PictureError("not a PNG, JPEG, WebP, BMP or TIFF file, or damaged at its start") from None
     except Image.DecompressionBombError:
-        raise PictureError("far too large to be a training picture; scale it down") from None
+        raise PictureError(_TOO_LARGE) from None
     except Exception as error:  # Pillow's readers raise nearly anything on damaged input
         reason = "truncated" if "truncated" in str(error).lower() else "damaged"
         raise PictureError(f"the picture is {reason} ({error})") from error
@@ -99,7 +129,7 @@ def decode_alpha(data: bytes) -> Image.Image | None:
         PictureError: If the bytes are no picture.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with _quiet_libtiff(data), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             image.load()
             upright = ImageOps.exif_transpose(image)
     except Exception as error:  # Pillow's readers raise nearly anything on damaged input

@@ -62,8 +62,9 @@ def bundled_words(
     found: dict[str, dict[str, Tensor]] = {}
     others: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
-        if key.startswith(f"{BUNDLE}."):
-            _, text, rest = key.split(".", 2)
+        bundle, _, said = key.partition(".")
+        text, _, rest = said.partition(".")
+        if bundle == BUNDLE and text and rest:
             found.setdefault(text, {})[rest] = tensor
         else:
             others[key] = tensor
@@ -126,6 +127,10 @@ def _word(text: str, tensors: Mapping[str, Tensor], file: Path, backbone: Backbo
     check_floats({key: tensors[key] for key in keys or tensors}, file)
     rows = tuple(tensors[key].float() for key in keys or tensors)
     rows = tuple(row[None] if row.ndim == 1 else row for row in rows)
+    if any(row.ndim != 2 or row.numel() == 0 for row in rows):
+        raise WeightsError(
+            f"The embeddings of {text} are no rows of numbers.", where=str(file), mend="Get the file again."
+        )
     widths = tuple(encoder.config.hidden_size for encoder in backbone.text_encoders)
     if not all(torch.isfinite(row).all() for row in rows):
         raise WeightsError(

@@ -15,6 +15,7 @@ from finetune.adapters.weights import Hadamard, Kronecker, LayerWeights, LowRank
 from finetune.formats.keys import Role
 
 LEADING = {"down", "hada_w1_a", "lokr_w1", "lokr_w1_a"}  # each kind of update has one of them
+FLAT = {"alpha", "magnitude", "dora_scale"}  # all others are matrices at least
 Row = Mapping[Role, Tensor]
 Shape = tuple[int, ...]
 
@@ -64,6 +65,8 @@ def layer_weights(row: Row, shape: Shape, strength: Strength) -> LayerWeights:
     row = {role: tensor.float() for role, tensor in row.items()}  # fp8 can do nothing else
     if empty := [role for role, tensor in row.items() if tensor.numel() == 0]:
         raise ValueError(f"{empty[0]} is empty")
+    if flat := [role for role, tensor in row.items() if tensor.ndim < 2 and role not in FLAT]:
+        raise ValueError(f"{flat[0]} has the shape {tuple(row[flat[0]].shape)}")
     if not all(torch.isfinite(tensor).all() for tensor in row.values()):
         raise ValueError("holds NaN or infinite values")
     if "alpha" in row and row["alpha"].numel() != 1:
@@ -82,7 +85,7 @@ def _low_rank(row: Row, shape: Shape, strength: Strength) -> LowRank:
     down, up = row["down"], row["up"]
     if "mid" in row:
         # A convolution taken apart twice (LoCon with Tucker): up(1x1) · mid(kxk) · down(1x1).
-        down = torch.einsum("mnkl,ni->mikl", row["mid"], down.flatten(1))
+        down = _joined("mnkl,ni->mikl", row["mid"], down.flatten(1))
     down, up = _as_layer(down, len(shape)), _as_layer(up, len(shape))
     rank = down.shape[0]
     expected = (rank, *shape[1:]), (shape[0], rank, *[1] * (len(shape) - 2))
@@ -160,4 +163,13 @@ def _tucker(a: Tensor, b: Tensor, core: Tensor | None) -> tuple[Tensor, Tensor]:
     """
     if core is None:
         return a, b.flatten(1)
-    return a.T.contiguous(), torch.einsum("ijkl,jn->inkl", core, b).flatten(1)
+    return a.T.contiguous(), _joined("ijkl,jn->inkl", core, b).flatten(1)
+
+
+def _joined(rule: str, core: Tensor, matrix: Tensor) -> Tensor:
+    """A core and a matrix multiplied."""
+    try:
+        return torch.einsum(rule, core, matrix)
+    except RuntimeError:
+        shapes = f"{tuple(core.shape)} and {tuple(matrix.shape)}"
+        raise ValueError(f"has a core and a matrix that do not fit: {shapes}") from None

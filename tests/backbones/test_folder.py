@@ -132,6 +132,28 @@ def _wrong_shape(folder: Path) -> None:
     change(folder / "unet" / "config.json", cross_attention_dim=24)
 
 
+def _not_finite(folder: Path) -> None:
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(file) | {"quant_conv.bias": torch.full((8,), torch.nan)}, file)
+
+
+def _integers(folder: Path) -> None:
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(file) | {"quant_conv.bias": torch.ones(8, dtype=torch.int32)}, file)
+
+
+def _nested_json(folder: Path) -> None:
+    (folder / "unet" / "config.json").write_text("[" * 9000)
+
+
+def _no_token_length(folder: Path) -> None:
+    change(folder / "tokenizer" / "tokenizer_config.json", model_max_length="many")
+
+
+def _odd_setting(folder: Path) -> None:
+    change(folder / "unet" / "config.json", downsample_padding=["x"])
+
+
 def _no_json(folder: Path) -> None:
     (folder / "unet" / "config.json").write_text("{")
 
@@ -168,6 +190,11 @@ def _unknown_scheduler(folder: Path) -> None:
         (_no_tokenizer, "cannot be read"),
         (_strange_prediction, "prediction type 'flow_prediction' is unknown"),
         (_unknown_scheduler, "no scheduler"),
+        (_odd_setting, "downsample_padding is"),
+        (_integers, "quant_conv.bias is I32"),
+        (_nested_json, "cannot be read"),
+        (_no_token_length, "cannot be read: .*many"),
+        (_not_finite, "NaN or infinite: quant_conv.bias"),
     ],
 )
 def test_faults_are_told_with_place_and_mend(spoil: Callable[[Path], None], said: str, folder: Path) -> None:

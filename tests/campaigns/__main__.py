@@ -24,6 +24,8 @@ CAMPAIGNS: tuple[str, ...] = (
     "folders",
     "surroundings",
     "recipes",
+    "weights",
+    "pictures",
 )
 
 

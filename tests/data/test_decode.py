@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from typing import Any
@@ -150,7 +151,27 @@ def test_a_decompression_bomb_is_refused_before_it_fills_the_memory() -> None:
         decode_picture(data)
 
 
+def test_an_absurd_side_is_refused_at_once() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (24, 16)).save(file, "BMP")
+    data = bytearray(file.getvalue())
+    data[18:22] = struct.pack("<I", 60_000)
+    with pytest.raises(PictureError, match="far too large"):
+        decode_picture(bytes(data))
+
+
 def test_other_formats_are_not_even_tried() -> None:
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
     with pytest.raises(PictureError, match="not a PNG"):
         decode_picture(postscript)
+
+
+def test_libraries_write_nothing_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+    file = io.BytesIO()
+    Image.effect_noise((24, 16), 90).save(file, "TIFF", compression="tiff_adobe_deflate")
+    data = bytearray(file.getvalue())
+    data[12:40] = bytes(28)  # within the compressed pixels
+    with pytest.raises(PictureError, match="damaged"):
+        decode_picture(bytes(data))
+    os.write(2, b"mine")  # and afterwards it is as before
+    assert capfd.readouterr().err == "mine"
