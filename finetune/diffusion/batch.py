@@ -77,6 +77,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    @property
+    def learned(self) -> tuple[bool, ...]:
+        """Whether each row shows something new: neither a class picture (below zero) nor preserved."""
+        kept = self.preserved.tolist() if self.preserved is not None else [False] * len(self)
+        return tuple(n >= 0 and not k for n, k in zip(self.numbers, kept, strict=True))
+
     def to(self, device: torch.device | str) -> Batch:
         """The same rows on `device`."""
         optional: dict[str, Any] = {name: value.to(device) for name, value in self._optional().items()}

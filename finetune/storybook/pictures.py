@@ -85,6 +85,11 @@ class PictureRows:
     names: tuple[str, ...]
     pixels: Tensor
 
+    @property
+    def learned(self) -> tuple[bool, ...]:
+        """All rows are of what is learned."""
+        return (True,) * len(self.numbers)
+
     def to(self, device: torch.device | str) -> PictureRows:
         """The same rows on `device`."""
         return replace(self, pixels=self.pixels.to(device))

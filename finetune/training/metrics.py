@@ -1,9 +1,14 @@
-"""`metrics.jsonl`: one line a logged step."""
+"""What is told of a step, and `metrics.jsonl`: one line a logged step."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
 
 from finetune.files import named, whole_file
 
@@ -41,3 +46,30 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, TypeError, KeyError, RecursionError):
         return float("inf")
+
+
+class StepLosses:
+    """The mean loss of one step's rows, told apart by what they are for.
+
+    What is learned and what keeps the model as it was (`data.preserve`, class pictures) differ in size
+    by far; their sum would say nothing of either.
+
+    Args:
+        accelerator: Adds up what several processes see.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._sums = torch.zeros(2, 2, dtype=torch.float64)  # learned, preserved x sum, count
+
+    def add(self, losses: Tensor, learned: Sequence[bool]) -> None:
+        """Counts the losses `[B]` of a batch, and for each whether it is of something new."""
+        for loss, new in zip(losses.tolist(), learned, strict=True):
+            self._sums[0 if new else 1] += torch.tensor([loss, 1.0])
+
+    def means(self) -> dict[str, float]:
+        """`loss` of what is learned and `preserved_loss`, each if the step had such rows."""
+        # fp32, which every device has; the counts are small.
+        sums = self._accelerator.reduce(self._sums.float().to(self._accelerator.device), "sum").tolist()
+        names = ("loss", "preserved_loss")
+        return {name: total / count for name, (total, count) in zip(names, sums, strict=True) if count}

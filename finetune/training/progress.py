@@ -61,8 +61,12 @@ class Progress:
         if not self.shown:
             return
         # A smoothed loss: that of single steps depends mostly on the timesteps they drew.
-        self._loss = values["loss"] if self._loss is None else 0.95 * self._loss + 0.05 * values["loss"]
-        text = f"loss {self._loss:.4f}  {values['images_per_second']:.1f} images/s"
+        # A step may have no row of what is learned, only some that keep the model as it was.
+        loss = values.get("loss", self._loss)
+        if loss is not None:
+            self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
+        shown = f"loss {self._loss:.4f}  " if self._loss is not None else ""
+        text = f"{shown}{values['images_per_second']:.1f} images/s"
         if self._bar:
             self._bar.update(self._task, completed=step, text=text)
             return

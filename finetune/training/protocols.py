@@ -27,6 +27,11 @@ class Rows(Protocol):
         """What each row is called in messages, such as its file."""
         ...
 
+    @property
+    def learned(self) -> tuple[bool, ...]:
+        """Whether each row shows something new; the others keep what the model knew before."""
+        ...
+
     def to(self: RowsT, device: torch.device | str) -> RowsT:
         """The same rows on `device`."""
         ...

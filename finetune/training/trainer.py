@@ -29,7 +29,7 @@ from finetune.training.checkpoint import (
 )
 from finetune.training.device import make_accelerator
 from finetune.training.groups import logged_rates, rate_groups, set_rates
-from finetune.training.metrics import Metrics
+from finetune.training.metrics import Metrics, StepLosses
 from finetune.training.optimizers import make_optimizer, rate_factor
 from finetune.training.progress import Progress, Rate, StopSignal
 from finetune.training.protocols import Hook, Objective, RowsT, Source, Trained
@@ -111,9 +111,9 @@ class Trainer(Generic[RowsT]):
         if self._any(self.step > 0 and not self.folder.sample(self.step).exists()):
             self._call_hooks()
         with StopSignal(told=main) as stop, Progress(self.training.steps, self.step, shown=main) as progress:
-            for loss, norm in self._steps():
+            for losses, norm in self._steps():
                 rates = logged_rates(self.optimizer, self.groups)
-                values = {"loss": loss, "grad_norm": norm, **rates, "images_per_second": rate.tick()}
+                values = {**losses, "grad_norm": norm, **rates, "images_per_second": rate.tick()}
                 progress.advance(self.step, values)
                 if metrics and (self.step % self.training.log_every == 0 or self._done):
                     metrics.write(self.step, **values)
@@ -226,8 +226,8 @@ class Trainer(Generic[RowsT]):
     def _done(self) -> bool:
         return self.step >= self.training.steps
 
-    def _steps(self) -> Iterator[tuple[float, float]]:
-        """Takes one optimizer step after another, yielding its loss and gradient norm."""
+    def _steps(self) -> Iterator[tuple[dict[str, float], float]]:
+        """Takes one optimizer step after another, yielding its losses and gradient norm."""
         with ThreadPoolExecutor(1) as ahead:  # the next rows are fetched while this step computes
             pending = ahead.submit(self._batches, self.step)
             while not self._done:
@@ -242,10 +242,10 @@ class Trainer(Generic[RowsT]):
         starts = [first + k * size * processes for k in range(self.training.accumulation)]
         return [self.source.batch(range(start, start + size)) for start in starts]
 
-    def _step(self, batches: list[RowsT]) -> tuple[float, float]:
-        """One optimizer step on one or more accumulated batches: the mean loss, the gradient's norm."""
+    def _step(self, batches: list[RowsT]) -> tuple[dict[str, float], float]:
+        """One optimizer step on one or more accumulated batches: the mean losses, the gradient's norm."""
         set_rates(self.optimizer, self.groups, self.step, self.rate_factor(self.step))
-        total = torch.zeros((), device=self.accelerator.device)
+        told = StepLosses(self.accelerator)
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
@@ -255,14 +255,14 @@ class Trainer(Generic[RowsT]):
                 # Processes are averaged by the backward pass; batches are summed by it.
                 loss = losses.sum() * (self.accelerator.num_processes / self.rows_per_step)
                 self.accelerator.backward(loss)
-                total += loss.detach()
+                told.add(losses, batch.learned)
         norm = self._clip()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         if self.average:
             self.average.update(self.step)
-        return float(self.accelerator.reduce(total, "mean")), norm
+        return told.means(), norm
 
     def _clip(self) -> float:
         limit = self.training.max_grad_norm

@@ -30,13 +30,16 @@ class Rows:
     names: tuple[str, ...]
     x: Tensor
 
+    learned: tuple[bool, ...] = (True,) * 4
+
     def to(self, device: torch.device | str) -> Rows:
         return replace(self, x=self.x.to(device))
 
 
 class Source:
     def batch(self, numbers: Sequence[int]) -> Rows:
-        return Rows(tuple(numbers), tuple(f"{n}.png" for n in numbers), normal(0, numbers, "x", (80,)))
+        names, x = tuple(f"{n}.png" for n in numbers), normal(0, numbers, "x", (80,))
+        return Rows(tuple(numbers), names, x, (True,) * len(numbers))
 
 
 class Model(nn.Module):
@@ -340,3 +343,22 @@ def test_fp16_without_a_gpu_is_refused(tmp_path: Path) -> None:
 def test_tensorboard_files_are_written(tmp_path: Path) -> None:
     make(tmp_path, tensorboard=True).run()
     assert list((tmp_path / "logs").rglob("events.out.tfevents*"))
+
+
+def test_the_loss_of_what_is_learned_is_told_apart(tmp_path: Path) -> None:
+    class Mixed(Source):
+        def batch(self, numbers: Sequence[int]) -> Rows:
+            rows = super().batch(numbers)
+            return replace(rows, learned=tuple(n % 3 == 0 for n in numbers))
+
+    plain, trainer = make(tmp_path / "plain", batch_size=2), make(tmp_path / "mixed", batch_size=2)
+    trainer.source = Mixed()
+    plain.run()
+    trainer.run()
+    for name, value in plain.parameters.items():
+        assert torch.equal(trainer.parameters[name], value)  # what is told changes nothing
+    lines = [json.loads(line) for line in (tmp_path / "mixed/metrics.jsonl").read_text().splitlines()]
+    # Numbers 0-1, 2-3, 4-5, 6-7: the third step has no row of what is learned.
+    assert ["loss" in line for line in lines] == [True, True, False, True]
+    first = mirror_loss(Model(), Source().batch([0, 1])).tolist()
+    assert (lines[0]["loss"], lines[0]["preserved_loss"]) == pytest.approx(tuple(first))
