@@ -22,6 +22,7 @@ from finetune.diffusion.schedule import scheduler_for
 from finetune.formats import DataFacts, run_metadata
 from finetune.recipes.base import Recipe, flatten
 from finetune.recipes.faults import raise_faults
+from finetune.recipes.foreign import tell_if_foreign
 from finetune.recipes.model import resolved
 from finetune.recipes.place import claimed_by_all
 from finetune.recipes.presets import warmup_note, with_preset
@@ -128,6 +129,7 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
         report.tell(shortened)
     raise_faults(list(recipe.contradictions()))
     check_trainable(recipe.training, recipe.optimizer)
+    tell_if_foreign(recipe, backbone, pictures.pictures, report)
     adapter = recipe.make_adapter(backbone)
     # Before the source is made: the precision of the text encoders is part of its cache's keys (P4).
     backbone.to("cpu", PRECISIONS[recipe.training.precision])
