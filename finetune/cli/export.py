@@ -13,20 +13,46 @@ from finetune.config import ModelSection
 from finetune.files import check_writable
 
 
-def _export(run: Path, merged: Path, model: str | None, dtype: Literal["fp32", "fp16"]) -> None:
+def _export(
+    run: Path,
+    merged: Path | None,
+    as_lora: Path | None,
+    rank: int | None,
+    model: str | None,
+    dtype: Literal["fp32", "fp16"],
+) -> None:
     from finetune.backbones import load_backbone
-    from finetune.export import export_merged
+    from finetune.export import export_merged, export_plain
     from finetune.export.merge import check_free
+    from finetune.export.plain import RANK
     from finetune.recipes.model import choose_model
 
+    out = _only(merged, as_lora)
+    if as_lora is None and rank is not None:
+        raise click.UsageError("--rank belongs to --as-lora.")
+    if as_lora is not None and dtype != "fp32":
+        raise click.UsageError("--dtype belongs to --merged.")
     quiet_loading()
-    check_free(merged)
-    check_writable(merged.parent)
+    check_free(out)
+    check_writable(out.parent)
     section, sentence = choose_model(model, [run])
     tell(sentence)
-    export_merged(run, load_backbone(section), merged, dtype=dtype)
-    tell(f"Wrote the model with the LoRA merged in to {merged}.")
-    tell(f"Use it with --model {merged}, or DiffusionPipeline.from_pretrained({str(merged)!r}).")
+    backbone = load_backbone(section)
+    if as_lora is not None:
+        error = export_plain(run, backbone, as_lora, rank=rank or RANK)
+        tell(f"Wrote it as a plain LoRA to {as_lora}. It differs from the original by {error:.2%}.")
+        return
+    export_merged(run, backbone, out, dtype=dtype)
+    tell(f"Wrote the model with the LoRA merged in to {out}.")
+    tell(f"Use it with --model {out}, or DiffusionPipeline.from_pretrained({str(out)!r}).")
+
+
+def _only(merged: Path | None, as_lora: Path | None) -> Path:
+    """The one place to write to."""
+    chosen = [path for path in (merged, as_lora) if path is not None]
+    if len(chosen) != 1:
+        raise click.UsageError("Give either --merged FOLDER or --as-lora FILE.")
+    return chosen[0]
 
 
 export_command = SettingsCommand(
@@ -38,9 +64,19 @@ export_command = SettingsCommand(
         click.Option(
             ["--merged"],
             type=click.Path(path_type=Path),
-            required=True,
             metavar="FOLDER",
             help="Write the whole pipeline with the LoRA merged in to this new folder.",
+        ),
+        click.Option(
+            ["--as-lora"],
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Write a DoRA (or LoHa, LoKr) as a plain LoRA to this new file, for A1111 and Forge.",
+        ),
+        click.Option(
+            ["--rank"],
+            type=click.IntRange(min=1),
+            help="Rank that a DoRA gets as a plain LoRA; 64 if not given.",
         ),
         setting_flag(
             "--model", ModelSection.model_fields["name"], default="the model that the LoRA was made for"

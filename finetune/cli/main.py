@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import click
 
 from finetune import __version__
-from finetune.cli.ending import ending_like_ctrl_c
+from finetune.cli.ending import ending_by_signals
 from finetune.cli.export import export_command
 from finetune.cli.flags import SettingsCommand
 from finetune.cli.pretrain import pretrain_command
@@ -84,10 +84,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     in_utf8(arguments)
     steady_streams()
     quiet_libraries()
+    with ending_by_signals() as ending:
+        code = _run(arguments)
+    if ending.asked and code != 130:  # a library made another error of the interruption
+        tell_error(_INTERRUPTED)
+        return 130
+    return code
+
+
+_INTERRUPTED = "Interrupted. Of a run, --resume goes on from its last checkpoint, if it has one."
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         # Without standalone mode click returns the code of --help and --version.
-        with ending_like_ctrl_c():
-            code = cli.main(None if arguments is None else list(arguments), "finetune", standalone_mode=False)
+        code = cli.main(None if arguments is None else list(arguments), "finetune", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
@@ -95,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.UsageError as error:
         return _fail(_as_user_error(error))
     except (KeyboardInterrupt, click.Abort):
-        tell_error("Interrupted. Of a run, --resume goes on from its last checkpoint, if it has one.")
+        tell_error(_INTERRUPTED)
         return 130
     except Exception as error:
         return _fail(error)

@@ -79,5 +79,5 @@ def check_free(out: Path) -> None:
         raise ConfigError(
             "There is something already, and results are never overwritten.",
             where=str(out),
-            mend="Give a folder that does not exist yet.",
+            mend="Give a name that does not exist yet.",
         )

@@ -5,7 +5,7 @@
 | the word itself, `[n, D]` | diffusers, which takes the key for the word; A1111, ComfyUI |
 | `emb_params`, `[n, D]` | A1111, Forge, ComfyUI, InvokeAI; the file's name is the word |
 | `clip_l` and `clip_g` (SDXL) | A1111, Forge, ComfyUI, InvokeAI; diffusers encoder by encoder |
-| `bundle_emb.WORD.string_to_param.*`, `bundle_emb.WORD.clip_l` … in a LoRA's file | A1111, Forge |
+| `bundle_emb.WORD.string_to_param.*`, `bundle_emb.WORD.clip_l` … in a LoRA's file | A1111 |
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 A1111, Forge, ComfyUI and InvokeAI read them; diffusers reads those of a plain LoRA. DoRA is written as
 LyCORIS does (`dora_scale`, one for each output). diffusers leaves `dora_scale` out when it reads this
 layout: with DoRA, use the diffusers layout there. A word that was learned with it is in the file too
-(`bundle_emb`), as A1111 and Forge take it.
+(`bundle_emb`), as A1111 takes it; Forge ignores it there and wants the word's own file.
+
+A1111 and Forge compute DoRA otherwise than it was trained; `export.plain` makes a plain LoRA of it.
 """
 
 from __future__ import annotations

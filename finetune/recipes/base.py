@@ -212,6 +212,10 @@ class Recipe(Section, ABC):
                 "The name is too long for a file.", "output.name", f"Take at most {LONGEST_NAME} bytes."
             )
 
+    def notes(self) -> Iterator[str]:
+        """What the user should know of these settings before training."""
+        yield from ()
+
     @property
     def _folder(self) -> Path:
         folder = self.data.folder

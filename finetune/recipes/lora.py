@@ -43,6 +43,14 @@ class LoRARecipe(SubjectRecipe):
         for what, key, mend in self.adapter.conflicts():
             yield Fault(what, f"adapter.{key}", mend)
 
+    def notes(self) -> Iterator[str]:
+        """Which programs cannot show a DoRA as it was trained."""
+        if self.adapter.dora:
+            yield (
+                "DoRA: A1111 and Forge compute it otherwise and show something else than was trained; "
+                "for them, make a plain LoRA of the result with `finetune export RUN --as-lora FILE`."
+            )
+
     def scan(self) -> Folder:
         """As `SubjectRecipe.scan`; with a new word, the captions must say it."""
         if self.adapter.placeholder is None:
@@ -75,8 +83,13 @@ class LoRARecipe(SubjectRecipe):
             words = write_word(folder, stem if stem != name else f"{stem}-word", word, metadata)
         write_kohya(kohya, adapter, metadata)
         loads = write_diffusers(diffusers, adapter, metadata)  # last: it says that the run is finished
+        purpose = "for A1111, Forge, ComfyUI, InvokeAI"
+        if self.adapter.dora:
+            purpose = "for ComfyUI (A1111, Forge: finetune export RUN --as-lora FILE)"
+        if word is not None:
+            purpose += "; Forge wants the word's own file beside it"
         return {
-            kohya: "for A1111, Forge, ComfyUI, InvokeAI",
+            kohya: purpose,
             diffusers: "for diffusers and finetune sample"
             if loads
             else "for finetune sample; diffusers gets a model with finetune export --merged",

@@ -128,6 +128,8 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
     if shortened := warmup_note(given, recipe, _preset_of(recipe, backbone)):
         report.tell(shortened)
     raise_faults(list(recipe.contradictions()))
+    for note in recipe.notes():
+        report.tell(note)
     check_trainable(recipe.training, recipe.optimizer)
     tell_if_foreign(recipe, backbone, pictures.pictures, report)
     adapter = recipe.make_adapter(backbone)

@@ -45,6 +45,9 @@ def test_train_sample_export(
     assert main(["sample", "a cat", "--model", "merged", "--steps", "1", "--output-dir", "more"]) == 0
     assert (here / "more" / "a-cat-0.png").is_file()
     assert main(["export", "runs/mycat-lora", "--merged", "merged"]) == 2
+    assert main(["export", "runs/mycat-lora", "--as-lora", "plain.safetensors"]) == 0
+    assert "differs from the original by 0.00%" in capsys.readouterr().out
+    assert main(["sample", "a cat", "--lora", "plain.safetensors", "--model", model, "--steps", "1"]) == 0
 
 
 def test_run_resumes_the_folder_it_is_given(

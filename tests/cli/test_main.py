@@ -111,7 +111,7 @@ def test_the_command_line_is_frozen() -> None:
         --scheduler --seed --size --steps"""
     assert flags["run"] == ["--output-dir", "--resume", "--set"]
     assert flags["sample"] == sample.split()
-    assert flags["export"] == ["--dtype", "--merged", "--model"]
+    assert flags["export"] == ["--as-lora", "--dtype", "--merged", "--model", "--rank"]
     assert flags["pretrain"] == [
         "--batch-size",
         "--lr",
@@ -170,7 +170,9 @@ def test_every_flag_stands_for_a_setting_and_shows_its_description(kind: str, ca
         (["sample", "a cat", "--model", "none"], "none"),
         (["sample", "a cat", "--model", "none", "--precision", "fp31"], "mend"),
         (["export", "none", "--merged", "out"], "where: none"),
-        (["export", "none"], "--merged"),
+        (["export", "none"], "--merged FOLDER or --as-lora FILE"),
+        (["export", "none", "--merged", "out", "--rank", "4"], "--rank belongs to --as-lora"),
+        (["export", "none", "--as-lora", "out", "--dtype", "fp16"], "--dtype belongs to --merged"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -100,6 +100,22 @@ def test_the_written_recipe_gives_the_same_bytes_in_a_new_folder(
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
+def test_dora_says_where_it_is_not_shown_as_trained(tiny_models: dict[str, Path], pictures: Path) -> None:
+    _, said = train(pictures, tiny_models["sd1"], "adapter.dora=true")
+    warned = [line for line in said if "A1111 and Forge compute it otherwise" in line]
+    (begun,) = (line for line in said if line.startswith("Training 2 steps"))
+    assert len(warned) == 1 and said.index(warned[0]) < said.index(begun)
+    assert any("for ComfyUI (A1111, Forge: finetune export RUN --as-lora FILE)" in line for line in said)
+
+
+def test_a_word_is_also_in_a_file_of_its_own(tiny_models: dict[str, Path], pictures: Path) -> None:
+    word = ("adapter.placeholder=<toy>", "adapter.initializer=cat", "data.instance_prompt=a photo of <toy>")
+    folder, said = train(pictures, tiny_models["sd1"], *word)
+    assert set(load_file(folder / "toy.safetensors")) == {"emb_params"}
+    assert any("Forge wants the word's own file beside it" in line for line in said)
+    assert not any("compute it otherwise" in line for line in said)
+
+
 def unfinished(folder: Path, step: int) -> None:
     """Makes a finished run look as if it had been killed after a checkpoint."""
     for file in folder.glob("*.safetensors"):
