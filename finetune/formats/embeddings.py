@@ -20,6 +20,7 @@ from finetune.backbones import Backbone
 from finetune.backbones.words import Word
 from finetune.errors import WeightsError
 from finetune.formats.families import FAMILY_NAMES, TEXT_WIDTHS
+from finetune.formats.first_layout import refuse_first_layout
 from finetune.formats.tensors import check_floats, read_tensors, write_tensors
 
 DIFFUSERS_EMBEDDING = "learned_embeds.safetensors"
@@ -97,6 +98,7 @@ def read_embedding(path: str | Path, backbone: Backbone, text: str | None = None
             mend="Give a safetensors file or the folder of a finished run that learned a word.",
         )
     tensors, metadata = read_tensors(file)
+    refuse_first_layout(tensors, file)
     if not is_embedding(tensors) and not _may_be_embedding(tensors):
         raise WeightsError(
             "This file holds no embeddings of a new word.",

@@ -14,6 +14,7 @@ from finetune.backbones import Backbone
 from finetune.errors import WeightsError
 from finetune.formats.embeddings import bundled_words, is_embedding, learned_words, read_embedding
 from finetune.formats.families import FAMILY_NAMES, made_for
+from finetune.formats.first_layout import refuse_first_layout
 from finetune.formats.keys import LayerNames, Role, other_kind, parse_key
 from finetune.formats.layers import LEADING, Strength, layer_weights
 from finetune.formats.tensors import check_floats, read_tensors
@@ -41,6 +42,7 @@ def read_lora(path: str | Path, backbone: Backbone) -> LoRAWeights:
     """
     file = find_lora(Path(path))
     tensors, metadata = read_tensors(file)
+    refuse_first_layout(tensors, file)
     words, tensors = bundled_words(tensors, file, backbone)
     if beside := learned_words(Path(path)):
         words = (*words, read_embedding(beside, backbone))
