@@ -115,7 +115,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
                 old = partial_name(path)
                 os.replace(path, old)
                 os.replace(aside, path)
-                shutil.rmtree(old)
+                _remove(old)
             else:
                 os.replace(aside, path)
             _sync(path.parent)
@@ -127,7 +127,14 @@ def remove_folder(path: Path) -> None:
     """Removes a folder so that a kill in between does not leave a part of it under its name."""
     aside = partial_name(path)
     os.replace(path, aside)
-    shutil.rmtree(aside)
+    _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def is_partial(path: Path) -> bool:

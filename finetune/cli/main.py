@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import click
 
 from finetune import __version__
-from finetune.cli.ending import ending_by_signals
+from finetune.cli.ending import Ending, ending_by_signals
 from finetune.cli.export import export_command
 from finetune.cli.flags import SettingsCommand
 from finetune.cli.pretrain import pretrain_command
@@ -21,7 +21,7 @@ from finetune.cli.sample import sample_command
 from finetune.cli.streams import in_utf8, steady_streams
 from finetune.cli.terminal import quiet_libraries, tell_error
 from finetune.cli.train import run_command, training_command
-from finetune.errors import FinetuneError, UserError, of_the_system
+from finetune.errors import FinetuneError, Interrupted, UserError, of_the_system
 from finetune.recipes.faults import nearest
 
 
@@ -85,17 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     steady_streams()
     quiet_libraries()
     with ending_by_signals() as ending:
-        code = _run(arguments)
-    if ending.asked and code != 130:  # a library made another error of the interruption
-        tell_error(_INTERRUPTED)
-        return 130
-    return code
+        return _run(arguments, ending)
 
 
-_INTERRUPTED = "Interrupted. Of a run, --resume goes on from its last checkpoint, if it has one."
-
-
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str] | None, ending: Ending) -> int:
     try:
         # Without standalone mode click returns the code of --help and --version.
         code = cli.main(None if arguments is None else list(arguments), "finetune", standalone_mode=False)
@@ -106,10 +99,16 @@ def _run(arguments: Sequence[str] | None) -> int:
     except click.UsageError as error:
         return _fail(_as_user_error(error))
     except (KeyboardInterrupt, click.Abort):
-        tell_error(_INTERRUPTED)
-        return 130
+        return _interrupted()
     except Exception as error:
+        if ending.asked and not isinstance(error, Interrupted):
+            return _interrupted()
         return _fail(error)
+
+
+def _interrupted() -> int:
+    tell_error("Interrupted. Of a run, --resume goes on from its last checkpoint, if it has one.")
+    return Interrupted.exit_code
 
 
 def _fail(error: Exception) -> int:

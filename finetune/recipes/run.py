@@ -96,7 +96,9 @@ def run(
                 f"{place.folder} is finished; there is nothing to resume. More --steps would carry it on."
             )
             return Result(place.folder, {}, recipe.training.steps, 0.0)
-        this = assemble(recipe, RunFolder(place.folder), report)
+        folder = RunFolder(place.folder)
+        folder.check()
+        this = assemble(recipe, folder, report)
         if place.state != "free":
             take_up(this, place.state, report)
         check_room(this)

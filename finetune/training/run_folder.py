@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from finetune.errors import PlaceError
 from finetune.files import remove_folder
 
 _STEP = re.compile(r"step-(\d+)")
@@ -56,7 +57,24 @@ class RunFolder:
     def checkpoints(self) -> list[Path]:
         """All complete checkpoints, oldest first (a checkpoint appears whole or not at all)."""
         folders = (self.path / "checkpoints").glob("step-*")
-        return sorted((f for f in folders if _STEP.fullmatch(f.name)), key=step_of)
+        return sorted((f for f in folders if _STEP.fullmatch(f.name) and f.is_dir()), key=step_of)
+
+    def check(self) -> None:
+        """Refuses a folder in which something is a file that must be a folder, or the other way round.
+
+        Raises:
+            PlaceError: Naming it.
+        """
+        files = (self.recipe, self.pictures, self.metrics)
+        folders = (self.path / "checkpoints", self.samples, self.logs)
+        wrong = [path for path in files if path.is_dir()] + [path for path in folders if path.is_file()]
+        if wrong:
+            kind = "folder" if wrong[0].is_dir() else "file"
+            raise PlaceError(
+                f"A {kind} is where the run keeps something else.",
+                where=str(wrong[0]),
+                mend="Move it away and resume again.",
+            )
 
     def latest(self) -> Path | None:
         """The newest checkpoint, or None."""
