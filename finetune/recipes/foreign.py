@@ -19,8 +19,8 @@ from finetune.data.pictures import PictureLatents
 from finetune.diffusion.objective import Objective
 from finetune.diffusion.random import normal
 from finetune.recipes.base import Recipe
+from finetune.recipes.lora import LoRARecipe
 from finetune.recipes.reporter import Reporter
-from finetune.recipes.subject import SubjectRecipe
 
 if TYPE_CHECKING:
     from finetune.backbones import Backbone
@@ -45,9 +45,9 @@ class Measure:
         limit: Pictures above it are foreign.
     """
 
-    timesteps: tuple[int, ...]
-    draws: int
-    limit: float
+    timesteps: tuple[int, ...] = (100, 200, 300)
+    draws: int = 3
+    limit: float = math.inf
 
     @classmethod
     def read(cls, file: Path) -> Measure:
@@ -106,11 +106,13 @@ def tell_if_foreign(
     views = [View(index) for index in range(len(seen))]
     means = PictureLatents(seen, backbone, backbone.native_size).posterior(views).mean
     if count := int((strangeness(backbone, means, measure) > measure.limit).sum()):
-        for line in _warning(count, len(seen), isinstance(recipe, SubjectRecipe) and recipe.data.preserve):
+        # The flags were tried with LoRA, whose preset preserves prompts.
+        preserving = isinstance(recipe, LoRARecipe) and bool(recipe.data.preserve)
+        for line in _warning(count, len(seen), preserving):
             report.tell(line)
 
 
-def _warning(count: int, seen: int, preserving: object) -> Iterator[str]:
+def _warning(count: int, seen: int, preserving: bool) -> Iterator[str]:
     which = "These pictures are" if count == seen else f"{count} of the {seen} pictures looked at are"
     yield f"Note: {which} not of the world that storybook draws: picture-book animals (cat,"
     yield "  dog, rabbit, bear, bird, elephant) in six scenes, 64 pixels wide. Photographs come out of it as"

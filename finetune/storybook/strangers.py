@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with quiet():
         backbone = load_backbone(ModelSection(name="storybook"))
     file = storybook_folder() / FILE
-    measure = Measure.read(file)
+    measure = Measure.read(file) if file.is_file() else Measure()  # a new model has none yet
     scenes, own, others = draw_scenes(options.count), 0.0, math.inf
     for name, change in WEAR.items():
         values = measured(backbone, [change(scene) for scene in scenes], measure)

@@ -15,7 +15,7 @@ from finetune.backbones.resolve import storybook_folder
 from finetune.config import ModelSection
 from finetune.data import scan_folder
 from finetune.recipes import RECIPES, Recipe, build
-from finetune.recipes.foreign import BEST_FLAGS, LOOKED_AT, tell_if_foreign
+from finetune.recipes.foreign import BEST_FLAGS, FILE, LOOKED_AT, Measure, tell_if_foreign
 from finetune.recipes.load import Setting, parse_set
 from finetune.recipes.reporter import Reporter, no_progress
 from finetune.recipes.run import assemble
@@ -124,3 +124,16 @@ def test_the_command_prints_what_it_measured(photographs: Path, capsys: pytest.C
     *scenes, folder = capsys.readouterr().out.splitlines()
     assert len(scenes) == len(WEAR) and all(line.endswith("foreign 0 of 4") for line in scenes)
     assert folder.endswith("foreign 3 of 3")
+
+
+def test_a_model_that_was_made_anew_gets_a_limit_of_its_own(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("finetune.storybook.strangers.storybook_folder", lambda: tmp_path)
+    assert main(["--count", "4", "--write", str(photographs)]) == 0
+    least = min(float(line.rsplit("  ", 1)[0].split()[-3]) for line in folder_lines(capsys, photographs))
+    assert 0 < Measure.read(tmp_path / FILE).limit < least
+
+
+def folder_lines(capsys: pytest.CaptureFixture[str], folder: Path) -> list[str]:
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith(str(folder))]
