@@ -11,12 +11,13 @@ INSTALL := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)
 PICTURES := datasets/mycat
 WORKERS ?= 2
 
-.PHONY: help demo test lint types tests campaign clean
+.PHONY: help demo test lint types tests campaign gpu clean
 
 help:
 	@echo 'make demo   train a LoRA on $(PICTURES) with the bundled model and sample from it'
 	@echo 'make test   lint, types and tests'
 	@echo 'make campaign  attack the whole program: kills, broken files, full disks (an hour or two)'
+	@echo 'make gpu    what only an NVIDIA GPU can show, in ten minutes'
 	@echo 'make clean  remove .venv and caches (never runs/ or samples/)'
 
 demo: .venv/installed
@@ -43,6 +44,10 @@ tests: .venv/installed-dev
 # Attacks of every kind in large numbers; exits non-zero if any does harm.
 campaign: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaigns
+
+# Where the environment was made by hand, with a CUDA build of torch: make gpu BIN=/path/to/its/bin
+gpu: $(if $(filter .venv/bin,$(BIN)),.venv/installed-dev)
+	$(BIN)/python -m tests.gpu
 
 .venv/bin/python:
 	@test -n '$(PYTHON)' || { echo 'No Python >= 3.10 with venv was found; say which: make PYTHON=/path/to/python' >&2; exit 1; }

@@ -1,0 +1,1 @@
+"""What is measured of the program; nothing here is installed or imported by it."""

@@ -1,0 +1,222 @@
+"""Every recipe on models of the true size with random weights: `python -m benchmarks.gpu`.
+
+For each case it prints seconds a step (the median of all but the first), seconds to the end of the first
+step and peak memory, with the machine; `--json FILE` keeps the figures. A case that fails is named and
+makes the exit code 1; cases that no longer fit into `--budget` seconds are named and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.models import Family, random_model
+from finetune.cli.terminal import quiet_libraries, quiet_loading
+from finetune.recipes import RECIPES, build
+from finetune.recipes.load import Setting, parse_set
+from finetune.recipes.run import assemble
+from finetune.training import RunFolder
+
+EIGHT_BIT = "optimizer.name=adamw8bit"
+CHECKPOINTED = "training.gradient_checkpointing=true"
+GREY = "data.preprocess=grayscale"
+
+
+BRIEF = (
+    *("training.batch_size=1", "training.accumulation=1", "training.ema=false"),
+    *("optimizer.warmup_steps=0", "preview.every=0"),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to train: the recipe, the model and what differs from the preset."""
+
+    kind: str
+    family: Family
+    precision: str
+    changes: tuple[str, ...] = ()
+
+
+@dataclass
+class Figures:
+    """What a case took: seconds, and memory of the GPU in GiB."""
+
+    case: Case
+    first: float = 0.0
+    step: float = 0.0
+    allocated: float = 0.0
+    reserved: float = 0.0
+    failure: str = ""
+
+
+CASES = (
+    Case("lora", "sd1", "bf16"),
+    Case("lora", "sd1", "fp16"),
+    Case("lora", "sd1", "bf16", (CHECKPOINTED,)),
+    Case("lora", "sd1", "bf16", ("adapter.text_encoder=true",)),
+    Case("embedding", "sd1", "bf16"),
+    Case("controlnet", "sd1", "bf16", (GREY, EIGHT_BIT)),
+    Case("dreambooth", "sd1", "bf16", ("optimizer.name=adamw",)),
+    Case("dreambooth", "sd1", "bf16", (EIGHT_BIT,)),
+    Case("dreambooth", "sd1", "fp16", (EIGHT_BIT, CHECKPOINTED)),
+    Case("full", "sd1", "bf16", ("optimizer.name=paged_adamw8bit",)),
+    Case("lora", "sdxl", "bf16"),
+    Case("lora", "sdxl", "fp16", (CHECKPOINTED,)),
+    Case("lora", "sdxl", "bf16", ("adapter.text_encoder=true", CHECKPOINTED)),
+    Case("embedding", "sdxl", "bf16", (CHECKPOINTED,)),
+    Case("controlnet", "sdxl", "bf16", (GREY, EIGHT_BIT, CHECKPOINTED)),
+    Case("dreambooth", "sdxl", "bf16", (EIGHT_BIT, CHECKPOINTED)),
+    Case("full", "sdxl", "bf16", (EIGHT_BIT, CHECKPOINTED)),
+)
+
+
+def measure(case: Case, model: Path, pictures: Path, place: Path, steps: int, *changes: str) -> Figures:
+    """Trains some steps as the command line would, and looks at clock and memory.
+
+    Args:
+        case: What is trained.
+        model: A diffusers folder.
+        pictures: A folder of captioned pictures.
+        place: An empty folder for the run.
+        steps: At least 2: the first is told apart.
+        changes: More settings, as `--set` takes them.
+    """
+    brief = (*BRIEF, f"training.steps={steps}", f"training.checkpoint_every={steps + 1}")
+    every = {
+        c.partition("=")[0]: c
+        for c in (*brief, f"training.precision={case.precision}", *case.changes, *changes)
+    }
+    given = [Setting("model.name", str(model), "benchmark"),
+             Setting(f"data.{RECIPES[case.kind].folder_field}", pictures, "benchmark")]  # fmt: skip
+    found, clock, began = Figures(case), [], time.monotonic()
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        recipe = build(case.kind, [*given, *map(parse_set, every.values())])
+        this = assemble(recipe, RunFolder(place))
+        this.backbone.to(this.trainer.accelerator.device)
+        this.source.prepare()
+        this.backbone.free_encoders()
+
+        def tick(step: int) -> None:
+            if cuda:
+                torch.cuda.synchronize()
+            clock.append(time.monotonic())
+
+        this.trainer.hooks.append((1, tick))
+        # The last checkpoint is no part of a step, and gigabytes large.
+        this.trainer.save = lambda: None  # type: ignore[method-assign]
+        this.trainer.run()
+    except Exception as error:  # one case must not hide the others
+        found.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        return found
+    found.first = clock[0] - began
+    found.step = median(later - sooner for sooner, later in pairwise(clock))
+    if cuda:
+        found.allocated = torch.cuda.max_memory_allocated() / 2**30
+        found.reserved = torch.cuda.max_memory_reserved() / 2**30
+    return found
+
+
+def machine() -> dict[str, str]:
+    """What the figures were measured on."""
+    if not torch.cuda.is_available():
+        return {
+            "machine": f"{platform.processor() or platform.machine()}, no GPU",
+            "torch": torch.__version__,
+        }
+    return {
+        "machine": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "CUDA": str(torch.version.cuda),
+        "memory": f"{torch.cuda.get_device_properties(0).total_memory / 2**30:.0f} GiB",
+    }
+
+
+def table(figures: list[Figures]) -> Table:
+    """The figures as people read them."""
+    shown = Table("recipe", "model", "precision", "settings", "s/step", "first step", "GiB used", "GiB held")
+    for one in figures:
+        case = one.case
+        told = [f"{value:.2f}" for value in (one.step, one.first, one.allocated, one.reserved)]
+        settings = " ".join(change.partition(".")[2] for change in case.changes)
+        row = told if not one.failure else [one.failure, "", "", ""]
+        shown.add_row(case.kind, case.family, case.precision, settings, *row)
+    return shown
+
+
+def draw_pictures(folder: Path, size: int) -> Path:
+    """Some captioned pictures of noise."""
+    folder.mkdir()
+    for number in range(4):
+        pixels = torch.randint(
+            0, 256, (size, size, 3), dtype=torch.uint8, generator=torch.manual_seed(number)
+        )
+        Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("a photo of mycat")
+    return folder
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument("--families", nargs="+", default=["sd1", "sdxl"], choices=["sd1", "sd2", "sdxl"])
+    parser.add_argument("--kinds", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--size", type=int, help="side in pixels; 512 for sd1, 1024 for sdxl if not given")
+    parser.add_argument("--budget", type=float, default=420.0, help="seconds after which cases are left out")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    given = parser.parse_args()
+    quiet_libraries()
+    quiet_loading()
+    console = Console(width=max(120, Console().width))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    began, figures, left_out = time.monotonic(), list[Figures](), list[Case]()
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
+        place = Path(name)
+        os.chdir(place)  # class pictures would go below it
+        for number, case in enumerate(
+            c for c in CASES if c.family in given.families and c.kind in given.kinds
+        ):
+            if time.monotonic() - began > given.budget:
+                left_out.append(case)
+                continue
+            size = given.size or (1024 if case.family == "sdxl" else 512)
+            pictures = place / f"pictures-{size}"
+            pictures = pictures if pictures.exists() else draw_pictures(pictures, size)
+            model = random_model(case.family, place, device)
+            run = place / f"run-{number}"
+            figures.append(measure(case, model, pictures, run, given.steps, f"data.resolution={size}"))
+            gc.collect()
+            if device == "cuda":
+                torch.cuda.empty_cache()
+    console.print(", ".join(f"{key} {value}" for key, value in machine().items()))
+    console.print(table(figures))
+    for case in left_out:
+        console.print(f"left out for want of time: {case}")
+    if given.json:
+        given.json.write_text(
+            json.dumps({**machine(), "figures": [asdict(one) for one in figures]}, indent=1)
+        )
+    return 1 if any(one.failure for one in figures) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Stable Diffusion models of the true size and structure, with random weights: for speed and memory."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, Literal
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from finetune.backbones.backbone import Backbone
+from finetune.backbones.clip_vocabulary import END, clip_tokenizer
+from finetune.backbones.folder import freeze
+from finetune.backbones.saving import save_folder
+from finetune.files import whole_folder
+
+Family = Literal["sd1", "sd2", "sdxl"]
+
+
+def random_model(family: Family, place: Path, device: str) -> Path:
+    """Writes a model with the published configuration and drawn weights as an fp16 diffusers folder.
+
+    Args:
+        family: Whose configuration.
+        place: Where the folder goes; one that is there already is taken.
+        device: Where the weights are drawn; a GPU takes seconds.
+
+    Returns:
+        The folder.
+    """
+    folder = place / family
+    if folder.exists():
+        return folder
+    with as_file(files("finetune.backbones").joinpath("published", family)) as configs, torch.device(device):
+        backbone = _drawn(family, configs)
+    with whole_folder(folder) as aside:
+        save_folder(backbone.to("cpu"), aside, torch.float16)
+    return folder
+
+
+def _drawn(family: Family, configs: Path) -> Backbone:
+    kinds: tuple[Any, ...] = (CLIPTextModel, CLIPTextModelWithProjection)
+    count = 2 if family == "sdxl" else 1
+    encoders = tuple(
+        kinds[n](CLIPTextConfig.from_pretrained(configs / f"text_encoder{'_2' if n else ''}"))
+        for n in range(count)
+    )
+    pads = {"sd1": (END,), "sd2": ("!",), "sdxl": (END, "!")}[family]
+    scheduler = _scheduler(configs / "scheduler")
+    unet, vae = (_part(kind, configs / name) for kind, name in _PARTS)
+    tokenizers = tuple(clip_tokenizer(pad) for pad in pads)
+    backbone = Backbone(family, f"random {family}", unet, vae, encoders, tokenizers, scheduler)
+    freeze(backbone)
+    return backbone
+
+
+_PARTS: tuple[tuple[Any, str], ...] = ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae"))
+
+
+def _part(kind: Any, configs: Path) -> Any:
+    return kind.from_config(kind.load_config(configs))
+
+
+def _scheduler(configs: Path) -> Any:
+    config = diffusers.DDIMScheduler.load_config(configs)
+    return getattr(diffusers, config["_class_name"]).from_config(config)

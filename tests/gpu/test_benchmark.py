@@ -1,0 +1,32 @@
+"""The benchmark for GPUs measures; here on a tiny model, on whatever device there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu
+from benchmarks.gpu import Case, draw_pictures, measure, table
+
+
+@pytest.mark.parametrize("kind", ["lora", "controlnet"])
+def test_a_case_is_measured(tmp_path: Path, tiny_models: dict[str, Path], kind: str) -> None:
+    changes = ("data.preprocess=grayscale",) if kind == "controlnet" else ()
+    case = Case(kind, "sd1", "fp32", changes)
+    pictures = draw_pictures(tmp_path / "pictures", 32)
+    found = measure(case, tiny_models["sd1"], pictures, tmp_path / "run", 3, "optimizer.name=adamw")
+    assert found.failure == ""
+    assert 0 < found.step < found.first
+    assert table([found]).row_count == 1
+
+
+def test_a_case_that_fails_is_told(tmp_path: Path, tiny_models: dict[str, Path]) -> None:
+    found = measure(Case("lora", "sd1", "fp32"), tiny_models["sd1"], tmp_path / "none", tmp_path / "run", 2)
+    assert found.failure.startswith("DataError: ")
+
+
+def test_every_recipe_is_measured_on_both_models() -> None:
+    assert {(case.kind, case.family) for case in gpu.CASES} == {
+        (kind, family) for kind in gpu.RECIPES for family in ("sd1", "sdxl")
+    }

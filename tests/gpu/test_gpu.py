@@ -1,0 +1,118 @@
+"""What only a GPU can show; `make gpu` runs it, and without a GPU every test is skipped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from finetune.recipes import RECIPES, build
+from finetune.recipes.load import Setting, parse_set
+from finetune.recipes.run import assemble, run
+from finetune.sampling import Sampler
+from finetune.training import RunFolder
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+SMALL = (
+    *("training.steps=4", "training.batch_size=2", "training.accumulation=1", "training.checkpoint_every=2"),
+    *("preview.every=2", "preview.num=1", "preview.steps=2", "optimizer.warmup_steps=0"),
+)
+OWN = {
+    "lora": ("adapter.rank=2", "adapter.text_encoder=true"),
+    "dreambooth": ("data.class_prompt=a cat", "data.num_class_images=2", "training.ema=true"),
+    "full": ("training.ema=true",),
+    "controlnet": ("data.preprocess=grayscale",),
+    "embedding": (),
+}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def train(kind: str, model: Path, pictures: Path, *changes: str, resume: bool = False) -> Path:
+    given = {c.partition("=")[0]: c for c in (*SMALL, *OWN[kind], *changes)}
+    settings = [
+        Setting("model.name", str(model), "test"),
+        Setting(f"data.{RECIPES[kind].folder_field}", pictures, "test"),
+        *map(parse_set, given.values()),
+    ]
+    return run(build(kind, settings), resume=resume, tell=lambda line: None).folder
+
+
+def weights(folder: Path, step: int = 4) -> dict[str, torch.Tensor]:
+    return load_file(folder / f"checkpoints/step-{step:06d}/weights.safetensors")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("kind", RECIPES)
+def test_every_recipe_trains(kind: str, precision: str, tiny_folder: Path, pictures: Path) -> None:
+    folder = train(kind, tiny_folder, pictures, f"training.precision={precision}")
+    assert all(torch.isfinite(weight).all() for weight in weights(folder).values())
+    assert (folder / RECIPES[kind].finished_by).is_file()
+    assert (folder / "samples/step-000002.png").is_file()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "paged_adamw8bit"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_resumed_run_ends_in_the_same_bytes(
+    optimizer: str, precision: str, tiny_models: dict[str, Path], pictures: Path
+) -> None:
+    changes = (f"optimizer.name={optimizer}", f"training.precision={precision}")
+    folder = train("full", tiny_models["sd1"], pictures, *changes)
+    whole = weights(folder)
+    # As if it had been killed after step 2.
+    shutil.rmtree(folder / "checkpoints/step-000004")
+    shutil.rmtree(folder / "model")
+    again = train("full", tiny_models["sd1"], pictures, *changes, resume=True)
+    assert again == folder
+    for name, value in whole.items():
+        assert torch.equal(weights(folder)[name], value), name
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_train_what_one_does(here: Path, tiny_models: dict[str, Path], pictures: Path) -> None:
+    one = train("lora", tiny_models["sd1"], pictures, "training.precision=fp32", "output.dir=one")
+    settings = {c.partition("=")[0]: c for c in (*SMALL, *OWN["lora"])} | {"b": "training.batch_size=1"}
+    settings.pop("training.batch_size")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "finetune", "lora",
+               "--instance-dir", str(pictures), "--model", str(tiny_models["sd1"]), "--precision", "fp32",
+               "--output-dir", "two"]  # fmt: skip
+    flags = [part for change in settings.values() for part in ("--set", change)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([*command, *flags], cwd=here, env=environment, check=True)
+    for name, value in weights(one).items():
+        torch.testing.assert_close(weights(here / "two")[name], value, rtol=0, atol=1e-4, msg=name)
+
+
+def test_pictures_are_those_of_the_cpu(tiny_folder: Path) -> None:
+    pixels = []
+    for device in ("cpu", "cuda"):
+        sampler = Sampler.load(str(tiny_folder), precision="fp32", device=device)
+        pixels.append(np.asarray(sampler("a red cat", steps=4, seed=3)[0].image, dtype=np.int16))
+    # Sums are added up in another order: a level or two of 255.
+    assert np.abs(pixels[0] - pixels[1]).max() <= 3
+
+
+def test_frozen_encoders_leave_the_gpu(tiny_models: dict[str, Path], pictures: Path) -> None:
+    settings = [
+        Setting("model.name", str(tiny_models["sdxl"]), "test"),
+        Setting("data.instance_dir", pictures, "test"),
+    ]
+    this = assemble(build("lora", settings), RunFolder(Path("run")))
+    this.backbone.to(this.trainer.accelerator.device)
+    this.source.prepare()
+    before = torch.cuda.memory_allocated()
+    this.backbone.free_encoders()
+    assert torch.cuda.memory_allocated() < before
+    assert {p.device.type for p in this.backbone.vae.parameters()} == {"cpu"}
