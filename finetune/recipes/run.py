@@ -93,7 +93,8 @@ def run(
             report.tell(note)
         if place.state == "finished" and not goes_further(recipe, place.folder):
             report.tell(
-                f"{place.folder} is finished; there is nothing to resume. More --steps would carry it on."
+                f"{place.folder} is finished; there is nothing to resume. "
+                "With more training.steps it goes on."
             )
             return Result(place.folder, {}, recipe.training.steps, 0.0)
         folder = RunFolder(place.folder)

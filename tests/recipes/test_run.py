@@ -144,7 +144,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tiny_models: dict[str, Path], pi
     assert steps == [1, 2, 3, 4]
     # A run that is done stays as it is.
     _, said = train(*arguments, resume=True)
-    assert said == [f"{folder} is finished; there is nothing to resume. More --steps would carry it on."]
+    assert said == [f"{folder} is finished; there is nothing to resume. With more training.steps it goes on."]
 
 
 def test_resuming_with_other_settings_is_refused(tiny_models: dict[str, Path], pictures: Path) -> None:
