@@ -23,7 +23,7 @@ LAYERS = [
     {"backbones"},
     {"diffusion"},
     {"config"},
-    {"errors", "files"},
+    {"errors", "files", "signals"},
 ]
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from finetune.signals import heard_by
 
 
 class Ending:
@@ -26,22 +27,10 @@ class Ending:
 
 @contextmanager
 def ending_by_signals() -> Iterator[Ending]:
-    """Inside, SIGINT, SIGTERM and SIGHUP (where there is one) are KeyboardInterrupts.
+    """Inside, the signals that ask to end are KeyboardInterrupts.
 
-    SIGHUP tells that the terminal is gone; where it is ignored already, as by `nohup`, it stays so.
     While a run trains, it listens itself and writes a checkpoint first.
     """
-    ending, before = Ending(), {}
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is None or signal.getsignal(number) is signal.SIG_IGN:
-            continue
-        try:
-            before[number] = signal.signal(number, ending.interrupt)
-        except ValueError:  # not the main thread, which alone hears signals
-            break
-    try:
+    ending = Ending()
+    with heard_by(ending.interrupt):
         yield ending
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-# Windows has no SIGHUP, which tells that the terminal is gone.
-ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+from finetune.signals import heard_by
+
 PLAIN_SECONDS = 15.0
 """How often a plain line is printed where output is not a terminal."""
 
@@ -107,7 +107,7 @@ class Rate:
 
 
 class StopSignal:
-    """Notes SIGINT, SIGTERM and SIGHUP instead of dying, so that a checkpoint can be written first.
+    """Notes the signals that ask to end instead of dying, so that a checkpoint can be written first.
 
     A second signal stops at once.
 
@@ -118,27 +118,18 @@ class StopSignal:
     def __init__(self, *, told: bool = True) -> None:
         self.asked, self.told = False, told
 
-    def __enter__(self) -> StopSignal:
-        """Begins to listen (only possible in the main thread; elsewhere nothing is noted)."""
-        self._before = {}
-        try:
-            for number in ENDING:
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup does with SIGHUP
-                    self._before[number] = signal.signal(number, self._note)
-        except ValueError:
-            pass
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Puts the former handlers back."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Hears a signal."""
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
         if self.told:
             print("\nfinishing this step and writing a checkpoint …", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def stop_signal(*, told: bool = True) -> Iterator[StopSignal]:
+    """Inside, a `StopSignal` listens."""
+    stop = StopSignal(told=told)
+    with heard_by(stop.note):
+        yield stop

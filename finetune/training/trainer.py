@@ -31,7 +31,7 @@ from finetune.training.device import make_accelerator
 from finetune.training.groups import logged_rates, rate_groups, set_rates
 from finetune.training.metrics import Metrics, StepLosses
 from finetune.training.optimizers import make_optimizer, rate_factor
-from finetune.training.progress import Progress, Rate, StopSignal
+from finetune.training.progress import Progress, Rate, stop_signal
 from finetune.training.protocols import Hook, Objective, RowsT, Source, Trained
 from finetune.training.resume import check_fit, check_identity, newest_whole, non_finite
 from finetune.training.run_folder import RunFolder
@@ -100,7 +100,7 @@ class Trainer(Generic[RowsT]):
         Raises:
             NonFiniteLoss: If the loss, a gradient or a weight becomes NaN or infinite; the last checkpoint
                 is untouched.
-            Interrupted: On SIGINT or SIGTERM, after a checkpoint was written.
+            Interrupted: On SIGINT, SIGTERM or SIGHUP, after a checkpoint was written.
         """
         main = self.accelerator.is_main_process
         metrics = Metrics(self.folder.metrics, self.step) if main else None
@@ -110,7 +110,7 @@ class Trainer(Generic[RowsT]):
         # A kill or an interruption may have come between the last checkpoint and its preview.
         if self._any(self.step > 0 and not self.folder.sample(self.step).exists()):
             self._call_hooks()
-        with StopSignal(told=main) as stop, Progress(self.training.steps, self.step, shown=main) as progress:
+        with stop_signal(told=main) as stop, Progress(self.training.steps, self.step, shown=main) as progress:
             for losses, norm in self._steps():
                 rates = logged_rates(self.optimizer, self.groups)
                 values = {**losses, "grad_norm": norm, **rates, "images_per_second": rate.tick()}
