@@ -25,7 +25,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.models import Family, random_model
+from benchmarks.models import random_model
+from finetune.backbones.families import Family
 from finetune.cli.terminal import quiet_libraries, quiet_loading
 from finetune.recipes import RECIPES, build
 from finetune.recipes.load import Setting, parse_set

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import diffusers
 import torch
@@ -12,12 +12,11 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from finetune.backbones.backbone import Backbone
-from finetune.backbones.clip_vocabulary import END, clip_tokenizer
+from finetune.backbones.clip_vocabulary import clip_tokenizers
+from finetune.backbones.families import Family
 from finetune.backbones.folder import freeze
 from finetune.backbones.saving import save_folder
 from finetune.files import whole_folder
-
-Family = Literal["sd1", "sd2", "sdxl"]
 
 
 def random_model(family: Family, place: Path, device: str) -> Path:
@@ -48,11 +47,10 @@ def _drawn(family: Family, configs: Path) -> Backbone:
         kinds[n](CLIPTextConfig.from_pretrained(configs / f"text_encoder{'_2' if n else ''}"))
         for n in range(count)
     )
-    pads = {"sd1": (END,), "sd2": ("!",), "sdxl": (END, "!")}[family]
     scheduler = _scheduler(configs / "scheduler")
     unet, vae = (_part(kind, configs / name) for kind, name in _PARTS)
-    tokenizers = tuple(clip_tokenizer(pad) for pad in pads)
-    backbone = Backbone(family, f"random {family}", unet, vae, encoders, tokenizers, scheduler)
+    name, tokenizers = f"random {family}", clip_tokenizers(family)
+    backbone = Backbone(family, name, unet, vae, encoders, tokenizers, scheduler)
     freeze(backbone)
     return backbone
 

@@ -9,7 +9,15 @@ from typing import Any
 
 from transformers import CLIPTokenizer
 
+from finetune.backbones.families import Family
+
 START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def clip_tokenizers(family: Family) -> tuple[CLIPTokenizer, ...]:
+    """The tokenizers of a published model, one for each text encoder."""
+    pads = {"sd1": (END,), "sd2": ("!",), "sdxl": (END, "!")}[family]
+    return tuple(clip_tokenizer(pad) for pad in pads)
 
 
 def clip_tokenizer(pad: str = END) -> CLIPTokenizer:

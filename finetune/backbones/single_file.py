@@ -16,7 +16,7 @@ from torch import nn
 
 from finetune.backbones.backbone import Backbone
 from finetune.backbones.checkpoint import Header, family_of_checkpoint, read_header, stated_prediction
-from finetune.backbones.clip_vocabulary import END, clip_tokenizer
+from finetune.backbones.clip_vocabulary import clip_tokenizers
 from finetune.backbones.families import Family
 from finetune.backbones.folder import check_finite, checked_scheduler, freeze
 from finetune.backbones.quiet import quiet
@@ -36,9 +36,8 @@ def load_single_file(path: Path, section: ModelSection) -> Backbone:
     """
     header = read_header(path, section.allow_pickle)
     family = family_of_checkpoint(header, str(path))
-    pads = {"sd1": (END,), "sd2": ("!",), "sdxl": (END, "!")}[family]
     with as_file(files("finetune.backbones").joinpath("published", family)) as configs:
-        backbone = convert(path, family, configs, tuple(clip_tokenizer(pad) for pad in pads), section.name)
+        backbone = convert(path, family, configs, clip_tokenizers(family), section.name)
     settle_prediction(backbone, path, header, section)
     if any(key.startswith("model_ema.") for key in header.shapes):
         backbone.notes += ("The file also holds averaged (EMA) weights; its plain ones are used.",)

@@ -29,11 +29,11 @@ def presets(kind: str) -> dict[str, dict[str, dict[str, Any]]]:
 def with_preset(recipe: RecipeT, model: str) -> RecipeT:
     """The recipe with the preset of `model` where nothing was set.
 
+    A warm-up of the preset that is longer than the run is shortened to a tenth of the run.
+
     Args:
         recipe: Settings that were given count as set, whatever their value.
         model: `storybook` or a family.
-
-    A warm-up of the preset that is longer than the run is shortened to a tenth of the run.
     """
     given = recipe.model_dump(exclude_unset=True)
     values: dict[str, Any] = {name: dict(keys) for name, keys in presets(recipe.kind).get(model, {}).items()}
@@ -55,7 +55,7 @@ def warmup_note(recipe: Recipe, resolved: Recipe, model: str) -> str | None:
         resolved: The same with the preset of `model`.
         model: `storybook` or a family.
     """
-    preset = presets(recipe.kind).get(model, {}).get("optimizer", {}).get("warmup_steps", 0)
+    preset = preset_values(recipe.kind, "optimizer.warmup_steps").get(model, 0)
     warmup = resolved.optimizer.warmup_steps
     if "warmup_steps" in recipe.optimizer.model_fields_set or warmup >= preset:
         return None

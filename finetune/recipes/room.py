@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.errors import PlaceError
@@ -27,17 +26,13 @@ def check_room(this: Run) -> None:
     weights = sum(parameter.numel() for parameter in this.trainer.parameters.values())
     state = 2 if "8bit" in this.recipe.optimizer.name else 4
     needed = weights * (4 + 4 * this.recipe.training.ema + state)
-    free = shutil.disk_usage(_existing(this.folder.path)).free
+    free = shutil.disk_usage(this.folder.path).free  # there since it was claimed
     if free < needed:
         raise PlaceError(
             f"The disk has no room for a checkpoint: it takes {_size(needed)}, and {_size(free)} are free.",
             where=str(this.folder.path),
             mend="Free some space, or name a folder on another disk with --output-dir.",
         )
-
-
-def _existing(folder: Path) -> Path:
-    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
 
 
 def _size(count: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune.data.notes import listing
 from finetune.data.record import differences, read_record
 from finetune.errors import ConfigError
 from finetune.recipes.base import Recipe
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 DATA, WEIGHTS = "pictures and captions", "weights of the model"
 """Parts of a run's identity beside its settings."""
-
-_SHOWN = 5
 
 
 def goes_further(recipe: Recipe, folder: Path) -> bool:
@@ -77,10 +76,7 @@ def take_up(this: Run, state: State, report: Reporter) -> None:
 def _changed(this: Run) -> str:
     before = read_record(this.folder.pictures)
     changes = differences(before, this.source.record()) if before is not None else []
-    if not changes:
-        return DATA
-    more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
-    return ", ".join(changes[:_SHOWN]) + more
+    return listing(changes) if changes else DATA
 
 
 def _put_results_aside(folder: RunFolder, step: int, finished_by: str) -> Path:
