@@ -132,12 +132,12 @@ class Trainer(Generic[RowsT]):
             tracker.finish()
 
     def save(self) -> None:
-        """Writes a checkpoint of the present step and removes old ones; returns when it is there."""
-        if self.accelerator.is_main_process:
-            self._write_checkpoint()
-        self.accelerator.wait_for_everyone()
+        """Writes a checkpoint of the present step and removes old ones; returns when it is there.
 
-    def _write_checkpoint(self) -> None:
+        Raises:
+            NonFiniteLoss: In all processes, if there is anything in it that is not finite.
+            PlaceError: If it cannot be written; the last checkpoint is untouched.
+        """
         scaler = self.accelerator.scaler
         checkpoint = Checkpoint(
             step=self.step,
@@ -153,13 +153,18 @@ class Trainer(Generic[RowsT]):
                 f"The weights became infinite or NaN at step {self.step}, {bad} first. {self._last_good()}\n"
                 "  mend:  Lower the learning rate or the weight decay, or train with --precision fp32."
             )
-        path = self.folder.checkpoint(self.step)
+        if self.accelerator.is_main_process:
+            self._write(checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        path = self.folder.checkpoint(checkpoint.step)
         try:
             write_checkpoint(path, checkpoint)
         except OSError as error:
             told = of_the_system(error)
             raise PlaceError(
-                f"The checkpoint of step {self.step} cannot be written: {told.what if told else error} "
+                f"The checkpoint of step {checkpoint.step} cannot be written: {told.what if told else error} "
                 f"{self._last_good()}",
                 where=str(path),
                 mend="Make room or name another place; --resume goes on from the last good checkpoint.",

@@ -82,6 +82,13 @@ def not_finite(folder: Path, rows: int) -> None:
         make(folder, batch_size=rows, objective=objective).run()
 
 
+def overflown(folder: Path, rows: int) -> None:
+    """Weights that are no longer finite are seen when the first process is to save them; all must stop."""
+    huge = {"lr": 10.0, "weight_decay": 1e38}
+    with pytest.raises(NonFiniteLoss, match="weights became infinite or NaN at step 1"):
+        make(folder, batch_size=rows, checkpoint_every=1, optimizer=huge).run()
+
+
 def main(out: Path, model: Path, pictures: Path) -> None:
     """Trains all of it as one of the processes that the environment tells of, or as the only one."""
     state = PartialState(cpu=True)
@@ -93,6 +100,7 @@ def main(out: Path, model: Path, pictures: Path) -> None:
         "interrupted": interrupted(out / "interrupted", rows),
     }
     not_finite(own / "not finite", rows)
+    overflown(own / "overflown", rows)
     for name, tensors in results.items():
         copies = {key: value.detach().clone() for key, value in tensors.items()}
         save_file(copies, out / f"{name}-{state.process_index}.safetensors")
