@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 from safetensors import SafetensorError
 
 _UMASK = os.umask(0)
@@ -35,6 +34,8 @@ def partial_name(path: Path) -> Path:
 
 def _started(process: int) -> int | None:
     """When a process began, in seconds; None if there is none. Numbers are given again, moments are not."""
+    import psutil  # needed only where something is written; help is to come at once
+
     try:
         return int(psutil.Process(process).create_time())
     except psutil.NoSuchProcess:

@@ -76,15 +76,15 @@ def claimed(recipe: Recipe, resume: bool) -> Iterator[Place]:
             process is at work in the folder.
     """
     named = recipe.output.dir
+    this_one = named is not None or resume  # no other will do
     for folder in [named] if named is not None else _candidates(recipe, resume):
         with _owned(folder) as owner:
             # What is in it counts only now: another run may have come and gone before the lock was had.
-            wanted = named is not None or resume or state_of(folder, recipe.finished_by) == "free"
-            if owner is None and wanted:
+            if owner is None and (this_one or state_of(folder, recipe.finished_by) == "free"):
                 remove_partials(folder, deep=True, owned=True)
                 yield (_unnamed if named is None else _named)(recipe, folder, resume)
                 return
-            if owner is not None and (named is not None or resume):
+            if owner is not None and this_one:
                 raise ConfigError(
                     f"Another run is at work in this folder{owner}.",
                     where=str(folder),

@@ -60,16 +60,16 @@ class StepLosses:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
-        self._sums = torch.zeros(2, 2, dtype=torch.float64)  # learned, preserved x sum, count
+        self._losses: tuple[list[float], list[float]] = ([], [])  # of what is learned, of what is preserved
 
     def add(self, losses: Tensor, learned: Sequence[bool]) -> None:
         """Counts the losses `[B]` of a batch, and for each whether it is of something new."""
         for loss, new in zip(losses.tolist(), learned, strict=True):
-            self._sums[0 if new else 1] += torch.tensor([loss, 1.0])
+            self._losses[0 if new else 1].append(loss)
 
     def means(self) -> dict[str, float]:
         """`loss` of what is learned and `preserved_loss`, each if the step had such rows."""
-        # fp32, which every device has; the counts are small.
-        sums = self._accelerator.reduce(self._sums.float().to(self._accelerator.device), "sum").tolist()
+        here = torch.tensor([(sum(losses), len(losses)) for losses in self._losses])
+        sums = self._accelerator.reduce(here.to(self._accelerator.device), "sum").tolist()
         names = ("loss", "preserved_loss")
         return {name: total / count for name, (total, count) in zip(names, sums, strict=True) if count}
