@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import ClassVar
 
 
@@ -19,6 +23,21 @@ class Verdict:
 
     kind: str
     failure: str | None = None
+
+
+@contextmanager
+def time_limit(seconds: int) -> Iterator[None]:
+    """Inside, what takes longer than this is a TimeoutError."""
+
+    def hangs(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"not done after {seconds} s")
+
+    signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
 
 
 class Campaign(ABC):

@@ -6,7 +6,6 @@ import io
 import os
 import random
 import shutil
-import signal
 import struct
 import tempfile
 import time
@@ -21,7 +20,7 @@ from PIL import Image, ImageCms
 from finetune.data import scan_folder
 from finetune.data.decode import PictureError, decode_alpha, decode_picture, quiet_pillow
 from finetune.errors import DataError
-from tests.campaigns.campaign import Campaign, Verdict
+from tests.campaigns.campaign import Campaign, Verdict, time_limit
 
 SECONDS = 5  # after which an attack counts as hanging
 USUAL = 0.5  # seconds that no picture of this size may take
@@ -170,15 +169,11 @@ class Attacks(Campaign):
         scanned = number % SCANNED == 0
         failure: str | None = None
         began = time.monotonic()
-        signal.signal(signal.SIGALRM, _hangs)
-        signal.alarm(SECONDS)
         try:
-            with overheard() as said:
+            with time_limit(SECONDS), overheard() as said:
                 failure = self._scan(data, draw) if scanned else read(data, spoil is whole)
         except Exception as error:
             failure = f"{type(error).__name__}: {error}"
-        finally:
-            signal.alarm(0)
         if not failure and said:
             failure = f"written to standard error: {said[0]}"
         seconds = time.monotonic() - began
@@ -241,7 +236,3 @@ def overheard() -> Iterator[list[str]]:
             file.seek(0)
             if text := file.read().decode(errors="replace"):
                 said.append(text[:300])
-
-
-def _hangs(*_: object) -> None:
-    raise TimeoutError(f"not done after {SECONDS} s")

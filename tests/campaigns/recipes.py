@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import random
-import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import ClassVar
 
 from finetune.errors import ConfigError
 from finetune.recipes import RECIPES
 from finetune.recipes.base import setting_fields
 from finetune.recipes.load import load_recipe
-from tests.campaigns.campaign import Campaign, Verdict
+from tests.campaigns.campaign import Campaign, Verdict, time_limit
 from tests.campaigns.child import finetune
 from tests.campaigns.runs import Runs
 
@@ -99,7 +97,6 @@ class Attacks(Campaign):
     def __init__(self, place: Path) -> None:
         super().__init__(place)
         self._runs = Runs(place)
-        signal.signal(signal.SIGALRM, _too_long)
 
     def attack(self, number: int) -> Verdict:
         """Mutates recipe `number`; every tenth is one of a tiny model, which is then trained."""
@@ -113,9 +110,9 @@ class Attacks(Campaign):
         file = self.place / "mutated.yaml"
         file.write_bytes(text.encode("utf-8", "surrogatepass"))
         sort = (mutation.__doc__ or "").rstrip(".").lower()
-        signal.alarm(SECONDS)
         try:
-            load_recipe(file)
+            with time_limit(SECONDS):
+                load_recipe(file)
         except ConfigError as error:
             told = str(error)
             if "where:" not in told or len(told) > 5000:
@@ -123,8 +120,6 @@ class Attacks(Campaign):
             return Verdict(sort)
         except BaseException as error:
             return Verdict(sort, f"{type(error).__name__}: {error} in {text[:300]!r}")
-        finally:
-            signal.alarm(0)
         return Verdict(f"{sort}, carried out", self._carry_out(number, file)) if run else Verdict(sort)
 
     def _carry_out(self, number: int, file: Path) -> str | None:
@@ -133,7 +128,3 @@ class Attacks(Campaign):
         brief = ["--set", "training.steps=1", "--set", "preview.every=0"]
         ended = finetune("run", file, *brief, folder=folder, limit=60)
         return ended.unexpected(0, 2)
-
-
-def _too_long(number: int, frame: FrameType | None) -> None:
-    raise TimeoutError(f"it took more than {SECONDS} s")

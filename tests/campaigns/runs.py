@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from finetune.recipes import RECIPES
 from tests.campaigns.child import Ended, finetune
 from tests.conftest import draw_pictures
 from tests.tiny import tiny_backbone_folder
@@ -54,9 +55,11 @@ class Runs:
         """The recipe's file."""
         file = self._place / f"{kind}.yaml"
         if not file.exists():
-            pictures = "instance_dir" if kind in ("lora", "dreambooth", "embedding") else "data_dir"
             sections: dict[str, dict[str, object]] = {}
-            settings = {"model.name": str(self._model), f"data.{pictures}": str(self._pictures)}
+            settings = {
+                "model.name": str(self._model),
+                f"data.{RECIPES[kind].folder_field}": str(self._pictures),
+            }
             for key, value in {**settings, **COMMON, **KINDS[kind]}.items():
                 section, _, name = key.partition(".")
                 sections.setdefault(section, {})[name] = value

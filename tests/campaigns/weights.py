@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,7 +23,7 @@ from finetune.errors import UserError
 from finetune.formats import read_embedding, read_lora, write_controlnet
 from finetune.formats.diffusers import diffusers_tensors
 from finetune.formats.kohya import kohya_tensors
-from tests.campaigns.campaign import Campaign, Verdict
+from tests.campaigns.campaign import Campaign, Verdict, time_limit
 from tests.campaigns.child import finetune
 from tests.campaigns.spoil import Tensors, broken, damaged, flipped, wrong_json
 from tests.formats.conftest import trained_lora
@@ -82,16 +81,13 @@ class Attacks(Campaign):
             return self._sample(draw)
         kind = draw.choice(["LoRA", *self._kinds])  # LoRAs are what people get from strangers most
         how, read = self._kinds[kind](draw)
-        signal.signal(signal.SIGALRM, _hangs)
-        signal.alarm(SECONDS)
         try:
-            read()
+            with time_limit(SECONDS):
+                read()
         except UserError as error:
             return Verdict(f"{kind}: {how}", None if error.where and error.mend else f"no place: {error}")
         except Exception as error:
             return Verdict(f"{kind}: {how}", f"{type(error).__name__}: {error}")
-        finally:
-            signal.alarm(0)
         return Verdict(f"{kind}: {how}")
 
     def _spoiled(self, tensors: Tensors, draw: random.Random, name: str) -> tuple[str, Path]:
@@ -174,10 +170,6 @@ class Attacks(Campaign):
         # A file may be right in form and too strong for any picture, which is told as such.
         allowed = (0, 2, 1) if "is not finite" in ended.err else (0, 2)
         return Verdict("whole program", ended.unexpected(*allowed))
-
-
-def _hangs(*_: object) -> None:
-    raise TimeoutError(f"not done after {SECONDS} s")
 
 
 def _finite(tensor: Tensor) -> None:
