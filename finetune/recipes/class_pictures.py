@@ -14,7 +14,7 @@ from PIL import Image
 
 from finetune.backbones.fingerprint import fingerprint
 from finetune.backbones.precision import best_device
-from finetune.config import SubjectSection
+from finetune.config import SubjectSection, public_name
 from finetune.data import Folder, scan_folder
 from finetune.data.decode import SUFFIXES
 from finetune.data.notes import count
@@ -88,7 +88,8 @@ def _sample_missing(
     data: SubjectSection, folder: Path, seeds: Sequence[int], sampler: Sampler, report: Reporter
 ) -> None:
     prompt, size = str(data.class_prompt), data.resolution or sampler.backbone.native_size
-    made = {"prompt": prompt, "size": [size, size], "model": Path(sampler.backbone.name).name}
+    model = Path(public_name(sampler.backbone.name)).name  # as the picture says it
+    made = {"prompt": prompt, "size": [size, size], "model": model}
     missing = []
     for seed in seeds:
         if (folder / _name(seed)).exists():

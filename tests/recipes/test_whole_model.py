@@ -99,6 +99,16 @@ def test_class_pictures_are_sampled_once_and_shared(tiny_models: dict[str, Path]
     assert len(list((Path("runs") / "class-pictures").iterdir())) == 2
 
 
+def test_class_pictures_are_those_of_the_model_behind_a_link(
+    here: Path, tiny_models: dict[str, Path], pictures: Path
+) -> None:
+    link = here / "link"
+    link.symlink_to(tiny_models["sd1"])
+    train("dreambooth", pictures, link, *CLASS)
+    _, said = train("dreambooth", pictures, link, *CLASS)
+    assert "Sampling" not in said
+
+
 def test_own_class_pictures_count(here: Path, tiny_models: dict[str, Path], pictures: Path) -> None:
     own = here / "cats"
     own.mkdir()
