@@ -36,6 +36,7 @@ from finetune.training import RunFolder
 EIGHT_BIT = "optimizer.name=adamw8bit"
 CHECKPOINTED = "training.gradient_checkpointing=true"
 GREY = "data.preprocess=grayscale"
+WORD = "adapter.placeholder=<mycat>"
 
 
 BRIEF = (
@@ -71,7 +72,7 @@ CASES = (
     Case("lora", "sd1", "fp16"),
     Case("lora", "sd1", "bf16", (CHECKPOINTED,)),
     Case("lora", "sd1", "bf16", ("adapter.text_encoder=true",)),
-    Case("embedding", "sd1", "bf16"),
+    Case("embedding", "sd1", "bf16", (WORD,)),
     Case("controlnet", "sd1", "bf16", (GREY, EIGHT_BIT)),
     Case("dreambooth", "sd1", "bf16", ("optimizer.name=adamw",)),
     Case("dreambooth", "sd1", "bf16", (EIGHT_BIT,)),
@@ -80,7 +81,7 @@ CASES = (
     Case("lora", "sdxl", "bf16"),
     Case("lora", "sdxl", "fp16", (CHECKPOINTED,)),
     Case("lora", "sdxl", "bf16", ("adapter.text_encoder=true", CHECKPOINTED)),
-    Case("embedding", "sdxl", "bf16", (CHECKPOINTED,)),
+    Case("embedding", "sdxl", "bf16", (WORD, CHECKPOINTED)),
     Case("controlnet", "sdxl", "bf16", (GREY, EIGHT_BIT, CHECKPOINTED)),
     Case("dreambooth", "sdxl", "bf16", (EIGHT_BIT, CHECKPOINTED)),
     Case("full", "sdxl", "bf16", (EIGHT_BIT, CHECKPOINTED)),
@@ -126,7 +127,7 @@ def measure(case: Case, model: Path, pictures: Path, place: Path, steps: int, *c
         this.trainer.save = lambda: None  # type: ignore[method-assign]
         this.trainer.run()
     except Exception as error:  # one case must not hide the others
-        found.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        found.failure = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         return found
     found.first = clock[0] - began
     found.step = median(later - sooner for sooner, later in pairwise(clock))
@@ -171,7 +172,7 @@ def draw_pictures(folder: Path, size: int) -> Path:
             0, 256, (size, size, 3), dtype=torch.uint8, generator=torch.manual_seed(number)
         )
         Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text("a photo of mycat")
+        (folder / f"{number}.txt").write_text("a photo of <mycat>")
     return folder
 
 

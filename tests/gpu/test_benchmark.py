@@ -10,10 +10,11 @@ from benchmarks import gpu
 from benchmarks.gpu import Case, draw_pictures, measure, table
 
 
-@pytest.mark.parametrize("kind", ["lora", "controlnet"])
+@pytest.mark.parametrize("kind", ["lora", "controlnet", "embedding"])
 def test_a_case_is_measured(tmp_path: Path, tiny_models: dict[str, Path], kind: str) -> None:
-    changes = ("data.preprocess=grayscale",) if kind == "controlnet" else ()
-    case = Case(kind, "sd1", "fp32", changes)
+    # As the benchmark's own row, but for what only a GPU has.
+    row = next(case for case in gpu.CASES if case.kind == kind and case.family == "sd1")
+    case = Case(kind, "sd1", "fp32", row.changes)
     pictures = draw_pictures(tmp_path / "pictures", 32)
     found = measure(case, tiny_models["sd1"], pictures, tmp_path / "run", 3, "optimizer.name=adamw")
     assert found.failure == ""
