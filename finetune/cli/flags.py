@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from finetune.errors import ConfigError
 from finetune.recipes.base import setting_fields
+from finetune.recipes.faults import cut
 from finetune.recipes.load import RECIPES, Setting, parse_set
 from finetune.recipes.other_names import OTHER_NAMES
 from finetune.recipes.presets import preset_values
@@ -139,7 +140,7 @@ def flag_settings(values: Mapping[str, Any]) -> list[Setting]:
         ConfigError: If one setting was given twice, or a `--set` is malformed.
     """
     settings = [
-        Setting(key, value, flag if value is True else f"{flag} {value}")
+        Setting(key, value, flag if value is True else f"{flag} {cut(str(value))}")
         for flag, key in FLAGS.items()
         if (value := values.get(flag.lstrip("-").replace("-", "_"))) is not None
     ]

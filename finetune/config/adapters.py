@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune.config.base import AmountAboveZero, Positive, Section
+from finetune.config.base import LONGEST_NAME, AmountAboveZero, Positive, Section
 
 Vectors = Annotated[
     int, Field(ge=1, le=75, description="How many tokens the placeholder stands for (textual inversion).")
@@ -134,6 +134,14 @@ def word_faults(placeholder: str) -> Iterator[tuple[str, str, str]]:
             f"{placeholder!r} cannot be a new word: it must be one word in lower case, without dots.",
             "placeholder",
             "Use something like <mycat>; the brackets keep it apart from real words.",
+        )
+    elif not placeholder.isprintable():
+        yield f"{placeholder!r} holds a character that is not seen.", "placeholder", "Type it anew."
+    elif len(placeholder.encode()) > LONGEST_NAME // 2:  # it names a file, with a suffix where that is taken
+        yield (
+            "This word is too long.",
+            "placeholder",
+            f"Take at most {LONGEST_NAME // 2} bytes, such as <mycat>.",
         )
 
 

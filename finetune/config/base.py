@@ -24,6 +24,29 @@ LONGEST = 10_000
 _NOT_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
+LONGEST_NAME = 200
+"""Bytes of a name that files get; file systems allow 255, of which suffixes take some."""
+
+# What Windows forbids in a name, and the names that mean devices there, with any suffix.
+_NOT_IN_NAMES = re.compile(r'[<>:"|?*]')
+_DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9])(\..*)?", re.IGNORECASE)
+
+
+def name_fault(name: str) -> tuple[str, str] | None:
+    """What is wrong with the name of a file that is passed on, and how to mend it; None if nothing.
+
+    A name must do on every system, in a shell and on a terminal.
+    """
+    if len(name.encode()) > LONGEST_NAME:
+        return "This name is too long for a file.", f"Take at most {LONGEST_NAME} bytes."
+    if re.search(r"[/\\]", name) or name in {"", ".", ".."}:
+        return f"{name!r} is not a file name.", "Give a name without a folder or a slash."
+    bare = name[0] not in "-. " and name[-1] not in ". "
+    if not bare or not name.isprintable() or _NOT_IN_NAMES.search(name) or _DEVICES.fullmatch(name):
+        return f"{name!r} is not a file name on every system.", "Use letters, digits, - and _."
+    return None
+
+
 def check_text(value: Any) -> None:
     """Refuses text, also in lists and dictionaries, that cannot be shown or is absurdly long.
 

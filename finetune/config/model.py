@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
+from typing_extensions import Self
 
 from finetune.config.base import Section
+from finetune.errors import ConfigError
 
 
 class ModelSection(Section):
@@ -27,6 +29,22 @@ class ModelSection(Section):
     allow_pickle: bool = Field(
         False, description="Also load .ckpt, .bin and .pt weights (weights only, no code)."
     )
+
+    @classmethod
+    def named(cls, name: str) -> Self:
+        """The model that a user names outside a recipe.
+
+        Raises:
+            ConfigError: If no model can be called so.
+        """
+        try:
+            return cls(name=name)
+        except ValidationError as error:
+            raise ConfigError(
+                f"The name of a model must be {error.errors()[0]['msg']}, not {name[:80]!r}.",
+                where="--model",
+                mend="Give a folder, a file, a Hub id or an alias.",
+            ) from None
 
 
 def public_name(name: str) -> str:

@@ -27,18 +27,15 @@ from finetune.config import (
     TrainingSection,
     public_name,
 )
+from finetune.config.base import LONGEST_NAME, name_fault
 from finetune.files import whole_file
-from finetune.recipes.faults import Fault, show
+from finetune.recipes.faults import Fault
 from finetune.recipes.reporter import Reporter
 
 if TYPE_CHECKING:
     from finetune.adapters.base import Adapter
     from finetune.backbones import Backbone
     from finetune.data import Folder, PictureSource, PriorSource
-
-
-LONGEST_NAME = 200
-"""Bytes of a name that files get; file systems allow 255, of which suffixes take some."""
 
 
 class Recipe(Section, ABC):
@@ -201,15 +198,11 @@ class Recipe(Section, ABC):
             for what, where, mend in self.optimizer.too_long(self.training.steps):
                 yield Fault(what, where, mend)
         name = self.output.name
-        if name is not None and (name != Path(name).name or name in {"", ".", ".."} or "\\" in name):
+        if name is not None and (fault := name_fault(name)):
+            yield Fault(fault[0], "output.name", fault[1])
+        if name == Path(self.finished_by).stem:
             yield Fault(
-                f"{show(name)} is not a file name.",
-                "output.name",
-                "Give a name without a folder or a slash.",
-            )
-        if name is not None and len(name.encode()) > LONGEST_NAME:
-            yield Fault(
-                "The name is too long for a file.", "output.name", f"Take at most {LONGEST_NAME} bytes."
+                f"{name} is what another file of the run is called.", "output.name", "Name it otherwise."
             )
 
     def notes(self) -> Iterator[str]:

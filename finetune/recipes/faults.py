@@ -29,6 +29,7 @@ _KINDS = {
     "model": "a section with settings of its own",
 }
 _LONGEST = 80
+_MOST = 20
 _BOUNDS = {
     "greater_than": ("gt", "more than"),
     "greater_than_equal": ("ge", "at least"),
@@ -94,26 +95,30 @@ def raise_faults(faults: Sequence[Fault], origins: Mapping[str, str] | None = No
     if len(faults) == 1:
         raise ConfigError(faults[0].what, where=place(faults[0]), mend=faults[0].mend)
     lines = [f"{len(faults)} settings are wrong:"]
-    for fault in faults:
+    for fault in faults[:_MOST]:
         lines.append(f"- {fault.what}\n  where: {place(fault)}")
         if fault.mend:
             lines[-1] += f"\n  mend:  {fault.mend}"
+    if len(faults) > _MOST:
+        lines.append(f"… and {len(faults) - _MOST} more.")
     raise ConfigError("\n".join(lines))
 
 
 def unknown_key(key: str, keys: Sequence[str]) -> Fault:
     """The fault of a dotted key that does not exist, with the nearest one that does."""
+    return Fault(f"{cut(key)} is not a setting.", key, _instead(key, keys))
+
+
+def _instead(key: str, keys: Sequence[str]) -> str:
     known = OTHER_NAMES.get(key.rpartition(".")[2])
     if known in keys:
-        return Fault(f"{key} is not a setting.", key, f"Here it is called {known}.")
+        return f"Here it is called {known}."
     if near := nearest_key(key, keys):
-        return Fault(f"{key} is not a setting.", key, f"Did you mean {near}?")
+        return f"Did you mean {near}?"
     section = key.rpartition(".")[0]
-    siblings = [k.rpartition(".")[2] for k in keys if section and k.startswith(section + ".")]
-    if siblings:
-        return Fault(f"{key} is not a setting.", key, f"The settings of {section} are {', '.join(siblings)}.")
-    every = ", ".join(dict.fromkeys(k.partition(".")[0] for k in keys))
-    return Fault(f"{key} is not a setting.", key, f"The sections are {every}.")
+    if siblings := [k.rpartition(".")[2] for k in keys if section and k.startswith(section + ".")]:
+        return f"The settings of {section} are {', '.join(siblings)}."
+    return f"The sections are {', '.join(dict.fromkeys(k.partition('.')[0] for k in keys))}."
 
 
 def read_validation_error(error: ValidationError, fields: Mapping[str, FieldInfo]) -> list[Fault]:
@@ -161,6 +166,11 @@ def _wanted(item: Mapping[str, Any]) -> str:
     return _KINDS.get(kind.partition("_")[0], str(item["msg"]))
 
 
+def cut(text: str) -> str:
+    """A text, cut to what a line of a message can hold."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
+
+
 def show(value: Any) -> str:
     """A value as it stands in a recipe, cut to what a message can hold."""
     if value is None or isinstance(value, bool):
@@ -174,5 +184,4 @@ def show(value: Any) -> str:
         return "a section" if value else "{}"
     if isinstance(value, int) and abs(value) > 10**30:
         return "a number with many digits"
-    text = str(list(value)) if isinstance(value, tuple) else str(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
+    return cut(str(list(value)) if isinstance(value, tuple) else str(value))

@@ -17,7 +17,7 @@ from finetune.recipes.base import Recipe, sections, setting_fields
 from finetune.recipes.controlnet import ControlNetRecipe
 from finetune.recipes.dreambooth import DreamBoothRecipe
 from finetune.recipes.embedding import EmbeddingRecipe
-from finetune.recipes.faults import nearest, raise_faults, read_validation_error, show, unknown_key
+from finetune.recipes.faults import cut, nearest, raise_faults, read_validation_error, show, unknown_key
 from finetune.recipes.full import FullRecipe
 from finetune.recipes.lora import LoRARecipe
 from finetune.recipes.plain_yaml import parse_yaml
@@ -97,11 +97,11 @@ def _text(path: Path) -> str:
 def _settings(content: dict[Any, Any], where: str) -> Iterator[Setting]:
     for section, values in content.items():
         if not isinstance(values, dict):
-            yield Setting(str(section), values, f"{where}: {section}")
+            yield Setting(str(section), values, f"{where}: {cut(str(section))}")
             continue
         for name, value in values.items():
             key = f"{section}.{name}"
-            yield Setting(key, value, f"{where}: {key}")
+            yield Setting(key, value, f"{where}: {cut(key)}")
 
 
 def parse_set(text: str) -> Setting:
@@ -111,11 +111,10 @@ def parse_set(text: str) -> Setting:
         ConfigError: If it has not this form.
     """
     key, equals, value = text.partition("=")
+    where = f"--set {cut(text)}"
     if not equals or not key.strip():
-        raise ConfigError(
-            f"{text!r} sets nothing.", where=f"--set {text}", mend="Write --set section.key=value."
-        )
-    return Setting(key.strip(), parse_yaml(value, f"--set {text}"), f"--set {text}")
+        raise ConfigError(f"{show(text)} sets nothing.", where=where, mend="Write --set section.key=value.")
+    return Setting(key.strip(), parse_yaml(value, where), where)
 
 
 def build(kind: str, settings: Iterable[Setting]) -> Recipe:

@@ -42,14 +42,16 @@ def choose_model(
         The resolved section, and a sentence for the user: which model it is, and why.
 
     Raises:
+        ConfigError: If no model can be called `name`.
         WeightsError: If there is no LoRA or ControlNet at one of the places; told before a model is loaded.
     """
+    named = None if name is None else ModelSection.named(name)
     for lora in loras:
         find_lora(lora)
     for controlnet in controlnets:
         find_branch(controlnet)
-    if name is not None:
-        return resolved(ModelSection(name=name))
+    if named is not None:
+        return resolved(named)
     for made in (*loras, *embeddings, *controlnets):
         if section := model_of(made):
             section, sentence = resolved(section)

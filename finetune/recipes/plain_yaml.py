@@ -26,6 +26,18 @@ class _Loader(yaml.SafeLoader):
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._values = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        # Counted while it is read, so that a long text is not read to its end.
+        self._values += 1
+        node = super().compose_node(parent, index)
+        if self._values > MOST and node is not None:
+            raise _too_many(node)
+        return node
+
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         if node.tag not in _TAGS:
             raise _problem(f"{node.tag} is not used in recipes", node)
@@ -58,7 +70,7 @@ def parse_yaml(text: str, where: str) -> Any:
         if node is None:
             return None
         if _size(node, {}, ()) > MOST:
-            raise _problem(f"it holds more than {MOST:,} values", node)
+            raise _too_many(node)
         return loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -67,6 +79,10 @@ def parse_yaml(text: str, where: str) -> Any:
     except RecursionError:
         problem, line = "it is nested too deeply", ""
     raise ConfigError(f"This is not valid YAML: {problem}.", where=f"{where}{line}", mend="Mend the line.")
+
+
+def _too_many(node: yaml.Node) -> yaml.constructor.ConstructorError:
+    return _problem(f"it holds more than {MOST:,} values", node)
 
 
 def _problem(what: str, node: yaml.Node) -> yaml.constructor.ConstructorError:

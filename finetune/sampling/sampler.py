@@ -108,7 +108,7 @@ class Sampler:
         controls = [c if isinstance(c, ControlSpec) else ControlSpec(Path(c)) for c in controlnets]
         for control in controls:
             find_branch(control.path)
-        section = model if isinstance(model, ModelSection) else ModelSection(name=model)
+        section = model if isinstance(model, ModelSection) else ModelSection.named(model)
         place = best_device() if device == "auto" else torch.device(device)
         sampler = cls(load_backbone(section), place, precision)
         for path, weight in specs:

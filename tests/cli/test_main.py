@@ -188,6 +188,17 @@ def test_bad_input_is_one_message_and_leaves_nothing(
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", [["sample", "a cat"], ["export", "run", "--merged", "out"]])
+@pytest.mark.parametrize("name", ["a\x1b[2J", "caf\udce9", "x" * 20_000], ids=["escape", "latin-1", "long"])
+def test_a_model_that_cannot_be_called_so_is_told(command: list[str], name: str, capsys: Output) -> None:
+    assert main([*command, "--model", name]) == 2
+    said = capsys.readouterr().err
+    assert "The name of a model must be text" in said
+    assert "where: --model" in said
+    assert len(said) < 500
+    assert "\x1b[2J" not in said
+
+
 def test_a_fault_of_our_own_is_exit_code_1(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("out of ideas")

@@ -218,6 +218,33 @@ def test_odd_recipes_are_told(tmp_path: Path, text: str) -> None:
     assert len(str(caught.value)) < 1000
 
 
+def test_a_long_recipe_is_not_read_to_its_end(tmp_path: Path) -> None:
+    file = tmp_path / "long.yaml"
+    file.write_text("kind: lora\npreview:\n  prompts:\n" + "  - a\n" * 100_000)
+    with pytest.raises(ConfigError, match=r"more than 10,000 values") as caught:
+        load_recipe(file)
+    assert 9_990 < int(str(caught.value.where).rpartition(" ")[2]) < 10_010
+
+
+@pytest.mark.parametrize(("letters", "count"), [("unknown", 4_000), ("x" * 900, 30)])
+def test_many_faults_are_told_in_a_short_message(tmp_path: Path, letters: str, count: int) -> None:
+    keys = ", ".join(f"{letters}_{n}: {n}" for n in range(count))
+    file = tmp_path / "wrong.yaml"
+    file.write_text("kind: lora\ndata: {instance_dir: x}\noptimizer: {" + keys + "}")
+    with pytest.raises(ConfigError, match=f"… and {count - 20} more") as caught:
+        load_recipe(file)
+    assert len(str(caught.value)) < 15_000
+
+
+@pytest.mark.parametrize(
+    "change", ["preview.negative=[" + "x" * 5000, "x" * 5000, "optimizer.lr=" + "x" * 900]
+)
+def test_a_long_value_is_not_repeated_whole(change: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        lora(change)
+    assert len(str(caught.value)) < 500
+
+
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
     with pytest.raises(ConfigError, match="no file"):
@@ -229,12 +256,32 @@ def test_a_date_is_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["a\0b", "x" * 300, "é" * 101, "a\ud800", "a/b", "a\\b", "a\x1b[2J", "..", ""]
+    "name",
+    [
+        *("a\0b", "x" * 300, "é" * 101, "a\ud800", "a/b", "a\\b", "a\x1b[2J", "a\tb", "a\nb", "a\u202eb"),
+        *("..", ".", "", " ", "a.", "a ", " a", "-rf", ".cat"),
+        *("CON", "nul.v2", "a:b", "what?", "pytorch_lora_weights"),
+    ],
 )
 def test_names_that_no_file_can_have_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"output\.name") as caught:
         build("lora", [*base, Setting("output.name", name, "output.name")])
-    assert "\x1b" not in str(caught.value)
+    assert caught.value.where == "output.name"
+    assert set("\t\x1b\u202e").isdisjoint(str(caught.value))
+
+
+@pytest.mark.parametrize("name", ["mycat", "my cat (2)", "Мой кот", "cat-v1.5", "_x", "console"])
+def test_names_that_files_can_have_are_taken(name: str) -> None:
+    assert build("lora", [*base, Setting("output.name", name, "output.name")]).run_name == name
+
+
+@pytest.mark.parametrize("kind", ["lora", "embedding"])
+@pytest.mark.parametrize("word", ["<" + "x" * 100 + ">", "<" + "é" * 50 + ">", "<a\u202eb>", "<A>", "<...>"])
+def test_words_that_cannot_be_written_are_refused(kind: str, word: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(kind, [*base, Setting("adapter.placeholder", word, "--placeholder")])
+    assert caught.value.where == "--placeholder"
+    assert "\u202e" not in str(caught.value)
 
 
 base = [Setting("data.instance_dir", "pictures/mycat", "--instance-dir")]
