@@ -43,7 +43,8 @@ class UserError(FinetuneError):
     def __str__(self) -> str:
         lines = [self.what]
         if self.where:
-            lines.append(f"  where: {self.where}")
+            where = self.where.replace("\n", "\\n")  # a file may be named so
+            lines.append(f"  where: {where}")
         if self.mend:
             lines.append(f"  mend:  {self.mend}")
         return "\n".join(lines)

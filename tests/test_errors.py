@@ -53,6 +53,7 @@ def test_an_error_says_what_where_and_mend() -> None:
     error = ConfigError("It is too small.", where="adapter.rank", mend="Use 1 or more.")
     assert str(error) == "It is too small.\n  where: adapter.rank\n  mend:  Use 1 or more."
     assert str(ConfigError("It is too small.")) == "It is too small."
+    assert "where: a\\nb.png\n" in str(ConfigError("It is odd.", where="a\nb.png", mend="Rename it."))
     assert error.exit_code == 2
     assert FinetuneError.exit_code == 1
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from finetune.config import (
@@ -68,7 +68,7 @@ class Recipe(Section, ABC):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _plain_text(cls, value: Any) -> Any:
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
         return value  # each section looks at its own, and can name the setting
 
     @property
