@@ -222,27 +222,48 @@ def _load_tokenizer(folder: Path) -> Any:
 
 def _load_scheduler(index: Mapping[str, Any], folder: Path, section: ModelSection) -> Any:
     entry = index.get("scheduler")
-    name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+    name = entry[1] if isinstance(entry, list) and len(entry) == 2 and entry[0] == "diffusers" else None
     kind: Any = getattr(diffusers, name, None) if isinstance(name, str) else None
+    where = str(folder.parent / "model_index.json")
+    mend = 'Write it as in ["diffusers", "DDIMScheduler"], or get the model again.'
     is_class = isinstance(kind, type)
     if not (is_class and issubclass(kind, diffusers.SchedulerMixin)):
         raise ModelError(
             f"The model names no scheduler that diffusers has: `scheduler` is {json.dumps(entry)[:100]}.",
-            where=str(folder.parent / "model_index.json"),
-            mend='Write it as in ["diffusers", "DDIMScheduler"], or get the model again.',
+            where=where,
+            mend=mend,
         )
-    config = _read_json(folder / "scheduler_config.json")
+    # Those of flow matching, EDM and others have no betas: a model made for them is trained otherwise.
+    if "beta_schedule" not in inspect.signature(kind.__init__).parameters:
+        raise ModelError(
+            f"The noise of a {kind.__name__} is not that of Stable Diffusion.", where=where, mend=mend
+        )
+    file = folder / "scheduler_config.json"
+    _check_config(kind, file)
+    config = _read_json(file)
     if section.prediction_type != "auto":
         config["prediction_type"] = section.prediction_type
-    return checked_scheduler(kind.from_config(config), str(folder))
+    try:
+        scheduler = kind.from_config(config)
+    except Exception as error:  # each scheduler has its own for odd settings
+        raise _damaged(file, error) from error
+    return checked_scheduler(scheduler, str(folder))
 
 
 def checked_scheduler(scheduler: Any, where: str) -> Any:
-    """Refuses schedulers whose training target is not known here.
+    """Refuses schedulers whose training target is not known here, or that make no noise schedule.
 
     Raises:
-        ModelError: If the prediction type is none of epsilon, v_prediction and sample.
+        ModelError: If the prediction type is none of epsilon, v_prediction and sample, or the share of the
+            signal (ᾱ) does not fall from timestep to timestep within 0 and 1.
     """
+    shares = scheduler.alphas_cumprod
+    if not (shares[-1] >= 0 and shares[0] <= 1 and bool((shares[1:] < shares[:-1]).all())):
+        raise ModelError(
+            "The betas of the model's scheduler make no noise schedule.",
+            where=where,
+            mend="Get the model again.",
+        )
     told = scheduler.config.get("prediction_type", "epsilon")
     if told not in ("epsilon", "v_prediction", "sample"):
         raise ModelError(

@@ -208,13 +208,52 @@ def test_faults_are_told_with_place_and_mend(spoil: Callable[[Path], None], said
 
 @pytest.mark.parametrize(
     "entry",
-    ["DDIMScheduler", None, [], ["diffusers"], ["diffusers", 7], ["diffusers", "UNet2DConditionModel"]],
+    [
+        *("DDIMScheduler", None, [], ["diffusers"], ["diffusers", 7], [None, None]),
+        *(["diffusers", "UNet2DConditionModel"], ["foo", "DDIMScheduler"]),
+    ],
 )
 def test_a_scheduler_must_be_named_as_one(entry: object, folder: Path) -> None:
     change(folder / "model_index.json", scheduler=entry)
     with pytest.raises(ModelError, match="no scheduler that diffusers has") as caught:
         load(folder)
     assert caught.value.where == str(folder / "model_index.json") and caught.value.mend
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("SchedulerMixin", "VQDiffusionScheduler", "IPNDMScheduler"),
+        *("FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler"),
+    ],
+)
+def test_a_scheduler_of_another_kind_of_noise_is_refused(name: str, folder: Path) -> None:
+    change(folder / "model_index.json", scheduler=["diffusers", name])
+    with pytest.raises(ModelError, match=f"noise of a {name} is not that of Stable Diffusion"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"beta_start": "x"},
+        {"beta_schedule": "cubic"},
+        {"beta_schedule": 7},
+        {"beta_start": None},
+        {"beta_start": -0.1},
+        {"beta_end": float("nan")},
+        {"beta_end": 1e9},
+        {"num_train_timesteps": 0},
+        {"num_train_timesteps": -3},
+        {"trained_betas": ["a"]},
+    ],
+    ids=str,
+)
+def test_odd_numbers_of_a_scheduler_are_told(settings: dict[str, object], folder: Path) -> None:
+    change(folder / "scheduler" / "scheduler_config.json", **settings)
+    with pytest.raises(ModelError) as caught:
+        load(folder)
+    assert str(folder / "scheduler") in str(caught.value.where) and caught.value.mend
 
 
 def test_loading_leaves_the_random_numbers_alone(tiny_folder: Path, family: Family) -> None:
