@@ -17,7 +17,7 @@ from finetune.errors import ConfigError
 from finetune.recipes.base import setting_fields
 from finetune.recipes.faults import cut
 from finetune.recipes.load import RECIPES, Setting, parse_set
-from finetune.recipes.other_names import OTHER_NAMES
+from finetune.recipes.other_names import ANSWERS, key_here
 from finetune.recipes.presets import preset_values
 
 # What people change daily; everything else is reached with --set or the YAML file. Each command has
@@ -59,10 +59,10 @@ class SettingsCommand(click.Command):
         for key in self.keys:
             if key.partition(".")[2] == name or key.replace(".", "_") == name:
                 return f"This setting is reached with --set {key}=VALUE."
-        if (known := OTHER_NAMES.get(name)) in self.keys:
+        if known := key_here(name, self.keys):
             own = next((flag for flag, key in FLAGS.items() if key == known), f"--set {known}=VALUE")
             return f"Here it is {own}."
-        return None
+        return ANSWERS.get(name) if self.keys else None
 
 
 def setting_flag(

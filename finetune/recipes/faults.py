@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from finetune.errors import ConfigError
-from finetune.recipes.other_names import OTHER_NAMES
+from finetune.recipes.other_names import ANSWERS, key_here
 
 _KINDS = {
     "int": "a whole number",
@@ -110,9 +110,11 @@ def unknown_key(key: str, keys: Sequence[str]) -> Fault:
 
 
 def _instead(key: str, keys: Sequence[str]) -> str:
-    known = OTHER_NAMES.get(key.rpartition(".")[2])
-    if known in keys:
+    name = key.rpartition(".")[2]
+    if known := key_here(name, keys):
         return f"Here it is called {known}."
+    if name in ANSWERS:
+        return ANSWERS[name]
     if near := nearest_key(key, keys):
         return f"Did you mean {near}?"
     section = key.rpartition(".")[0]

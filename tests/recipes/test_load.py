@@ -14,7 +14,7 @@ from finetune.recipes import RECIPES, LoRARecipe, Recipe, build, load_recipe
 from finetune.recipes.base import setting_fields
 from finetune.recipes.faults import nearest, nearest_key
 from finetune.recipes.load import Setting, parse_set, read_recipe_file
-from finetune.recipes.other_names import OTHER_NAMES
+from finetune.recipes.other_names import OTHER_NAMES, key_here
 from finetune.recipes.presets import warmup_note, with_preset
 
 KEYS = list(setting_fields(LoRARecipe))
@@ -316,9 +316,19 @@ def test_only_what_is_near_is_suggested() -> None:
 
 def test_names_of_other_trainers_are_answered() -> None:
     every = {key for kind in RECIPES.values() for key in setting_fields(kind)}
-    assert set(OTHER_NAMES.values()) <= every
+    for name, keys in OTHER_NAMES.items():
+        assert {keys} if isinstance(keys, str) else set(keys) <= every, name
     with pytest.raises(ConfigError, match=r"Here it is called adapter\.rank"):
         lora("adapter.network_dim=8")
+    with pytest.raises(ConfigError, match="Give --resume"):
+        lora("training.resume_from_checkpoint=latest")
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_the_folder_of_pictures_is_found_from_every_recipe(kind: str) -> None:
+    keys = setting_fields(RECIPES[kind])
+    folder = f"data.{RECIPES[kind].folder_field}"
+    assert {key_here(name, keys) for name in ("train_data_dir", "instance_data_dir", "image_dir")} == {folder}
 
 
 def test_the_warm_up_of_a_preset_is_shortened_and_the_users_is_not() -> None:
