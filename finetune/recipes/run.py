@@ -15,6 +15,7 @@ from accelerate import PartialState
 from finetune.adapters import Adapter
 from finetune.backbones import Backbone, load_backbone
 from finetune.backbones.precision import PRECISIONS, best_device, dtype_on, precision_name
+from finetune.config.base import name_fault
 from finetune.data import PictureSource, PriorSource, check_options
 from finetune.data.record import write_record
 from finetune.diffusion.objective import Objective
@@ -127,7 +128,7 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
         report.tell(note)
     content = backbone.fingerprint()  # as it came: attaching an adapter changes it
     given = recipe.model_copy(update={"model": section})
-    recipe = resolve(given, backbone, folder.path.name)
+    recipe = resolve(given, backbone, folder.path.resolve().name)
     if shortened := warmup_note(given, recipe, _preset_of(recipe, backbone)):
         report.tell(shortened)
     raise_faults(list(recipe.contradictions()))
@@ -167,12 +168,13 @@ def resolve(recipe: Recipe, backbone: Backbone, name: str) -> Recipe:
     Args:
         recipe: What the user set; its model is resolved already.
         backbone: That model, which decides on the preset and the resolution.
-        name: Of the exported file, if the user gave none.
+        name: Of the run folder; files are named so if the user gave no name and it will do.
     """
     values = with_preset(recipe, _preset_of(recipe, backbone)).model_dump()
     values["training"]["precision"] = precision_name(dtype_on(values["training"]["precision"], best_device()))
     recipe.fill_in(values, backbone)
-    values["output"]["name"] = values["output"]["name"] or name
+    if recipe.output.name is None:
+        values["output"]["name"] = recipe.run_name if name_fault(name) else name
     return type(recipe).model_validate(values)
 
 

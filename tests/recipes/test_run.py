@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from finetune.recipes import Recipe, build, load_recipe
 from finetune.recipes.load import Setting, parse_set
 from finetune.recipes.place import claimed, state_of
 from finetune.recipes.run import run
+from tests.conftest import draw_pictures
 from tests.tiny import Family
 
 SMALL = ("adapter.rank=2", "training.steps=2", "preview.every=0", "training.log_every=1")
@@ -106,6 +108,27 @@ def test_dora_says_where_it_is_not_shown_as_trained(tiny_models: dict[str, Path]
     (begun,) = (line for line in said if line.startswith("Training 2 steps"))
     assert len(warned) == 1 and said.index(warned[0]) < said.index(begun)
     assert any("for ComfyUI (A1111, Forge: finetune export RUN --as-lora FILE)" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("cat", "cat"), ("cat/.", "cat"), ("what?", "mycat-lora"), (".hidden", "mycat-lora")]
+)
+def test_files_are_named_after_the_folder_if_its_name_will_do(
+    folder: str, name: str, tiny_models: dict[str, Path], pictures: Path
+) -> None:
+    result, _ = train(pictures, tiny_models["sd1"], f"output.dir={folder}", "training.steps=1")
+    assert (result / f"{name}.safetensors").is_file()
+
+
+def test_the_prompt_to_try_is_a_caption_that_says_something(
+    tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = draw_pictures(tmp_path)
+    (folder / "0.txt").write_text(" \n")
+    (folder / "1.txt").write_text("mycat's red hat")
+    _, said = train(folder, tiny_models["sd1"], "training.steps=1")
+    quoted = shlex.quote("mycat's red hat")
+    assert said[-1].startswith(f"Try it: finetune sample {quoted} --lora runs/")
 
 
 def test_a_word_is_also_in_a_file_of_its_own(tiny_models: dict[str, Path], pictures: Path) -> None:
