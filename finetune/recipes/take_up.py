@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,11 +57,12 @@ def take_up(this: Run, state: State, report: Reporter) -> None:
         WeightsError: If every checkpoint is damaged.
     """
     trainer, steps = this.trainer, this.recipe.training.steps
-    found = trainer.resume({
+    words = {
         DATA: _changed(this),
         "training.steps": "training.steps (the schedule of the learning rate spans all steps, so that other "
         "steps would have had other rates; a constant schedule can be carried on)",
-    })  # fmt: skip
+    }
+    found = trainer.resume(words, _with_its_own_settings(this, state))
     for note in trainer.notes:
         report.tell(note)
     if not found:
@@ -71,6 +73,16 @@ def take_up(this: Run, state: State, report: Reporter) -> None:
         report.tell(f"The results of step {trainer.step} are kept in {aside}.")
     trainer.accelerator.wait_for_everyone()
     report.tell(f"Going on after step {trainer.step} of {steps}.")
+
+
+def _with_its_own_settings(this: Run, state: State) -> str:
+    """How the user goes on with the settings that the run began with; empty if that cannot be."""
+    command = f"finetune run {shlex.quote(str(this.folder.path))} --resume"
+    if state == "finished":  # its own number of steps is done
+        if load_recipe(this.folder.recipe).optimizer.knows_length:
+            return ""
+        command += f" --set training.steps={this.recipe.training.steps}"
+    return f"`{command}` goes on with the settings it began with."
 
 
 def _changed(this: Run) -> str:

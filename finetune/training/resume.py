@@ -32,15 +32,16 @@ def newest_whole(folder: RunFolder) -> tuple[Checkpoint | None, dict[Path, Weigh
 
 
 def check_identity(
-    before: Mapping[str, Any], now: Mapping[str, Any], checkpoint: Path, words: Mapping[str, str]
+    before: Mapping[str, Any], now: Mapping[str, Any], run: Path, words: Mapping[str, str], again: str
 ) -> None:
     """Refuses to go on with a run whose settings, model or data are others now.
 
     Args:
         before: What the checkpoint says of its run.
         now: What is asked for.
-        checkpoint: Its folder, for the message.
+        run: Its folder, for the message.
         words: What to say of a key that differs, where its name is not enough.
+        again: How to go on with the settings it began with, a sentence.
 
     Raises:
         ConfigError: Naming what differs.
@@ -50,9 +51,8 @@ def check_identity(
         return
     different = [words.get(key, key) for key in keys]
     settings = [key for key in keys if "." in key]
-    run = checkpoint.parent.parent
     mends = [
-        f"`finetune run {run} --resume` goes on with the settings it began with." if settings else "",
+        again if settings else "",
         "Put the rest back as it was." if settings and len(keys) > len(settings) else "",
         "Put it back as it was." if not settings else "",
         "Without --resume a new run begins (in a folder of its own, if you name one).",
@@ -64,8 +64,16 @@ def check_identity(
     )
 
 
-def check_fit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor], checkpoint: Path) -> None:
+def check_fit(
+    saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor], checkpoint: Path, again: str
+) -> None:
     """Refuses tensors of other names, shapes or types than this run has.
+
+    Args:
+        saved: What the checkpoint holds.
+        wanted: What this run trains.
+        checkpoint: Its folder, for the message.
+        again: How to go on with the settings it began with, a sentence.
 
     Raises:
         WeightsError: Naming the first that differs.
@@ -76,7 +84,7 @@ def check_fit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor], checkpo
             raise WeightsError(
                 f"The checkpoint does not fit this run: {name} is {there}, not {here}.",
                 where=str(checkpoint),
-                mend=f"Resume with `finetune run {checkpoint.parent.parent} --resume`, or start a new run.",
+                mend=f"{again} Or start a new run.".strip(),
             )
 
 

@@ -171,13 +171,16 @@ class Trainer(Generic[RowsT]):
             ) from error
         self.folder.prune(self.training.keep_checkpoints, self.training.checkpoint_every)
 
-    def resume(self, words: Mapping[str, str] | None = None) -> bool:
+    def resume(
+        self, words: Mapping[str, str] | None = None, again: str = "Take the settings it began with."
+    ) -> bool:
         """Takes up the newest whole checkpoint of the run folder; False if there is none.
 
         Damaged ones that are newer are put aside, as `step-000400.damaged`, and told in `notes`.
 
         Args:
             words: What to say of a part of the identity that is not as it was, by its name.
+            again: How the user goes on with the settings it began with, a sentence.
 
         Raises:
             ConfigError: If the checkpoint is of a run with other settings.
@@ -187,7 +190,7 @@ class Trainer(Generic[RowsT]):
         if checkpoint is None:
             return False
         path = self.folder.checkpoint(checkpoint.step)
-        check_identity(checkpoint.run, self.identity, path, words or {})
+        check_identity(checkpoint.run, self.identity, self.folder.path, words or {}, again)
         if checkpoint.step > self.training.steps:
             raise ConfigError(
                 f"The run has taken {checkpoint.step} steps already, more than the {self.training.steps} "
@@ -195,7 +198,7 @@ class Trainer(Generic[RowsT]):
                 where=f"training.steps = {self.training.steps}, {path}",
                 mend=f"Ask for {checkpoint.step} steps or more.",
             )
-        self._load(checkpoint, path)
+        self._load(checkpoint, path, again)
         if self.accelerator.is_main_process:
             for folder in damaged:
                 folder.rename(folder.with_name(f"{folder.name}.damaged"))
@@ -205,10 +208,10 @@ class Trainer(Generic[RowsT]):
                            for folder, error in damaged.items())  # fmt: skip
         return True
 
-    def _load(self, checkpoint: Checkpoint, path: Path) -> None:
+    def _load(self, checkpoint: Checkpoint, path: Path, again: str) -> None:
         averages = self.average.values if self.average else {}
-        check_fit(checkpoint.weights, self.parameters, path)
-        check_fit(checkpoint.average, averages, path)
+        check_fit(checkpoint.weights, self.parameters, path, again)
+        check_fit(checkpoint.average, averages, path, again)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(checkpoint.weights[name])

@@ -288,8 +288,9 @@ def test_a_schedule_over_all_steps_is_not_carried_on(tiny_models: dict[str, Path
     arguments = (pictures, tiny_models["sd1"], "optimizer.schedule=cosine")
     folder, _ = train(*arguments)
     before = sorted(folder.rglob("*"))
-    with pytest.raises(ConfigError, match="a constant schedule can be carried on"):
+    with pytest.raises(ConfigError, match="a constant schedule can be carried on") as caught:
         train(*arguments, "training.steps=4", resume=True)
+    assert "--resume --set" not in str(caught.value.mend)  # it would be refused too
     assert sorted(folder.rglob("*")) == before
 
 
@@ -339,6 +340,17 @@ def test_the_mend_of_other_settings_works(tiny_models: dict[str, Path], pictures
     assert command == ["finetune", "run", str(folder), "--resume"]
     assert main(command[1:]) == 0
     assert (folder / DIFFUSERS).read_bytes() == whole
+
+
+def test_the_mend_of_other_settings_works_for_a_finished_run(
+    tiny_models: dict[str, Path], pictures: Path
+) -> None:
+    folder, _ = train(pictures, tiny_models["sd1"])
+    with pytest.raises(ConfigError, match=r"optimizer\.lr") as caught:
+        train(pictures, tiny_models["sd1"], "training.steps=3", "optimizer.lr=1e-3", resume=True)
+    command = str(caught.value.mend).split("`")[1].split()
+    assert main(command[1:]) == 0
+    assert load_recipe(folder / "recipe.yaml").training.steps == 3
 
 
 @pytest.mark.parametrize(
