@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import random
+import resource
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+
+import yaml
 
 from finetune.errors import ConfigError
 from finetune.recipes import RECIPES
@@ -13,10 +18,13 @@ from finetune.recipes.base import setting_fields
 from finetune.recipes.load import load_recipe
 from tests.campaigns.campaign import Campaign, Verdict, time_limit
 from tests.campaigns.child import finetune
-from tests.campaigns.runs import Runs
+from tests.campaigns.runs import NAMES, Runs
 
 RECIPE_FILES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 SECONDS = 5
+LONGEST = 15_000
+"""Characters of a message: twenty faults of some lines each."""
+MEMORY = 500_000_000
 _KEYS = sorted({key for kind in RECIPES.values() for key in setting_fields(kind)})
 _VALUES = (
     "null", "true", "~", "-1", "0", "1e400", ".nan", ".inf", "-.inf", "9" * 40, "9" * 4000, "9" * 6000,
@@ -84,11 +92,50 @@ def deep(text: str, draw: random.Random) -> str:
     return draw.choice((f"{text}\n{odd}", odd, f"kind: lora\n{odd}", f"kind: {odd[3:]}"))
 
 
-MUTATIONS: tuple[Mutation, ...] = (other_value, other_key, other_bytes, other_lines, deep)
+def large(text: str, draw: random.Random) -> str:
+    """More of something than anybody writes."""
+    count = draw.choice((1_000, 20_000, 200_000))
+    return text + draw.choice((
+        "\npreview:\n  prompts:\n" + "  - a\n" * count, "\npreview: {prompts: [" + "a, " * count + "]}",
+        "\noptimizer:\n" + "".join(f"  k{n}: {n}\n" for n in range(count // 4)),
+        "\nadapter: {" + "x" * count + ": 1}", "\noutput: {name: " + "x" * count + "}",
+        "\npreview: {negative: '" + "x\n\n" * count + "'}", "\n#" + "x" * count, "\n# x" * count,
+    ))  # fmt: skip
+
+
+MUTATIONS: tuple[Mutation, ...] = (other_value, other_key, other_bytes, other_lines, deep, large)
+
+
+def likely(kind: str, text: str, draw: random.Random) -> str:
+    """Settings as somebody may write them, each right for itself."""
+    content = yaml.safe_load(text)
+    fields = {key: field for key, field in setting_fields(RECIPES[kind]).items() if _values(field.annotation)}
+    for key in draw.sample(sorted(fields), draw.randrange(1, 9)):
+        section, _, name = key.partition(".")
+        content.setdefault(section, {})[name] = draw.choice(_values(fields[key].annotation))
+    return yaml.safe_dump(content)
+
+
+def _values(annotation: Any) -> list[Any]:
+    """Some values of a type; none where they would name a file or a model."""
+    if annotation is bool:
+        return [True, False]
+    if annotation in (int, float):
+        return [annotation(value) for value in (1, 2, 8)] + [0.05] * (annotation is float)
+    if annotation is NoneType:
+        return [None]
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return [list(pair) for pair in zip(*(_values(part) for part in get_args(annotation)), strict=True)]
+    if annotation == list[str]:
+        return [["a cat"], ["attn2.to_q", "a cat on snow"], []]
+    parts = [part for part in get_args(annotation) if get_origin(annotation) in (Union, UnionType, Annotated)]
+    return [value for part in parts for value in _values(part)]
 
 
 class Attacks(Campaign):
-    """Each attack mutates a shipped recipe once or more; a few of those that stand are carried out."""
+    """Each attack mutates a shipped recipe once or more; every tenth is of a tiny model, and carried out."""
 
     name: ClassVar[str] = "recipes"
     small: ClassVar[int] = 60
@@ -102,29 +149,41 @@ class Attacks(Campaign):
         """Mutates recipe `number`; every tenth is one of a tiny model, which is then trained."""
         draw = random.Random(number)
         run = number % 10 == 9
-        source = self._runs.recipe("lora") if run else draw.choice(RECIPE_FILES)
-        text, mutation = source.read_text(encoding="utf-8"), draw.choice(MUTATIONS[: 2 if run else None])
+        kind = draw.choice(NAMES)
+        source = self._runs.recipe(kind) if run else draw.choice(RECIPE_FILES)
+        mutation = partial(likely, kind) if run else draw.choice(MUTATIONS)
+        text = source.read_text(encoding="utf-8")
         for _ in range(1 if run else draw.choice((1, 1, 2, 4))):
             if text.strip():
                 text = mutation(text, draw)
         file = self.place / "mutated.yaml"
         file.write_bytes(text.encode("utf-8", "surrogatepass"))
-        sort = (mutation.__doc__ or "").rstrip(".").lower()
+        sort = ((likely if run else mutation).__doc__ or "").rstrip(".").lower()
+        memory = _peak()
         try:
             with time_limit(SECONDS):
                 load_recipe(file)
         except ConfigError as error:
             told = str(error)
-            if "where:" not in told or len(told) > 5000:
+            if "where:" not in told or len(told) > LONGEST:
                 return Verdict(sort, f"a message without a place, or too long: {told[:500]}")
+            if _peak() - memory > MEMORY:
+                return Verdict(sort, f"{_peak() - memory:,} bytes of memory for {text[:300]!r}")
             return Verdict(sort)
         except BaseException as error:
             return Verdict(sort, f"{type(error).__name__}: {error} in {text[:300]!r}")
-        return Verdict(f"{sort}, carried out", self._carry_out(number, file)) if run else Verdict(sort)
+        return self._carry_out(number, file, sort) if run else Verdict(sort)
 
-    def _carry_out(self, number: int, file: Path) -> str | None:
+    def _carry_out(self, number: int, file: Path, sort: str) -> Verdict:
         folder = self.place / f"recipe-{number}"
         folder.mkdir()
         brief = ["--set", "training.steps=1", "--set", "preview.every=0"]
         ended = finetune("run", file, *brief, folder=folder, limit=60)
-        return ended.unexpected(0, 2)
+        failure = ended.unexpected(0, 2)
+        sort = f"{sort}, {'trained' if ended.code == 0 else 'refused by the run'}"
+        return Verdict(sort, f"{failure} with {file.read_text(encoding='utf-8')}" if failure else None)
+
+
+def _peak() -> int:
+    """Bytes of memory that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
