@@ -96,8 +96,10 @@ class Adapter(nn.Module, ABC):
     def predict_untrained(
         self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning
     ) -> Tensor:
-        """What `forward` gave before training."""
-        with self.switched_off():
+        """What `forward` gave before training, in the precision that training runs it in."""
+        dtype = self.backbone.dtype
+        mixed = torch.autocast(noisy_latents.device.type, dtype, enabled=dtype != torch.float32)
+        with self.switched_off(), mixed:
             return self.backbone.predict(noisy_latents, timesteps, conditioning)
 
     def groups(self) -> list[ParameterGroup]:

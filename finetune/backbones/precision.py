@@ -20,7 +20,7 @@ def best_device() -> torch.device:
 def dtype_on(precision: str, device: torch.device) -> torch.dtype:
     """The dtype that a setting `precision` means on `device`.
 
-    "auto" is bf16 on a GPU that has it (SD 2.1 overflows in fp16), fp16 on another one, and fp32
+    "auto" is bf16 on a GPU that computes in it (SD 2.1 overflows in fp16), fp16 on another one, and fp32
     everywhere else.
 
     Raises:
@@ -36,7 +36,9 @@ def dtype_on(precision: str, device: torch.device) -> torch.dtype:
         return PRECISIONS[precision]
     if device.type != "cuda":
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    # Older GPUs, such as a T4, compute bf16 by a detour many times as slow.
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float16
 
 
 def compute_dtype(precision: str, module: nn.Module, device: torch.device) -> torch.dtype:

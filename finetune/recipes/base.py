@@ -136,7 +136,7 @@ class Recipe(Section, ABC):
         from finetune.sampling import Sampler
         from finetune.sampling.preview import preview
 
-        sampler = Sampler(adapter.backbone)
+        sampler = Sampler(adapter.backbone, precision=self.training.precision)
 
         def hook(step: int) -> None:
             preview(sampler, source.captions(), self.preview, path(step), self.data.resolution)

@@ -92,7 +92,7 @@ class ControlNetRecipe(Recipe):
         from finetune.sampling.preview import preview_count, preview_pairs
 
         assert isinstance(adapter, ControlNet) and isinstance(source, PairSource)
-        sampler = Sampler(adapter.backbone)
+        sampler = Sampler(adapter.backbone, precision=self.training.precision)
         sampler.controls.append(Control(FOLDER, adapter.branch, ControlSpec(Path(FOLDER))))
 
         def hook(step: int) -> None:

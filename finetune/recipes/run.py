@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from finetune.training import RunFolder, Trainer, check_trainable
 # What may differ when a run is resumed, since it changes nothing of the result.
 _FREE = ("preview.", "output.", "data.cache", "training.log_every", "training.tensorboard",
          "training.checkpoint_every", "training.keep_checkpoints")  # fmt: skip
+# How long processes wait for the first one, which may have a thousand class pictures to sample.
+_PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def run(
     started = time.monotonic()
     report = Reporter(tell, progress)
     # Without a GPU, accelerate must be told so, or each process takes itself for the only one.
-    if not PartialState(cpu=best_device().type == "cpu").is_main_process:
+    if not PartialState(cpu=best_device().type == "cpu", timeout=_PATIENCE).is_main_process:
         report = SILENT
     check_options(recipe.data)
     with claimed_by_all(recipe, resume) as place:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,9 +31,10 @@ class Metrics:
             aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def write(self, step: int, **values: float) -> None:
-        """Adds a line: the step and `values`."""
+        """Adds a line: the step and `values`; what is not finite is null, since JSON knows no NaN."""
+        told = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with named(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(json.dumps({"step": step, **told}) + "\n")
 
     def _lines(self) -> list[str]:
         if not self.path.exists():

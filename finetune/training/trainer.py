@@ -36,6 +36,9 @@ from finetune.training.protocols import Hook, Objective, RowsT, Source, Trained
 from finetune.training.resume import check_fit, check_identity, newest_whole, non_finite
 from finetune.training.run_folder import RunFolder
 
+MOST_OVERFLOWS = 25
+"""Steps in a row that fp16 may skip while it looks for its loss scale: each halves it, from 65,536 on."""
+
 
 class Trainer(Generic[RowsT]):
     """Trains `model` on `source` by `objective`.
@@ -87,6 +90,7 @@ class Trainer(Generic[RowsT]):
         self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
         self.average = make_average(self.parameters, self.optimizer, training, optimizer)
         self.step = 0
+        self._overflows = 0
         self.notes: tuple[str, ...] = ()
 
     @property
@@ -273,15 +277,20 @@ class Trainer(Generic[RowsT]):
         return told.means(), norm
 
     def _clip(self) -> float:
-        limit = self.training.max_grad_norm
-        norm = self.accelerator.clip_grad_norm_(self.parameters.values(), limit or math.inf)
+        limit, fp16 = self.training.max_grad_norm or math.inf, self.accelerator.scaler is not None
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters.values(), limit))
         # fp16 finds its loss scale by running into overflows, and then skips the step.
-        if self.accelerator.scaler is None and not torch.isfinite(norm):
-            raise NonFiniteLoss(
-                f"The gradient became {float(norm)} at step {self.step + 1}. {self._last_good()}\n"
-                "  mend:  Lower the learning rate, or train with --precision fp32."
-            )
-        return float(norm)
+        self._overflows = 0 if math.isfinite(norm) else self._overflows + 1
+        learned_nothing = self._overflows == self.training.steps  # and yet it would end like any other run
+        if self._overflows and not fp16:
+            what = f"The gradient became {norm} at step {self.step + 1}."
+            mend = "Lower the learning rate, or train with --precision fp32."
+        elif self._overflows > MOST_OVERFLOWS or learned_nothing:
+            what = f"The gradients of the last {self._overflows} steps were too large for fp16."
+            mend = "Train with --precision bf16 or fp32, or for more steps if these were few."
+        else:
+            return norm
+        raise NonFiniteLoss(f"{what} {self._last_good()}\n  mend:  {mend}")
 
     def _check(self, losses: Tensor, batch: RowsT) -> None:
         if not self._any(not bool(torch.isfinite(losses).all())):

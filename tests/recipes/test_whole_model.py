@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -50,6 +50,25 @@ def train(kind: str, pictures: Path, model: Path, *changes: str, resume: bool = 
 
 def sampled(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.rglob("class-*.png"))}
+
+
+def test_previews_are_in_the_precision_of_training(
+    tiny_models: dict[str, Path], pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixed: list[bool] = []
+    forward = UNet2DConditionModel.forward
+
+    def spied(self: UNet2DConditionModel, *arguments: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():  # a preview's
+            mixed.append(
+                torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+            )
+        return forward(self, *arguments, **named)
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", spied)
+    changes = ("training.precision=bf16", "training.steps=1", "preview.every=1", "preview.steps=2")
+    train("full", pictures, tiny_models["sd1"], *changes)
+    assert mixed and all(mixed)
 
 
 @pytest.mark.parametrize("kind", ["dreambooth", "full"])

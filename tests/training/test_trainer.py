@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import Tensor, nn
 
@@ -315,6 +316,41 @@ def test_metrics_that_cannot_be_read_are_begun_anew(tmp_path: Path) -> None:
     assert resumed.resume()
     resumed.run()
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": "2"}\n{"step": 1, "loss": 1}\n'
+
+
+def scaled(trainer: Trainer[Rows]) -> Trainer[Rows]:
+    """The trainer with a loss scale, which accelerate makes only for fp16 on a GPU."""
+    scaler = torch.amp.GradScaler("cpu")
+    trainer.optimizer = AcceleratedOptimizer(trainer.optimizer.optimizer, scaler=scaler)
+    trainer.accelerator.scaler, trainer.accelerator._optimizers = scaler, [trainer.optimizer]
+    return trainer
+
+
+def steep_loss(model: nn.Module, rows: Rows) -> Tensor:
+    """Finite, but its gradient is not."""
+    loss: Tensor = (0 * model(rows.x)).abs().sqrt().mean(1)
+    return loss
+
+
+@pytest.mark.parametrize(("steps", "told"), [(4, "last 4 steps"), (100, "last 26 steps")])
+def test_fp16_that_learns_nothing_is_told(tmp_path: Path, steps: int, told: str) -> None:
+    trainer = scaled(make(tmp_path, steps=steps, objective=steep_loss, checkpoint_every=100))
+    with pytest.raises(NonFiniteLoss, match=f"{told} were too large for fp16"):
+        trainer.run()
+    assert RunFolder(tmp_path).checkpoints() == []
+
+
+def test_a_step_that_fp16_skips_is_null_in_the_metrics(tmp_path: Path) -> None:
+    def once(model: nn.Module, rows: Rows) -> Tensor:
+        return (steep_loss if trainer.step == 0 else mirror_loss)(model, rows)
+
+    trainer = scaled(make(tmp_path, objective=once))
+    trainer.run()
+    lines = [
+        json.loads(line, parse_constant=pytest.fail)
+        for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [line["grad_norm"] is None for line in lines] == [True, False, False, False]
 
 
 def test_hooks_run_when_due_and_at_the_end(tmp_path: Path) -> None:
