@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -138,17 +139,16 @@ def measure(case: Case, model: Path, pictures: Path, place: Path, steps: int, *c
 
 
 def machine() -> dict[str, str]:
-    """What the figures were measured on."""
+    """What the figures were measured on, and with which libraries."""
+    libraries = ("torch", "diffusers", "transformers", "peft", "accelerate", "bitsandbytes")
+    versions = {name: version(name) for name in libraries}
     if not torch.cuda.is_available():
-        return {
-            "machine": f"{platform.processor() or platform.machine()}, no GPU",
-            "torch": torch.__version__,
-        }
+        return {"machine": f"{platform.processor() or platform.machine()}, no GPU", **versions}
+    gpu = torch.cuda.get_device_properties(0)
     return {
-        "machine": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
+        "machine": f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB",
         "CUDA": str(torch.version.cuda),
-        "memory": f"{torch.cuda.get_device_properties(0).total_memory / 2**30:.0f} GiB",
+        **versions,
     }
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from finetune.adapters import LoRA
+from finetune.backbones import load_backbone
+from finetune.backbones.precision import PRECISIONS
+from finetune.config import LoRASection, ModelSection, OptimizerSection
 from finetune.recipes import RECIPES, build
 from finetune.recipes.load import Setting, parse_set
 from finetune.recipes.run import assemble, run
 from finetune.sampling import Sampler
 from finetune.training import RunFolder
+from finetune.training.optimizers import make_optimizer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -63,8 +69,18 @@ def test_every_recipe_trains(kind: str, precision: str, tiny_folder: Path, pictu
     assert (folder / "samples/step-000002.png").is_file()
 
 
+@pytest.fixture
+def deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """CUDA adds in the same order each time; left to itself it does not, resumed or not."""
+    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == ":4096:8", "make gpu sets it"
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "paged_adamw8bit"])
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.usefixtures("deterministic")
 def test_a_resumed_run_ends_in_the_same_bytes(
     optimizer: str, precision: str, tiny_models: dict[str, Path], pictures: Path
 ) -> None:
@@ -95,7 +111,36 @@ def test_two_gpus_train_what_one_does(here: Path, tiny_models: dict[str, Path], 
         torch.testing.assert_close(weights(here / "two")[name], value, rtol=0, atol=1e-4, msg=name)
 
 
-def test_pictures_are_those_of_the_cpu(tiny_folder: Path) -> None:
+def test_the_state_of_a_large_layer_is_paged() -> None:
+    layer = torch.nn.Linear(400, 400, device="cuda")  # bitsandbytes pages from 100,000 values on
+    optimizer = make_optimizer(
+        [{"params": list(layer.parameters())}], OptimizerSection(name="paged_adamw8bit")
+    )
+    layer(torch.ones(1, 400, device="cuda")).sum().backward()
+    optimizer.step()
+    assert optimizer.state[layer.weight]["state1"].is_paged
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_the_untrained_prediction_is_in_the_precision_of_training(
+    precision: str, tiny_models: dict[str, Path]
+) -> None:
+    dtype = PRECISIONS[precision]
+    backbone = load_backbone(ModelSection(name=str(tiny_models["sd1"])))
+    adapter = LoRA(backbone, LoRASection(rank=2))  # nothing learned yet: both predict the same
+    conditioning = backbone.conditioning(["a cat", "a red dog"])
+    backbone.to("cuda", dtype)
+    noisy = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)).cuda()
+    inputs = (noisy, torch.tensor([10, 700], device="cuda"), conditioning.to(noisy.device))
+    with torch.no_grad(), torch.autocast("cuda", dtype):
+        trained = adapter(*inputs)
+    with torch.no_grad():
+        assert torch.equal(adapter.predict_untrained(*inputs), trained)
+
+
+def test_pictures_are_those_of_the_cpu(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A convolution would round its factors to ten bits.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     pixels = []
     for device in ("cpu", "cuda"):
         sampler = Sampler.load(str(tiny_folder), precision="fp32", device=device)
