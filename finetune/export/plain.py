@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from finetune.adapters.inject import adaptable
 from finetune.adapters.weights import LayerWeights, LoRAWeights, LowRank
@@ -75,7 +76,8 @@ def plain(layer: LayerWeights, weight: Tensor, rank: int) -> tuple[LowRank, floa
         return layer.low_rank(), 0.0, float(layer.delta().double().square().sum())
     base = weight.detach().cpu().double().flatten(1)
     direction = base + layer.delta().double().flatten(1)
-    change = layer.magnitude.double()[:, None] * direction / direction.norm(dim=1, keepdim=True) - base
+    # A row of zeros, which has no direction, stays one.
+    change = layer.magnitude.double()[:, None] * functional.normalize(direction, eps=1e-30) - base
     left, values, right = torch.linalg.svd(change, full_matrices=False)
     kept = min(rank, len(values))
     root = values[:kept].sqrt()  # half of it on either side, so that neither overflows in fp16

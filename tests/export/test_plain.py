@@ -9,9 +9,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from finetune.adapters.weights import LowRank
 from finetune.backbones import Backbone
 from finetune.errors import ConfigError
 from finetune.export import export_plain
+from finetune.export.plain import plain
 from finetune.formats import read_lora, write_kohya
 from tests.formats.conftest import trained_lora
 
@@ -58,3 +60,11 @@ def test_others_stay_as_they_are_and_nothing_is_overwritten(backbone: Backbone, 
         torch.testing.assert_close(read_lora(out, backbone).layers[key].delta(), layer.delta())
     with pytest.raises(ConfigError, match="never overwritten"):
         export_plain(tmp_path / "x.safetensors", backbone, out)
+
+
+def test_a_row_of_zeros_stays_one() -> None:
+    weight = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+    layer = LowRank(torch.zeros(1, 2), torch.zeros(2, 1), 1.0, magnitude=torch.tensor([0.0, 10.0]))
+    lora, cut, _ = plain(layer, weight, 2)
+    torch.testing.assert_close(lora.delta(), torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+    assert cut < 1e-12
