@@ -16,6 +16,8 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from finetune.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from finetune.backbones import load_backbone as load_backbone
     from finetune.errors import FinetuneError as FinetuneError
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from finetune.recipes import load_recipe as load_recipe
     from finetune.recipes.run import run as run
     from finetune.sampling import Sampler as Sampler
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "FinetuneError": "finetune.errors",

@@ -11,8 +11,8 @@ import pytest
 
 from finetune.recipes.base import setting_fields
 from finetune.recipes.load import RECIPES
-from finetune.storybook import pretrain
-from finetune.storybook.world import ANIMALS, BELL_SHARE, COLOURS, HAT_SHARE, HELD_OUT, PATTERN_SHARE, SCENES
+from storybook import pretrain
+from storybook.world import ANIMALS, BELL_SHARE, COLOURS, HAT_SHARE, HELD_OUT, PATTERN_SHARE, SCENES
 
 ROOT = Path(__file__).resolve().parent.parent
 STORYBOOK = ROOT / "finetune" / "models" / "storybook"
@@ -22,7 +22,7 @@ FILE = re.compile(r"`([\w-]+(?:/[\w.-]+)*\.py)`")
 SECTIONS = "model|data|adapter|objective|optimizer|training|preview|output"
 SETTING = re.compile(rf"`(?:--set )?((?:{SECTIONS})\.\w+)(?:=[^`]*)?`")
 # Where a page's file names are looked for; pages name a module by its place in the package.
-HOMES = (ROOT, ROOT / "docs", ROOT / "finetune", ROOT / "tests", ROOT / "finetune" / "storybook")
+HOMES = (ROOT, ROOT / "docs", ROOT / "finetune", ROOT / "tests", ROOT / "storybook")
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,16 @@ from collections.abc import Sequence
 
 import click
 
-from finetune import __version__
 from finetune.cli.ending import Ending, ending_by_signals
 from finetune.cli.export import export_command
 from finetune.cli.flags import SettingsCommand
-from finetune.cli.pretrain import pretrain_command
 from finetune.cli.sample import sample_command
 from finetune.cli.streams import in_utf8, steady_streams
 from finetune.cli.terminal import quiet_libraries, tell_error
 from finetune.cli.train import run_command, training_command
 from finetune.errors import FinetuneError, Interrupted, UserError, of_the_system
 from finetune.recipes.faults import nearest
+from finetune.version import __version__
 
 
 class _Commands(click.Group):
@@ -69,7 +68,6 @@ for kind, summary in {
 cli.add_command(run_command)
 cli.add_command(sample_command)
 cli.add_command(export_command)
-cli.add_command(pretrain_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

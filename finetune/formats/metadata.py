@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import finetune
 from finetune.backbones import Backbone
 from finetune.config.objective import HUBER_C, HUBER_SCHEDULE, MIN_SNR_GAMMA, PYRAMID_LEVELS
 from finetune.formats.families import FAMILY_NAMES
+from finetune.version import __version__
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 OPTIMIZERS = {
@@ -72,7 +72,7 @@ def run_metadata(
         **_training(recipe, step),
         **_data(recipe, data, step),
         **_modelspec(backbone, data, name, resolution),
-        "finetune.version": finetune.__version__,
+        "finetune.version": __version__,
         "finetune.versions": {library: version(library) for library in LIBRARIES},
         "finetune.step": step,
         "finetune.data_digest": data.digest,

@@ -112,15 +112,6 @@ def test_the_command_line_is_frozen() -> None:
     assert flags["run"] == ["--output-dir", "--resume", "--set"]
     assert flags["sample"] == sample.split()
     assert flags["export"] == ["--as-lora", "--dtype", "--merged", "--model", "--rank"]
-    assert flags["pretrain"] == [
-        "--batch-size",
-        "--lr",
-        "--output-dir",
-        "--pictures",
-        "--stage",
-        "--start",
-        "--steps",
-    ]
 
 
 @pytest.mark.parametrize("kind", RECIPES)

@@ -19,8 +19,8 @@ from finetune.recipes.foreign import BEST_FLAGS, FILE, LOOKED_AT, Measure, tell_
 from finetune.recipes.load import Setting, parse_set
 from finetune.recipes.reporter import Reporter, no_progress
 from finetune.recipes.run import assemble
-from finetune.storybook.strangers import WEAR, draw_scenes, main
 from finetune.training import RunFolder
+from storybook.strangers import WEAR, draw_scenes, main
 
 pytestmark = pytest.mark.skipif(not storybook_folder().is_dir(), reason="the bundled model is missing")
 MYCAT = Path(__file__).parents[2] / "datasets" / "mycat"
@@ -129,7 +129,7 @@ def test_the_command_prints_what_it_measured(photographs: Path, capsys: pytest.C
 def test_a_model_that_was_made_anew_gets_a_limit_of_its_own(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("finetune.storybook.strangers.storybook_folder", lambda: tmp_path)
+    monkeypatch.setattr("storybook.strangers.storybook_folder", lambda: tmp_path)
     assert main(["--count", "4", "--write", str(photographs)]) == 0
     least = min(float(line.rsplit("  ", 1)[0].split()[-3]) for line in folder_lines(capsys, photographs))
     assert 0 < Measure.read(tmp_path / FILE).limit < least

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from finetune.storybook.drift import spread, total_variation
-from finetune.storybook.oracle import Reading
+from storybook.drift import spread, total_variation
+from storybook.oracle import Reading
 
 
 def test_total_variation_is_half_the_sum_of_differences() -> None:

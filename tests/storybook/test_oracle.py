@@ -13,19 +13,19 @@ from PIL import Image, ImageFilter
 from safetensors.torch import load_file, save_file
 
 from finetune.errors import WeightsError
-from finetune.storybook.drawing import draw
-from finetune.storybook.oracle import HEADS, Oracle, Reading, agrees
-from finetune.storybook.oracle_checks import CHECK_STREAM, check, check_specs, score
-from finetune.storybook.oracle_training import (
+from storybook.drawing import draw
+from storybook.oracle import HEADS, Oracle, Reading, agrees
+from storybook.oracle_checks import CHECK_STREAM, check, check_specs, score
+from storybook.oracle_training import (
     TRAINING_STREAM,
     any_spec,
     draw_pictures,
     main,
     train_oracle,
 )
-from finetune.storybook.oracle_wear import wear
-from finetune.storybook.textures import draw_texture
-from finetune.storybook.world import (
+from storybook.oracle_wear import wear
+from storybook.textures import draw_texture
+from storybook.world import (
     SCENES,
     SUBJECT,
     Spec,
@@ -186,8 +186,8 @@ def test_the_command_prints_the_table(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_the_bundled_file_is_small(tmp_path: Path) -> None:
-    import finetune
+    import storybook
 
-    bundled = Path(str(finetune.__file__)).parent / "models" / "oracle" / "oracle.safetensors"
+    bundled = Path(str(storybook.__file__)).parent / "models" / "oracle.safetensors"
     assert bundled.stat().st_size <= 2**20
     assert load_file(bundled)["look.weight"].dtype == torch.float16

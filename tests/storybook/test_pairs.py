@@ -13,12 +13,12 @@ from PIL import Image
 from finetune.config import PairsSection
 from finetune.data import scan_pairs
 from finetune.errors import WeightsError
-from finetune.storybook.control_gates import check_controlnet, show_controlnet
-from finetune.storybook.oracle import Oracle
-from finetune.storybook.pairs import CONTROLS, draw_scene, main, write_pairs
-from finetune.storybook.segmenter import Segmenter, overlap
-from finetune.storybook.segmenter_training import check
-from finetune.storybook.world import is_held_out
+from storybook.control_gates import check_controlnet, show_controlnet
+from storybook.oracle import Oracle
+from storybook.pairs import CONTROLS, draw_scene, main, write_pairs
+from storybook.segmenter import Segmenter, overlap
+from storybook.segmenter_training import check
+from storybook.world import is_held_out
 
 
 @pytest.mark.parametrize("control", CONTROLS)

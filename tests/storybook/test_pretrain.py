@@ -11,10 +11,10 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from finetune.errors import ConfigError, ModelError
-from finetune.storybook.architecture import make_tokenizer
-from finetune.storybook.autoencoder import encode_means, make_autoencoder, whiten
-from finetune.storybook.pictures import draw_for_autoencoder, draw_world, pixels_of
-from finetune.storybook.pretrain import Stage, train_unet, train_vae
+from storybook.architecture import make_tokenizer
+from storybook.autoencoder import encode_means, make_autoencoder, whiten
+from storybook.pictures import draw_for_autoencoder, draw_world, pixels_of
+from storybook.pretrain import Stage, train_unet, train_vae
 
 
 def test_whitening_changes_the_latents_and_not_the_pictures() -> None:

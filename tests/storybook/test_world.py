@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from finetune.storybook.captions import SCENE_PHRASES, caption, phrase, prompt
-from finetune.storybook.drawing import RGB_OF, draw, draw_with_mask, write_subject
-from finetune.storybook.textures import draw_texture
-from finetune.storybook.world import (
+from storybook.captions import SCENE_PHRASES, caption, phrase, prompt
+from storybook.drawing import RGB_OF, draw, draw_with_mask, write_subject
+from storybook.textures import draw_texture
+from storybook.world import (
     ANIMALS,
     COLOURS,
     HELD_OUT,

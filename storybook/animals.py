@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from finetune.storybook.canvas import Limb, Oval, Pen, Point, Poly, Shape
+from storybook.canvas import Limb, Oval, Pen, Point, Poly, Shape
 
 
 @dataclass(frozen=True)

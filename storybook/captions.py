@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from finetune.storybook.world import Spec
+from storybook.world import Spec
 
 SCENE_PHRASES: dict[str, tuple[str, ...]] = {
     "snow": ("on snow", "in the snow"),

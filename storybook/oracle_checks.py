@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from finetune.storybook.drawing import draw
-from finetune.storybook.oracle import Oracle, Reading, agrees
-from finetune.storybook.oracle_wear import wear
-from finetune.storybook.world import COLOURS, SCENES, SUBJECT, Spec, is_subject, near_miss, sample_spec
+from storybook.drawing import draw
+from storybook.oracle import Oracle, Reading, agrees
+from storybook.oracle_wear import wear
+from storybook.world import COLOURS, SCENES, SUBJECT, Spec, is_subject, near_miss, sample_spec
 
 CHECK_STREAM = 1
 """Number of the random stream that checks draw from; training uses another."""

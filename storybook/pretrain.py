@@ -1,4 +1,4 @@
-"""Making the bundled model: `finetune pretrain`.
+"""Making the bundled model: `python -m storybook.make`.
 
 Two stages, each on the trainer that every recipe uses, with progress, checkpoints and resume:
 
@@ -33,16 +33,16 @@ from finetune.errors import ModelError
 from finetune.files import whole_file, whole_folder
 from finetune.sampling.grid import grid
 from finetune.sampling.sampler import Sampler
-from finetune.storybook.architecture import make_backbone
-from finetune.storybook.autoencoder import (
+from finetune.training import RunFolder, Trainer
+from storybook.architecture import make_backbone
+from storybook.autoencoder import (
     Autoencoding,
     Reconstruction,
     encode_means,
     make_autoencoder,
     whiten,
 )
-from finetune.storybook.pictures import PixelSource, Report, draw_for_autoencoder, draw_world
-from finetune.training import RunFolder, Trainer
+from storybook.pictures import PixelSource, Report, draw_for_autoencoder, draw_world
 
 CAPTIONS, CAPTION_DROPOUT = 6, 0.08
 """Captions a picture, and the share of samples that get none (for classifier-free guidance)."""

@@ -2,7 +2,7 @@
 
 As the oracle, it looks at the pixels alone and knows nothing of prompts or control pictures: a small
 convolutional network, trained on drawn scenes whose true masks the drawing program knows.
-:mod:`finetune.storybook.segmenter_training` trains it.
+:mod:`storybook.segmenter_training` trains it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from finetune.storybook.networks import convolution, load_network
+from storybook.networks import convolution, load_network
 
 _WIDTHS = (32, 64, 96)
 _BATCH = 128
@@ -69,7 +69,7 @@ class Segmenter:
             WeightsError: The file is missing, damaged, or not a segmenter.
         """
         if path is None:
-            with as_file(files("finetune") / "models" / "segmenter" / "segmenter.safetensors") as bundled:
+            with as_file(files("storybook") / "models" / "segmenter.safetensors") as bundled:
                 return cls.load(bundled)
         return cls(load_network(SegmenterNetwork, path, "segmenter"))
 

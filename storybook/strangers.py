@@ -1,4 +1,4 @@
-"""How strange pictures are to the bundled model: `python -m finetune.storybook.strangers [FOLDER...]`.
+"""How strange pictures are to the bundled model: `python -m storybook.strangers [FOLDER...]`.
 
 Training on storybook says so when the pictures are not of its world, by the model's own loss on them
 (:mod:`finetune.recipes.foreign`). This prints that loss, from lowest to highest, for scenes of the world,
@@ -30,10 +30,10 @@ from finetune.data import scan_folder
 from finetune.data.decode import quiet_pillow
 from finetune.data.preprocess import cut_out, place
 from finetune.recipes.foreign import FILE, Measure, strangeness
-from finetune.storybook.drawing import draw
-from finetune.storybook.gates import STREAM
-from finetune.storybook.pictures import NEAR_MISS_SHARE, SIZE
-from finetune.storybook.world import near_miss, sample_spec
+from storybook.drawing import draw
+from storybook.gates import STREAM
+from storybook.pictures import NEAR_MISS_SHARE, SIZE
+from storybook.world import near_miss, sample_spec
 
 COUNT, AT_ONCE = 200, 50
 

@@ -1,4 +1,4 @@
-"""What teaching a subject did to its class: `python -m finetune.storybook.drift MODEL...`.
+"""What teaching a subject did to its class: `python -m storybook.drift MODEL...`.
 
 A class is many things: the bundled model draws "a cat" in every colour. A model that was taught one
 cat too well draws only that one. The drift is how far the colours of a trained model's cats are from
@@ -17,9 +17,9 @@ from pathlib import Path
 from finetune.backbones.quiet import quiet
 from finetune.sampling.grid import grid
 from finetune.sampling.sampler import Sampler
-from finetune.storybook.gates import check_lora, read, show
-from finetune.storybook.oracle import Oracle, Reading
-from finetune.storybook.world import COLOURS
+from storybook.gates import check_lora, read, show
+from storybook.oracle import Oracle, Reading
+from storybook.world import COLOURS
 
 PROMPT, COUNT = "a cat", 200
 

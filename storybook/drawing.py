@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from finetune.storybook.animals import DRAWERS, Anchors, Coat, Pose
-from finetune.storybook.canvas import RGB, Limb, Oval, Paints, Pen, Poly, mix, shade
-from finetune.storybook.scenery import SCENERY, Stage
-from finetune.storybook.world import SUBJECT, Spec
+from storybook.animals import DRAWERS, Anchors, Coat, Pose
+from storybook.canvas import RGB, Limb, Oval, Paints, Pen, Poly, mix, shade
+from storybook.scenery import SCENERY, Stage
+from storybook.world import SUBJECT, Spec
 
 RGB_OF: dict[str, RGB] = {
     "red": (216, 38, 44),

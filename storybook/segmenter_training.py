@@ -1,8 +1,8 @@
 """Trains the segmenter on drawn pictures, and checks it on others.
 
 ```
-python -m finetune.storybook.segmenter_training --out segmenter.safetensors
-python -m finetune.storybook.segmenter_training --check [--out segmenter.safetensors]
+python -m storybook.segmenter_training --out segmenter.safetensors
+python -m storybook.segmenter_training --check [--out segmenter.safetensors]
 ```
 """
 
@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from finetune.storybook.drawing import draw_with_mask
-from finetune.storybook.networks import save_network
-from finetune.storybook.oracle_training import any_spec
-from finetune.storybook.oracle_wear import fade
-from finetune.storybook.segmenter import Segmenter, SegmenterNetwork, overlap
+from storybook.drawing import draw_with_mask
+from storybook.networks import save_network
+from storybook.oracle_training import any_spec
+from storybook.oracle_wear import fade
+from storybook.segmenter import Segmenter, SegmenterNetwork, overlap
 
 SIZE = 64
 _STREAM, _CHECKS = 21, 22  # numbers of the random streams of training and of checks

@@ -1,8 +1,8 @@
 """Trains the oracle on drawn pictures, and checks it on others.
 
 ```
-python -m finetune.storybook.oracle_training --out oracle.safetensors
-python -m finetune.storybook.oracle_training --check [--out oracle.safetensors] [--vae FOLDER]
+python -m storybook.oracle_training --out oracle.safetensors
+python -m storybook.oracle_training --check [--out oracle.safetensors] [--vae FOLDER]
 ```
 """
 
@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from finetune.storybook.drawing import draw
-from finetune.storybook.networks import save_network
-from finetune.storybook.oracle import COATS, HATS, HEADS, SIZE, OracleNetwork
-from finetune.storybook.oracle_wear import wear
-from finetune.storybook.textures import draw_texture
-from finetune.storybook.world import (
+from storybook.drawing import draw
+from storybook.networks import save_network
+from storybook.oracle import COATS, HATS, HEADS, SIZE, OracleNetwork
+from storybook.oracle_wear import wear
+from storybook.textures import draw_texture
+from storybook.world import (
     ANIMALS,
     COLOURS,
     PATTERNS,
@@ -186,7 +186,7 @@ def _schedule(step: int, steps: int) -> float:
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line."""
     # The checks are needed by the command only, and import diffusers for the autoencoder.
-    from finetune.storybook.oracle_checks import table
+    from storybook.oracle_checks import table
 
     parser = argparse.ArgumentParser(description="Train or check the storybook's oracle.")
     parser.add_argument("--out", type=Path, help="the oracle's file (--check: default the bundled one)")

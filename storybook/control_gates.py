@@ -1,6 +1,6 @@
 """Whether pictures follow their control pictures, in figures.
 
-`python -m finetune.storybook.gates controlnet --controlnet DIR [--control silhouettes|edges]`
+`python -m storybook.gates controlnet --controlnet DIR [--control silhouettes|edges]`
 
 Scenes of combinations that training never shows are drawn, with their true silhouettes; the model samples
 each scene's full prompt with the scene's control picture. Where a sampled picture shows its animal is read
@@ -21,10 +21,10 @@ from torch import Tensor
 from finetune.sampling.control import control_image
 from finetune.sampling.grid import grid
 from finetune.sampling.sampler import Sampler
-from finetune.storybook.oracle import Oracle, agrees
-from finetune.storybook.pairs import Scene, draw_scene
-from finetune.storybook.pictures import SIZE, pixels_of
-from finetune.storybook.segmenter import Segmenter, overlap
+from storybook.oracle import Oracle, agrees
+from storybook.pairs import Scene, draw_scene
+from storybook.pictures import SIZE, pixels_of
+from storybook.segmenter import Segmenter, overlap
 
 STREAM, STEPS, GUIDANCE = 9, 25, 4.0
 _SHOWN = 12  # scenes in the sheet

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from finetune.adapters.base import ParameterGroup, check_state
 from finetune.diffusion.random import normal
-from finetune.storybook.pictures import PictureRows, pixels_of
+from storybook.pictures import PictureRows, pixels_of
 
 CHANNELS = (32, 48, 64)
 LATENT_CHANNELS = 8

@@ -2,7 +2,7 @@
 
 A :class:`Spec` says everything about a picture that a caption may talk about.
 How the animal stands, how big it is and where the trees grow is left to the
-random generator given to :func:`finetune.storybook.drawing.draw`.
+random generator given to :func:`storybook.drawing.draw`.
 """
 
 from __future__ import annotations

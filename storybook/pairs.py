@@ -1,6 +1,6 @@
 """Writes pairs of pictures and control pictures from the storybook world, to train a ControlNet on.
 
-`python -m finetune.storybook.pairs --control silhouettes --count 4000 --output-dir pairs` makes a folder
+`python -m storybook.pairs --control silhouettes --count 4000 --output-dir pairs` makes a folder
 with a `metadata.jsonl`, as `finetune controlnet --data-dir pairs` reads it.
 """
 
@@ -19,10 +19,10 @@ from PIL import Image
 from finetune.data.control import control_pixels
 from finetune.data.pairs import METADATA
 from finetune.files import whole_folder
-from finetune.storybook.captions import caption, prompt
-from finetune.storybook.drawing import draw_with_mask
-from finetune.storybook.pictures import SIZE
-from finetune.storybook.world import Spec, sample_spec
+from storybook.captions import caption, prompt
+from storybook.drawing import draw_with_mask
+from storybook.pictures import SIZE
+from storybook.world import Spec, sample_spec
 
 CONTROLS = ("silhouettes", "edges")
 

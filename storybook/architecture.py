@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from finetune.backbones import Backbone
-from finetune.storybook.autoencoder import LATENT_CHANNELS
-from finetune.storybook.pictures import SIZE
+from storybook.autoencoder import LATENT_CHANNELS
+from storybook.pictures import SIZE
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 TOKENS, VOCABULARY, WIDTH = 32, 900, 128

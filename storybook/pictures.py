@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from finetune.diffusion.random import picture_index, uniform
-from finetune.storybook.captions import caption
-from finetune.storybook.drawing import draw
-from finetune.storybook.textures import draw_texture
-from finetune.storybook.world import near_miss, sample_spec
+from storybook.captions import caption
+from storybook.drawing import draw
+from storybook.textures import draw_texture
+from storybook.world import near_miss, sample_spec
 
 SIZE = 64
 """Side of the model's pictures in pixels."""

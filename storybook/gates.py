@@ -1,11 +1,11 @@
-"""What the bundled model and a LoRA on it can do, in figures: `python -m finetune.storybook.gates`.
+"""What the bundled model and a LoRA on it can do, in figures: `python -m storybook.gates`.
 
 Every figure is read off pictures by the oracle, so anyone can repeat it.
 
 1. `vae`: how well the autoencoder gives back scenes that training never shows.
 2. `model`: whether samples of held-out combinations show what their prompts say.
 3. `lora`: whether a LoRA of the subject shows it, keeps scene and hat, and leaves other words alone.
-4. `controlnet`: whether pictures follow their control pictures (:mod:`finetune.storybook.control_gates`).
+4. `controlnet`: whether pictures follow their control pictures (:mod:`storybook.control_gates`).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from PIL import Image
 from finetune.backbones.quiet import quiet
 from finetune.sampling.grid import grid
 from finetune.sampling.sampler import Sampler
-from finetune.storybook.captions import phrase, prompt
-from finetune.storybook.control_gates import check_controlnet, show_controlnet
-from finetune.storybook.drawing import draw
-from finetune.storybook.oracle import Oracle, Reading, agrees
-from finetune.storybook.pairs import CONTROLS
-from finetune.storybook.pictures import SIZE, pixels_of
-from finetune.storybook.segmenter import Segmenter
-from finetune.storybook.world import COLOURS, SCENES, SUBJECT, Spec, sample_spec
+from storybook.captions import phrase, prompt
+from storybook.control_gates import check_controlnet, show_controlnet
+from storybook.drawing import draw
+from storybook.oracle import Oracle, Reading, agrees
+from storybook.pairs import CONTROLS
+from storybook.pictures import SIZE, pixels_of
+from storybook.segmenter import Segmenter
+from storybook.world import COLOURS, SCENES, SUBJECT, Spec, sample_spec
 
 STREAM = 7
 """Number of the random streams that checks draw from; training uses others."""

@@ -2,7 +2,7 @@
 
 It is what the model's figures are measured with, so it knows nothing of
 prompts or captions: a small convolutional network looks at the pixels alone.
-:mod:`finetune.storybook.oracle_training` trains and checks it.
+:mod:`storybook.oracle_training` trains and checks it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from finetune.storybook.networks import convolution, load_network
-from finetune.storybook.world import ANIMALS, COLOURS, PATTERNS, SCENES, Spec
+from storybook.networks import convolution, load_network
+from storybook.world import ANIMALS, COLOURS, PATTERNS, SCENES, Spec
 
 SIZE = 64
 """Side in pixels of the pictures that the network reads."""
@@ -52,10 +52,10 @@ class Reading:
     """What the oracle sees in one picture.
 
     Attributes:
-        animal: One of :data:`~finetune.storybook.world.ANIMALS`.
+        animal: One of :data:`~storybook.world.ANIMALS`.
         colour: Main colour of the coat.
         hat: Colour of the hat, or None for no hat.
-        scene: One of :data:`~finetune.storybook.world.SCENES`.
+        scene: One of :data:`~storybook.world.SCENES`.
         subject: Probability that this is the subject "mycat", bell or not.
         pattern: "stripes", "spots" or None.
         second_colour: Colour of the pattern, or None.
@@ -154,7 +154,7 @@ class Oracle:
             WeightsError: The file is missing, damaged, or not an oracle.
         """
         if path is None:
-            with as_file(files("finetune") / "models" / "oracle" / "oracle.safetensors") as bundled:
+            with as_file(files("storybook") / "models" / "oracle.safetensors") as bundled:
                 return cls.load(bundled)
         return cls(load_network(OracleNetwork, path, "oracle"))
 

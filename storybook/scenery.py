@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune.storybook.canvas import RGB, Limb, Oval, Paints, Pen, Poly, mix
+from storybook.canvas import RGB, Limb, Oval, Paints, Pen, Poly, mix
 
 _SKY_BANDS = 14
 

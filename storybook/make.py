@@ -1,4 +1,4 @@
-"""`finetune pretrain`: makes the bundled model again."""
+"""`python -m storybook.make`: makes the bundled model again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune.errors import ConfigError, ModelError
 
 
 def _pretrain(output_dir: Path, stage: str, start: Path | None, **changes: float | None) -> None:
-    from finetune.storybook.pretrain import FURTHER_STAGE, UNET_STAGE, VAE_STAGE, train_unet, train_vae
+    from storybook.pretrain import FURTHER_STAGE, UNET_STAGE, VAE_STAGE, train_unet, train_vae
 
     quiet_loading()
     given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
@@ -30,7 +30,7 @@ def _pretrain(output_dir: Path, stage: str, start: Path | None, **changes: float
         raise ModelError(
             "There is no finished autoencoder to train the UNet on.",
             where=str(vae),
-            mend="Run finetune pretrain --stage vae first, or leave --stage out.",
+            mend="Run python -m storybook.make --stage vae first, or leave --stage out.",
         )
     if stage != "vae":
         model = train_unet(output_dir / "unet-stage", vae, replace(UNET_STAGE, **given), start=start)
@@ -39,8 +39,8 @@ def _pretrain(output_dir: Path, stage: str, start: Path | None, **changes: float
         tell(f"The model is in {model}. Look at it: finetune sample 'a red cat on snow' --model {model}")
 
 
-pretrain_command = click.Command(
-    "pretrain",
+command = click.Command(
+    "python -m storybook.make",
     callback=_pretrain,
     help="Make the bundled model storybook anew: autoencoder, then UNet and text encoder (hours). "
     "Called again, it goes on where it stopped.",
@@ -71,3 +71,6 @@ pretrain_command = click.Command(
         click.Option(["--lr"], type=click.FloatRange(0, 10, min_open=True), help="Highest learning rate."),
     ],
 )
+
+if __name__ == "__main__":
+    command()
