@@ -1,15 +1,21 @@
-"""Drawn pictures in memory: what the autoencoder and the UNet are trained on."""
+"""Draws the pictures that the bundled model is made from: `python -m storybook.pictures FOLDER`.
+
+Scenes with their captions are what `recipes/pretrain/storybook.yaml` trains UNet and text encoder on;
+`--for-autoencoder` draws what its autoencoder sees besides, without captions: animals that resemble
+the subject, and textures with the statistics of natural pictures.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
-import torch
+from PIL import Image
 from torch import Tensor
 
-from finetune.diffusion.random import picture_index, uniform
 from storybook.captions import caption
 from storybook.drawing import draw
 from storybook.textures import draw_texture
@@ -19,10 +25,9 @@ SIZE = 64
 """Side of the model's pictures in pixels."""
 
 TEXTURE_SHARE, NEAR_MISS_SHARE = 0.30, 0.08
-"""How much of the autoencoder's training is natural-looking texture, and animals like the subject."""
+"""How much of the autoencoder's pictures is natural-looking texture, and animals like the subject."""
 
-Draw = Callable[[np.random.Generator], np.ndarray]
-Report = Callable[[int, int], None]
+Draw = Callable[[np.random.Generator], tuple[np.ndarray, str | None]]
 
 
 def pixels_of(pictures: Tensor) -> Tensor:
@@ -30,86 +35,47 @@ def pixels_of(pictures: Tensor) -> Tensor:
     return pictures.float() / 127.5 - 1
 
 
-def draw_for_autoencoder(count: int, seed: int, report: Report | None = None) -> Tensor:
-    """Scenes, animals that resemble the subject, and textures: uint8 `[count, 3, 64, 64]`."""
-
-    def one(rng: np.random.Generator) -> np.ndarray:
-        kind = rng.random()
-        if kind < TEXTURE_SHARE:
-            return np.asarray(draw_texture(rng, SIZE))
-        spec = near_miss(rng) if kind < TEXTURE_SHARE + NEAR_MISS_SHARE else sample_spec(rng)
-        return np.asarray(draw(spec, rng, SIZE))
-
-    return _stack(one, count, seed, report)
+def scene(rng: np.random.Generator) -> tuple[np.ndarray, str]:
+    """A scene of the world as training may see it, `[64, 64, 3]` uint8, and its caption."""
+    spec = sample_spec(rng)
+    words = caption(spec, rng)
+    return np.asarray(draw(spec, rng, SIZE)), words
 
 
-def draw_world(
-    count: int, seed: int, captions: int, report: Report | None = None
-) -> tuple[Tensor, list[list[str]]]:
-    """Scenes of the world as training may see them, each with several captions.
-
-    Returns:
-        uint8 `[count, 3, 64, 64]` and, for each picture, `captions` captions.
-    """
-    texts: list[list[str]] = []
-
-    def one(rng: np.random.Generator) -> np.ndarray:
-        spec = sample_spec(rng)
-        texts.append([caption(spec, rng) for _ in range(captions)])
-        return np.asarray(draw(spec, rng, SIZE))
-
-    return _stack(one, count, seed, report), texts
+def for_autoencoder(rng: np.random.Generator) -> tuple[np.ndarray, None]:
+    """A scene, an animal that resembles the subject, or a texture: `[64, 64, 3]` uint8."""
+    kind = rng.random()
+    if kind < TEXTURE_SHARE:
+        return np.asarray(draw_texture(rng, SIZE)), None
+    spec = near_miss(rng) if kind < TEXTURE_SHARE + NEAR_MISS_SHARE else sample_spec(rng)
+    return np.asarray(draw(spec, rng, SIZE)), None
 
 
-def _stack(one: Draw, count: int, seed: int, report: Report | None) -> Tensor:
-    pictures = np.empty((count, 3, SIZE, SIZE), np.uint8)
+def draw_into(folder: Path, one: Draw, count: int, seed: int) -> None:
+    """Writes pictures, `NAME.txt` beside those that have a caption; those that are there stay."""
+    folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
-        # A generator for each picture: picture 7 is the same however many are drawn.
-        pictures[index] = one(np.random.default_rng((seed, index))).transpose(2, 0, 1)
-        if report and (index + 1) % 500 == 0:
-            report(index + 1, count)
-    return torch.from_numpy(pictures)
+        file = folder / f"{index:06d}.png"
+        if not file.exists():
+            # A generator for each picture: picture 7 is the same however many are drawn.
+            picture, words = one(np.random.default_rng((seed, index)))
+            if words is not None:
+                file.with_suffix(".txt").write_text(words + "\n", encoding="utf-8")
+            Image.fromarray(picture).save(file)
+        if (index + 1) % 5000 == 0:
+            print(f"{index + 1} of {count} drawn", file=sys.stderr, flush=True)
 
 
-@dataclass(frozen=True)
-class PictureRows:
-    """Pictures to reconstruct.
-
-    Attributes:
-        numbers: The global sample number of each row.
-        names: What the rows are called in messages.
-        pixels: `[B, 3, 64, 64]` in [-1, 1].
-    """
-
-    numbers: tuple[int, ...]
-    names: tuple[str, ...]
-    pixels: Tensor
-
-    @property
-    def learned(self) -> tuple[bool, ...]:
-        """All rows are of what is learned."""
-        return (True,) * len(self.numbers)
-
-    def to(self, device: torch.device | str) -> PictureRows:
-        """The same rows on `device`."""
-        return replace(self, pixels=self.pixels.to(device))
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m storybook.pictures", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--count", type=int, default=40_000, help="how many pictures")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--for-autoencoder", action="store_true", help="textures too, and no captions")
+    given = parser.parse_args()
+    draw_into(given.folder, for_autoencoder if given.for_autoencoder else scene, given.count, given.seed)
 
 
-class PixelSource:
-    """Batches of pictures, half of them mirrored; a pure function of (seed, sample number).
-
-    Args:
-        pictures: uint8 `[N, 3, 64, 64]`.
-        seed: Seed of order and mirroring.
-    """
-
-    def __init__(self, pictures: Tensor, seed: int) -> None:
-        self.pictures, self.seed = pictures, seed
-
-    def batch(self, numbers: Sequence[int]) -> PictureRows:
-        """The pictures that these samples show."""
-        index = [picture_index(self.seed, n, len(self.pictures)) for n in numbers]
-        pixels = pixels_of(self.pictures[index])
-        mirrored = uniform(self.seed, numbers, "flip") < 0.5
-        pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
-        return PictureRows(tuple(numbers), tuple(f"drawn picture {i}" for i in index), pixels)
+if __name__ == "__main__":
+    main()

@@ -18,7 +18,7 @@ from finetune.recipes.base import setting_fields
 from finetune.recipes.faults import cut
 from finetune.recipes.load import RECIPES, Setting, parse_set
 from finetune.recipes.other_names import ANSWERS, key_here
-from finetune.recipes.presets import preset_values
+from finetune.recipes.presets import preset_values, presets
 
 # What people change daily; everything else is reached with --set or the YAML file. Each command has
 # those whose setting its recipe has.
@@ -106,13 +106,15 @@ def recipe_flags(kind: str) -> list[click.Parameter]:
     flags: list[click.Parameter] = [
         setting_flag(flag, fields[key], default=_preset_default(kind, key, fields[key]))
         for flag, key in FLAGS.items()
-        if key in fields
+        if key in fields and key not in RECIPES[kind].unused
     ]
     return [*flags, set_flag()]
 
 
 def _preset_default(kind: str, key: str, field: FieldInfo) -> str | None:
     values = preset_values(kind, key)
+    if len(presets(kind)) == 1 and values:
+        return str(*values.values())
     different = {model: value for model, value in values.items() if value != field.default}
     if not different:
         return None

@@ -63,6 +63,7 @@ for kind, summary in {
     "full": "Train the whole model on captioned pictures.",
     "controlnet": "Make the model follow control pictures: edges, silhouettes, depth maps.",
     "embedding": "Teach a new word for a subject or a style (textual inversion), in a tiny file.",
+    "pretrain": "Train a new, small model on captioned pictures, from nothing.",
 }.items():
     cli.add_command(training_command(kind, summary))
 cli.add_command(run_command)

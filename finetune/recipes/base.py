@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import yaml
 from pydantic import BaseModel, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
+from typing_extensions import Self
 
 from finetune.config import (
     DataSection,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from finetune.adapters.base import Adapter
     from finetune.backbones import Backbone
     from finetune.data import Folder, PictureSource, PriorSource
+    from finetune.training import RunFolder
 
 
 class Recipe(Section, ABC):
@@ -50,11 +52,15 @@ class Recipe(Section, ABC):
             folder which has it is complete.
         folder_field: The setting of `data` that names the folder of pictures.
         carries_schedule: Whether what is exported says with which noise schedule it is sampled.
+        unused: Dotted keys that this kind of recipe has no use for, and refuses.
+        stages: Folders, in the run folder, of what is trained first.
     """
 
     finished_by: ClassVar[str]
     folder_field: ClassVar[str] = "data_dir"
     carries_schedule: ClassVar[bool] = False
+    unused: ClassVar[frozenset[str]] = frozenset()
+    stages: ClassVar[tuple[str, ...]] = ()
 
     kind: str
     model: ModelSection = ModelSection()
@@ -80,6 +86,36 @@ class Recipe(Section, ABC):
     def learns_word(self) -> bool:
         """Whether a new word is learned beside something else."""
         return False
+
+    def load(self, pictures: Folder, report: Reporter) -> tuple[Self, Backbone]:
+        """Loads the model.
+
+        Args:
+            pictures: What `scan` found.
+            report: Told which model it is, and what is odd about it.
+
+        Returns:
+            This recipe with the model's resolved name, and the model.
+        """
+        from finetune.backbones import load_backbone
+        from finetune.recipes.model import resolved
+
+        section, sentence = resolved(self.model)
+        report.tell(sentence)
+        backbone = load_backbone(section)
+        for note in backbone.notes:
+            report.tell(note)
+        return self.model_copy(update={"model": section}), backbone
+
+    def first(self, backbone: Backbone, pictures: Folder, folder: RunFolder, report: Reporter) -> None:
+        """Trains what must be there before the pictures are encoded; mostly nothing.
+
+        Args:
+            backbone: The model, its precision settled.
+            pictures: What `scan` found.
+            folder: The run folder.
+            report: Tells the user of long work.
+        """
 
     @abstractmethod
     def make_adapter(self, backbone: Backbone) -> Adapter:
@@ -170,6 +206,10 @@ class Recipe(Section, ABC):
             field = self.folder_field
             flag = "--" + field.replace("_", "-")
             yield Fault("No pictures are given.", f"data.{field}", f"Give a folder with {flag}.")
+        for key in sorted(self.unused):
+            section, _, setting = key.partition(".")
+            if getattr(getattr(self, section), setting) != setting_fields(type(self))[key].default:
+                yield Fault(f"{key} has no effect on {self.kind}.", key, "Leave it out.")
         for key in ("text_encoder_lr", "text_encoder_2_lr"):
             if getattr(self.optimizer, key) is not None and not self.trains_text:
                 yield Fault(
@@ -251,6 +291,13 @@ class Recipe(Section, ABC):
     def to_yaml(self) -> str:
         """The recipe as YAML, every setting written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def save_in(self, folder: RunFolder) -> None:
+        """Writes the resolved recipe of a run into its folder."""
+        # Without the folder, so that running it again makes a new one.
+        output = self.output.model_copy(update={"dir": None})
+        comment = f"The resolved recipe of this run: `finetune run {folder.recipe}` repeats it."
+        self.model_copy(update={"output": output}).save(folder.recipe, comment)
 
     def save(self, path: Path, comment: str = "") -> None:
         """Writes the YAML file, below `comment` if there is one."""

@@ -21,6 +21,7 @@ from finetune.recipes.faults import cut, nearest, raise_faults, read_validation_
 from finetune.recipes.full import FullRecipe
 from finetune.recipes.lora import LoRARecipe
 from finetune.recipes.plain_yaml import parse_yaml
+from finetune.recipes.pretrain import PretrainRecipe
 
 RECIPES: dict[str, type[Recipe]] = {
     "lora": LoRARecipe,
@@ -28,6 +29,7 @@ RECIPES: dict[str, type[Recipe]] = {
     "full": FullRecipe,
     "controlnet": ControlNetRecipe,
     "embedding": EmbeddingRecipe,
+    "pretrain": PretrainRecipe,
 }
 
 

@@ -14,7 +14,7 @@ import torch
 from accelerate import PartialState
 
 from finetune.adapters import Adapter
-from finetune.backbones import Backbone, load_backbone
+from finetune.backbones import Backbone
 from finetune.backbones.precision import PRECISIONS, best_device, dtype_on, precision_name
 from finetune.config.base import name_fault
 from finetune.data import PictureSource, PriorSource, check_options
@@ -25,7 +25,6 @@ from finetune.formats import DataFacts, run_metadata
 from finetune.recipes.base import Recipe, flatten
 from finetune.recipes.faults import raise_faults
 from finetune.recipes.foreign import tell_if_foreign
-from finetune.recipes.model import resolved
 from finetune.recipes.place import claimed_by_all
 from finetune.recipes.presets import warmup_note, with_preset
 from finetune.recipes.reporter import SILENT, Progress, Reporter, Tell, no_progress
@@ -115,7 +114,9 @@ def run(
 
 
 def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Run:
-    """Puts the parts of a run together; nothing is written but class pictures, if there are any to make.
+    """Puts the parts of a run together.
+
+    Nothing is written but what must be made first, if there is anything: class pictures, an autoencoder.
 
     The recipe in the result is the resolved one: presets and `auto` are replaced by what they mean
     for this model and machine.
@@ -124,13 +125,8 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
         UserError: If pictures, model or settings are no good.
     """
     pictures = recipe.scan()
-    section, sentence = resolved(recipe.model)
-    report.tell(sentence)
-    backbone = load_backbone(section)
-    for note in backbone.notes:
-        report.tell(note)
+    given, backbone = recipe.load(pictures, report)
     content = backbone.fingerprint()  # as it came: attaching an adapter changes it
-    given = recipe.model_copy(update={"model": section})
     recipe = resolve(given, backbone, folder.path.resolve().name)
     if shortened := warmup_note(given, recipe, _preset_of(recipe, backbone)):
         report.tell(shortened)
@@ -146,6 +142,7 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
     if recipe.preview.every:
         make_scheduler(recipe.preview.scheduler, scheduler)  # refused now, if it cannot follow the other
     objective = Objective(scheduler, recipe.training.seed, recipe.objective, adapter.predict_untrained)
+    recipe.first(backbone, pictures, folder, report)
     source = recipe.make_source(pictures, backbone, adapter, report)
     # Only now: class pictures are those of the model as it came. Previews and the exported model follow
     # the schedule that is trained on.
@@ -201,19 +198,12 @@ def _train(this: Run, report: Reporter) -> None:
         this.backbone.free_encoders()
     accelerator.wait_for_everyone()  # all processes have chosen their folder before it appears
     if accelerator.is_main_process:
-        _save_recipe(this)
+        recipe.save_in(this.folder)
         write_record(this.folder.pictures, this.source.record())
     steps, rows = recipe.training.steps, this.trainer.rows_per_step
     pictures = "picture" if rows == 1 else "pictures"
     report.tell(f"Training {steps} steps of {rows} {pictures}; the results go to {this.folder.path}.")
     this.trainer.run()
-
-
-def _save_recipe(this: Run) -> None:
-    # Without the folder, so that running it again makes a new one.
-    output = this.recipe.output.model_copy(update={"dir": None})
-    comment = f"The resolved recipe of this run: `finetune run {this.folder.recipe}` repeats it."
-    this.recipe.model_copy(update={"output": output}).save(this.folder.recipe, comment)
 
 
 def _export(this: Run) -> dict[Path, str]:

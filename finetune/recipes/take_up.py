@@ -69,7 +69,7 @@ def take_up(this: Run, state: State, report: Reporter) -> None:
         report.tell(f"{this.folder.path} has no checkpoint yet; it begins at step 0.")
         return
     if state == "finished" and trainer.accelerator.is_main_process:
-        aside = _put_results_aside(this.folder, trainer.step, this.recipe.finished_by)
+        aside = _put_results_aside(this.folder, trainer.step, this.recipe)
         report.tell(f"The results of step {trainer.step} are kept in {aside}.")
     trainer.accelerator.wait_for_everyone()
     report.tell(f"Going on after step {trainer.step} of {steps}.")
@@ -91,13 +91,14 @@ def _changed(this: Run) -> str:
     return listing(changes) if changes else DATA
 
 
-def _put_results_aside(folder: RunFolder, step: int, finished_by: str) -> Path:
+def _put_results_aside(folder: RunFolder, step: int, recipe: Recipe) -> Path:
     """Moves everything that training did not write itself; what marks the run as finished goes last."""
     aside = folder.path / f"results-step-{step:06d}"
     aside.mkdir(exist_ok=True)
-    marker = folder.path / Path(finished_by).parts[0]
+    marker = folder.path / Path(recipe.finished_by).parts[0]
     own = {folder.recipe, folder.pictures, folder.metrics, folder.logs, folder.samples,
-           folder.path / "checkpoints", folder.path / LOCK, marker}  # fmt: skip
+           folder.path / "checkpoints", folder.path / LOCK, marker,
+           *(folder.path / stage for stage in recipe.stages)}  # fmt: skip
     results = [e for e in sorted(folder.path.iterdir()) if e not in own and not e.name.startswith("results-")]
     for entry in (*results, marker):
         entry.rename(aside / entry.name)

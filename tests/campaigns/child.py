@@ -55,6 +55,8 @@ class Child:
         self._started = time.monotonic()
         stem = folder.with_name(f"{folder.name}-{time.monotonic_ns()}")
         self._out, self._err = stem.with_suffix(".out"), stem.with_suffix(".err")
+        for path in (self._out, self._err):
+            path.touch()  # a kill may come before the child opens them
         self._code: int | None = None
         sys.stdout.flush()
         sys.stderr.flush()

@@ -34,6 +34,17 @@ KINDS = {
     "full": {"adapter.text_encoder": True, "training.ema": True, "optimizer.name": "adamw"},
     "controlnet": {"data.preprocess": "grayscale", "adapter.rank": 2},
     "embedding": {"adapter.vectors": 2},
+    "pretrain": {
+        "data.resolution": 32,
+        "architecture.autoencoder_channels": [16, 32],
+        "architecture.unet_channels": [16, 32],
+        "architecture.text_width": 32,
+        "architecture.text_layers": 1,
+        "autoencoder.steps": 4,
+        "autoencoder.batch_size": 2,
+        "training.batch_size": 2,
+        "training.ema": True,
+    },
 }
 NAMES = tuple(KINDS)
 
@@ -60,7 +71,10 @@ class Runs:
                 "model.name": str(self._model),
                 f"data.{RECIPES[kind].folder_field}": str(self._pictures),
             }
-            for key, value in {**settings, **COMMON, **KINDS[kind]}.items():
+            every = {**settings, **COMMON, **KINDS[kind]}
+            for key, value in every.items():
+                if key in RECIPES[kind].unused:
+                    continue
                 section, _, name = key.partition(".")
                 sections.setdefault(section, {})[name] = value
             file.write_text(yaml.safe_dump({"kind": kind, **sections}))

@@ -29,5 +29,5 @@ def test_a_case_that_fails_is_told(tmp_path: Path, tiny_models: dict[str, Path])
 
 def test_every_recipe_is_measured_on_both_models() -> None:
     assert {(case.kind, case.family) for case in gpu.CASES} == {
-        (kind, family) for kind in gpu.RECIPES for family in ("sd1", "sdxl")
+        (kind, family) for kind in gpu.LOADING for family in ("sd1", "sdxl")
     }

@@ -37,6 +37,10 @@ OWN = {
     "full": ("training.ema=true",),
     "controlnet": ("data.preprocess=grayscale",),
     "embedding": (),
+    "pretrain": (
+        *("data.resolution=32", "autoencoder.steps=2", "architecture.autoencoder_channels=[16, 32]"),
+        *("architecture.unet_channels=[16, 32]", "architecture.text_width=32"),
+    ),
 }
 
 
@@ -49,10 +53,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def train(kind: str, model: Path, pictures: Path, *changes: str, resume: bool = False) -> Path:
     given = {c.partition("=")[0]: c for c in (*SMALL, *OWN[kind], *changes)}
     settings = [
-        Setting("model.name", str(model), "test"),
         Setting(f"data.{RECIPES[kind].folder_field}", pictures, "test"),
         *map(parse_set, given.values()),
     ]
+    if "model.name" not in RECIPES[kind].unused:
+        settings.append(Setting("model.name", str(model), "test"))
     return run(build(kind, settings), resume=resume, tell=lambda line: None).folder
 
 

@@ -1,0 +1,66 @@
+"""Pictures as pixels, for an autoencoder; every draw is a pure function of (seed, number) (P1)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from finetune.data.decode import quiet_pillow
+from finetune.data.folder import Picture
+from finetune.data.preprocess import cut_out, place
+from finetune.diffusion.random import picture_index, uniform
+from finetune.diffusion.reconstruction import PixelRows
+
+
+class PixelSource:
+    """The centre squares of pictures, half of the samples mirrored.
+
+    Args:
+        pictures: The pictures.
+        size: Side of the square in pixels.
+        seed: Seed of order and mirroring.
+        cache: Keep the squares in memory, a byte a value, instead of reading the files for each sample.
+    """
+
+    def __init__(self, pictures: Sequence[Picture], size: int, seed: int, cache: bool = True) -> None:
+        self.pictures, self.size, self.seed = pictures, size, seed
+        self._kept: dict[int, Tensor] | None = {} if cache else None
+
+    def batch(self, numbers: Sequence[int]) -> PixelRows:
+        """The pictures that these samples show."""
+        index = [picture_index(self.seed, n, len(self.pictures)) for n in numbers]
+        pixels = self.pixels(index)
+        mirrored = uniform(self.seed, numbers, "flip") < 0.5
+        pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
+        return PixelRows(tuple(numbers), tuple(str(self.pictures[i].path) for i in index), pixels)
+
+    def pixels(self, index: Sequence[int]) -> Tensor:
+        """These pictures as `[B, 3, size, size]` fp32 in [-1, 1]."""
+        with quiet_pillow(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            return torch.stack(list(pool.map(self._square, index))).float() / 127.5 - 1
+
+    def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Reads every picture once, if they are kept."""
+        for chunk in self.chunks() if self._kept is not None else ():
+            self.pixels(chunk)
+            if progress:
+                progress(chunk[-1] + 1, len(self.pictures))
+
+    def chunks(self, most: int | None = None, at_once: int = 64) -> Iterator[range]:
+        """The numbers of the first pictures, some at once; of all of them if `most` is None."""
+        count = min(most or len(self.pictures), len(self.pictures))
+        return (range(start, min(start + at_once, count)) for start in range(0, count, at_once))
+
+    def _square(self, index: int) -> Tensor:
+        if self._kept is not None and index in self._kept:
+            return self._kept[index]
+        picture = self.pictures[index]
+        placement = place((picture.height, picture.width), self.size)
+        square = ((cut_out(picture.read(), placement) + 1) * 127.5).round().to(torch.uint8)
+        if self._kept is not None:
+            self._kept[index] = square
+        return square

@@ -1,0 +1,134 @@
+"""The first stage of pretraining: the autoencoder, in a folder of its own inside the run folder."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor
+
+from finetune.adapters.autoencoder import Autoencoding
+from finetune.backbones.whitening import whiten
+from finetune.config import OptimizerSection
+from finetune.data import Folder, scan_folder
+from finetune.data.pixels import PixelSource
+from finetune.diffusion.reconstruction import PixelRows, Reconstruction
+from finetune.files import whole_folder
+from finetune.recipes.reporter import Reporter
+from finetune.sampling.grid import grid
+from finetune.training import RunFolder, Trainer
+
+if TYPE_CHECKING:
+    from finetune.recipes.pretrain import PretrainRecipe
+
+MEASURED = 4_000
+"""Pictures that the latents are whitened on, at most."""
+SHOWN = 8
+"""Pictures in a preview, each above what the autoencoder makes of it."""
+
+
+def train_autoencoder(
+    recipe: PretrainRecipe, vae: AutoencoderKL, pictures: Folder, folder: RunFolder, report: Reporter
+) -> None:
+    """Trains and whitens `vae` in place; taken up where it stopped if the folder has it already.
+
+    Args:
+        recipe: Resolved.
+        vae: Of drawn weights.
+        pictures: The captioned ones; those of `autoencoder.data_dir` come to them.
+        folder: The run folder.
+        report: Tells the user of long work.
+
+    Raises:
+        ConfigError: If what the folder has was trained otherwise.
+        DataError: If the further pictures cannot be read.
+    """
+    section, stage = recipe.autoencoder, RunFolder(folder.path / recipe.stages[0])
+    more = scan_folder(section.data_dir.expanduser(), "").pictures if section.data_dir else ()
+    source = PixelSource(
+        (*pictures.pictures, *more), recipe.resolution, recipe.training.seed, recipe.data.cache
+    )
+    side = recipe.resolution // 2 ** (len(vae.config.block_out_channels) - 1)
+    trainer: Trainer[PixelRows] = Trainer(
+        Autoencoding(vae.requires_grad_(True)),
+        Reconstruction(recipe.training.seed, (vae.config.latent_channels, side, side), section),
+        source,
+        recipe.training.model_copy(
+            update={
+                "steps": section.steps,
+                "batch_size": section.batch_size,
+                "accumulation": 1,
+                "ema": True,
+                "ema_decay": section.ema_decay,
+            }
+        ),
+        OptimizerSection(
+            lr=section.lr,
+            betas=(0.9, 0.98),
+            weight_decay=0.0,
+            schedule="cosine",
+            warmup_steps=min(300, section.steps // 10),
+        ),
+        stage,
+        hooks=[(recipe.preview.every, lambda step: _preview(vae, source, stage, step))],
+        identity=_identity(recipe, source),
+    )
+    if trainer.accelerator.is_main_process:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        recipe.save_in(folder)  # a run that is stopped now is one that can be resumed
+    trainer.resume()
+    for note in trainer.notes:
+        report.tell(note)
+    finished = stage.path / "vae"
+    if finished.is_dir():
+        report.tell(f"The autoencoder is trained already: {finished}.")
+        vae.load_state_dict(AutoencoderKL.from_pretrained(finished).state_dict())
+    else:
+        with report.progress("Reading pictures") as progress:
+            source.prepare(progress)
+        report.tell(
+            f"Training the autoencoder for {section.steps} steps of {trainer.rows_per_step} of the "
+            f"{len(source.pictures)} pictures; it goes to {stage.path}."
+        )
+        trainer.run()
+        with trainer.evaluating():
+            average = {name: weight.detach().cpu().clone() for name, weight in vae.state_dict().items()}
+        vae.load_state_dict(average)
+        vae.eval()
+        if section.whiten:
+            whiten(vae, (source.pixels(chunk) for chunk in source.chunks(MEASURED)))
+        if trainer.accelerator.is_main_process:
+            with whole_folder(finished) as aside:
+                vae.save_pretrained(aside)
+        trainer.accelerator.wait_for_everyone()
+    vae.requires_grad_(False).eval().to("cpu")
+
+
+def _identity(recipe: PretrainRecipe, source: PixelSource) -> dict[str, Any]:
+    public, digests = recipe.public(), " ".join(p.digest for p in source.pictures)
+    chosen = {f"autoencoder.{key}": value for key, value in public["autoencoder"].items()}
+    return {
+        **chosen,
+        "architecture": recipe.architecture.sizes(),
+        "data.resolution": recipe.resolution,
+        "training.seed": recipe.training.seed,
+        "training.precision": recipe.training.precision,
+        "pictures": hashlib.sha256(digests.encode()).hexdigest(),
+    }
+
+
+def _preview(vae: AutoencoderKL, source: PixelSource, stage: RunFolder, step: int) -> None:
+    pixels = source.pixels(range(min(SHOWN, len(source.pictures))))
+    with torch.no_grad():
+        made = vae.decode(vae.encode(pixels.to(vae.device)).latent_dist.mean).sample.float().cpu()
+    stage.samples.mkdir(parents=True, exist_ok=True)
+    grid([_image(p) for p in (*pixels, *made)], columns=len(pixels)).save(stage.sample(step))
+
+
+def _image(pixels: Tensor) -> Image.Image:
+    levels = ((pixels.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255)
+    return Image.fromarray(levels.numpy().astype(np.uint8))
