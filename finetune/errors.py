@@ -2,7 +2,7 @@
 
 ```
 FinetuneError            something went wrong; the command ends with `exit_code`
-├── UserError            the user's input was wrong and can be mended (exit code 2)
+├── UserError            the user's input was wrong and can be fixed (exit code 2)
 │   ├── ConfigError      a flag, a YAML key or a value
 │   ├── DataError        pictures and captions
 │   ├── ModelError       the pretrained model
@@ -26,18 +26,18 @@ class FinetuneError(Exception):
 
 
 class UserError(FinetuneError):
-    """Wrong input, told as what is wrong, where, and how to mend it.
+    """Wrong input, told as what is wrong, where, and how to fix it.
 
     Args:
         what: One sentence that says what is wrong.
         where: The flag, key, file or folder it was found in.
-        mend: One sentence that says what to do instead.
+        fix: One sentence that says what to do instead.
     """
 
     exit_code = 2
 
-    def __init__(self, what: str, *, where: str | None = None, mend: str | None = None) -> None:
-        self.what, self.where, self.mend = what, where, mend
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        self.what, self.where, self.fix = what, where, fix
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -45,8 +45,8 @@ class UserError(FinetuneError):
         if self.where:
             where = self.where.replace("\n", "\\n")  # a file may be named so
             lines.append(f"  where: {where}")
-        if self.mend:
-            lines.append(f"  mend:  {self.mend}")
+        if self.fix:
+            lines.append(f"  fix:   {self.fix}")
         return "\n".join(lines)
 
 
@@ -81,7 +81,7 @@ class OutOfMemory(UserError):
         super().__init__(
             "Memory ran out.",
             where=where,
-            mend="Lower the batch size (more accumulation gives the same steps) or the resolution, set "
+            fix="Lower the batch size (more accumulation gives the same steps) or the resolution, set "
             "training.gradient_checkpointing=true, take --precision bf16, or close other programs.",
         )
 
@@ -137,9 +137,9 @@ def of_the_system(error: BaseException) -> UserError | None:
         return OutOfMemory()
     if not isinstance(error, OSError) or error.errno not in _OF_THE_SYSTEM:
         return None
-    what, mend = _OF_THE_SYSTEM[error.errno]
+    what, fix = _OF_THE_SYSTEM[error.errno]
     where = error.filename if error.filename is not None else "one of the files of this command"
-    return PlaceError(what, where=str(where), mend=mend)
+    return PlaceError(what, where=str(where), fix=fix)
 
 
 class NonFiniteLoss(FinetuneError):

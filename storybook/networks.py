@@ -55,6 +55,6 @@ def load_network(make: Callable[[], NetworkT], path: Path, name: str) -> Network
         raise WeightsError(
             f"The {name}'s weights cannot be read: {str(fault).splitlines()[0]}",
             where=str(path),
-            mend=f"Train one with `python -m storybook.{name}_training --out FILE`.",
+            fix=f"Train one with `python -m storybook.{name}_training --out FILE`.",
         ) from fault
     return network

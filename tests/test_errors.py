@@ -1,4 +1,4 @@
-"""Errors are told as what, where and mend, in whole sentences."""
+"""Errors are told as what, where and fix, in whole sentences."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ KINDS = {
 
 
 def texts(tree: ast.AST) -> Iterator[ast.expr]:
-    """What is wrong, and how to mend it, of every error that is made."""
+    """What is wrong, and how to fix it, of every error that is made."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS:
-            for text in (*node.args[:1], *(k.value for k in node.keywords if k.arg == "mend")):
+            for text in (*node.args[:1], *(k.value for k in node.keywords if k.arg == "fix")):
                 yield from (text.body, text.orelse) if isinstance(text, ast.IfExp) else (text,)
 
 
@@ -49,11 +49,11 @@ def test_errors_are_told_in_sentences(path: Path) -> None:
         assert not told or told[-1] in ".?…", f"line {text.lineno} has no full stop: {told}"
 
 
-def test_an_error_says_what_where_and_mend() -> None:
-    error = ConfigError("It is too small.", where="adapter.rank", mend="Use 1 or more.")
-    assert str(error) == "It is too small.\n  where: adapter.rank\n  mend:  Use 1 or more."
+def test_an_error_says_what_where_and_fix() -> None:
+    error = ConfigError("It is too small.", where="adapter.rank", fix="Use 1 or more.")
+    assert str(error) == "It is too small.\n  where: adapter.rank\n  fix:   Use 1 or more."
     assert str(ConfigError("It is too small.")) == "It is too small."
-    assert "where: a\\nb.png\n" in str(ConfigError("It is odd.", where="a\nb.png", mend="Rename it."))
+    assert "where: a\\nb.png\n" in str(ConfigError("It is odd.", where="a\nb.png", fix="Rename it."))
     assert error.exit_code == 2
     assert FinetuneError.exit_code == 1
 

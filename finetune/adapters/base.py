@@ -90,7 +90,7 @@ class Adapter(nn.Module, ABC):
         raise ConfigError(
             "Prompts can be preserved only by an adapter that can be switched off.",
             where="data.preserve",
-            mend="Leave it empty, or train a LoRA.",
+            fix="Leave it empty, or train a LoRA.",
         )
 
     def predict_untrained(
@@ -181,5 +181,5 @@ def check_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise WeightsError(
             f"The saved state does not fit this adapter: {'; '.join(faults[:3])}{more}.",
-            mend="Use the model and the adapter settings that the state was saved with.",
+            fix="Use the model and the adapter settings that the state was saved with.",
         )

@@ -49,8 +49,8 @@ class LoRA(Adapter):
 
     def __init__(self, backbone: Backbone, section: LoRASection, seed: int = 0) -> None:
         super().__init__(backbone, trains_text=section.text_encoder or section.placeholder is not None)
-        for what, key, mend in section.conflicts():
-            raise ConfigError(what, where=f"adapter.{key}", mend=mend)
+        for what, key, fix in section.conflicts():
+            raise ConfigError(what, where=f"adapter.{key}", fix=fix)
         self.section = section
         self._samples = Samples()
         self._base: dict[Key, Tensor] = {}

@@ -56,7 +56,7 @@ def chosen_sizes(backbone: Backbone, section: LoRASection) -> dict[str, dict[str
                 if part == "unet"
                 else "No layer of the text encoder is left to adapt.",
                 where="adapter.block_rank",
-                mend="Give one of its blocks a rank above 0."
+                fix="Give one of its blocks a rank above 0."
                 if part == "unet"
                 else "Set adapter.text_encoder=false instead.",
             )
@@ -76,9 +76,7 @@ def _by_block(
         raise ConfigError(
             f'No layer that gets an adapter has a name that begins with "{prefix}".',
             where="adapter.block_rank",
-            mend=f'Nearest: "{near}".'
-            if near
-            else "Blocks are named mid_block, up_blocks.1, text_encoder, …",
+            fix=f'Nearest: "{near}".' if near else "Blocks are named mid_block, up_blocks.1, text_encoder, …",
         )
     changed: dict[str, dict[str, LayerSize]] = {part: {} for part in sizes}
     for (part, layer), name in names.items():
@@ -112,7 +110,7 @@ def unet_sizes(unet: nn.Module, section: LoRASection) -> dict[str, LayerSize]:
         sizes |= {layer: LayerSize(section.conv_rank, alpha) for layer in _matching(unet, CONVOLUTIONS)}
     if not sizes:
         raise ConfigError(
-            "The UNet has none of the layers to adapt.", where="adapter.targets", mend="Name others."
+            "The UNet has none of the layers to adapt.", where="adapter.targets", fix="Name others."
         )
     return {layer: sizes[layer] for layer in adaptable(unet) if layer in sizes}
 
@@ -147,5 +145,5 @@ def _check_endings(unet: nn.Module, endings: tuple[str, ...], chosen: list[str])
             raise ConfigError(
                 f'No linear or convolution layer of the UNet has a name that ends in "{ending}".',
                 where="adapter.targets",
-                mend=f"Nearest: {', '.join(near)}." if near else f"Usual ones: {', '.join(PRESETS['all'])}.",
+                fix=f"Nearest: {', '.join(near)}." if near else f"Usual ones: {', '.join(PRESETS['all'])}.",
             )

@@ -65,13 +65,13 @@ def read_header(file: Path, allow_pickle: bool) -> Header:
         raise ModelError(
             f"This file is no safetensors checkpoint, or is cut short ({error}).",
             where=str(file),
-            mend="Get the file again; a .ckpt file must keep its name.",
+            fix="Get the file again; a .ckpt file must keep its name.",
         ) from error
     if integers:
         raise ModelError(
             f"Weights must be floating-point numbers, but {integers}.",
             where=str(file),
-            mend="Get the file in fp16, bf16 or fp32.",
+            fix="Get the file in fp16, bf16 or fp32.",
         )
     return Header(shapes, metadata)
 
@@ -83,7 +83,7 @@ def _unpickle(file: Path) -> dict[str, torch.Tensor]:
         raise ModelError(
             f"This checkpoint cannot be read as plain weights ({type(error).__name__}).",
             where=str(file),
-            mend="Get the .safetensors version of the model.",
+            fix="Get the .safetensors version of the model.",
         ) from error
     content = content.get("state_dict", content)
     return {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
@@ -97,23 +97,23 @@ def family_of_checkpoint(header: Header, where: str) -> Family:
     """
     shapes = header.shapes
     if _FIRST_CONV not in shapes:
-        for mark, kind, mend in _OTHERS:
+        for mark, kind, fix in _OTHERS:
             if any(mark in key for key in shapes):
-                raise ModelError(f"This file is {kind}.", where=where, mend=mend)
-        raise ModelError("This file is no Stable Diffusion checkpoint.", where=where, mend=SUPPORTED)
+                raise ModelError(f"This file is {kind}.", where=where, fix=fix)
+        raise ModelError("This file is no Stable Diffusion checkpoint.", where=where, fix=SUPPORTED)
     refuse_channels(shapes[_FIRST_CONV][1], where)
     if _any(shapes, "conditioner.embedders.1.model."):
         return "sdxl"
     if _any(shapes, "conditioner.embedders.0.model."):
-        raise ModelError("This is the SDXL refiner, which is not trained alone.", where=where, mend=SUPPORTED)
+        raise ModelError("This is the SDXL refiner, which is not trained alone.", where=where, fix=SUPPORTED)
     if f"{UNET}label_emb.0.0.weight" in shapes:
-        raise ModelError("The UNet takes more than text (unCLIP).", where=where, mend=SUPPORTED)
+        raise ModelError("The UNet takes more than text (unCLIP).", where=where, fix=SUPPORTED)
     if _any(shapes, "cond_stage_model.model."):
         return "sd2"
     if _any(shapes, "cond_stage_model.transformer.text_model."):
         return "sd1"
     raise ModelError(
-        "This checkpoint has no text encoder that is known.", where=where, mend="Use one with all its parts."
+        "This checkpoint has no text encoder that is known.", where=where, fix="Use one with all its parts."
     )
 
 

@@ -90,7 +90,7 @@ def read_branch(path: Path | str, backbone: Backbone) -> Any:
     try:
         branch = load_part(ControlNetModel, folder, False, [])
     except ModelError as error:
-        raise WeightsError(error.what, where=error.where, mend=_mend(error)) from error
+        raise WeightsError(error.what, where=error.where, fix=_fix(error)) from error
     _check_fit(branch, backbone, folder)
     return branch.eval().requires_grad_(False)
 
@@ -113,16 +113,16 @@ def find_branch(path: Path | str) -> Path:
         if kind == "ControlNetModel":
             return folder
         raise WeightsError(
-            f"This is no ControlNet: its config.json says {kind}.", where=str(config), mend=_GIVE
+            f"This is no ControlNet: its config.json says {kind}.", where=str(config), fix=_GIVE
         )
     what = "There is no such folder." if not given.exists() else "There is no ControlNet here."
-    raise WeightsError(what, where=str(path), mend=_GIVE)
+    raise WeightsError(what, where=str(path), fix=_GIVE)
 
 
 _GIVE = "Give a run folder of `finetune controlnet`, or a diffusers folder of a ControlNet."
 
 
-def _mend(error: ModelError) -> str:
+def _fix(error: ModelError) -> str:
     return _GIVE if "pickle" not in error.what else "Get its .safetensors version."
 
 
@@ -147,5 +147,5 @@ def _check_fit(branch: Any, backbone: Backbone, folder: Path) -> None:
         raise WeightsError(
             f"The ControlNet was made for another model than {backbone.name}: {'; '.join(faults[:2])}.",
             where=str(folder),
-            mend="Name the model that it was made for with --model, or give another ControlNet.",
+            fix="Name the model that it was made for with --model, or give another ControlNet.",
         )

@@ -29,20 +29,20 @@ def family_of(index: Mapping[str, Any], unet: Mapping[str, Any], where: str) -> 
     refuse_channels(unet.get("in_channels", 4), where, unet.get("out_channels", 4))
     if unet.get("class_embed_type") is not None or unet.get("encoder_hid_dim_type") is not None:
         raise ModelError(
-            "The UNet takes more than text (unCLIP or image prompts).", where=where, mend=SUPPORTED
+            "The UNet takes more than text (unCLIP or image prompts).", where=where, fix=SUPPORTED
         )
     if unet.get("addition_embed_type") == "text_time":
         if not _has(index, "text_encoder"):
             raise ModelError(
-                "This is the SDXL refiner, which is not trained alone.", where=where, mend=SUPPORTED
+                "This is the SDXL refiner, which is not trained alone.", where=where, fix=SUPPORTED
             )
         if not _has(index, "text_encoder_2"):
-            raise ModelError("This SDXL model lacks its second text encoder.", where=where, mend=SUPPORTED)
+            raise ModelError("This SDXL model lacks its second text encoder.", where=where, fix=SUPPORTED)
         return "sdxl"
     if unet.get("addition_embed_type") is not None:
         kind = unet["addition_embed_type"]
         raise ModelError(
-            f"The UNet has an extra embedding {kind!r}, which is unknown.", where=where, mend=SUPPORTED
+            f"The UNet has an extra embedding {kind!r}, which is unknown.", where=where, fix=SUPPORTED
         )
     width = unet.get("cross_attention_dim")
     if width in (768, 1024):
@@ -71,7 +71,7 @@ def refuse_channels(channels: int, where: str, latent: int = 4) -> None:
     if channels != latent:
         kind = kinds.get(channels, "another kind of model")
         raise ModelError(
-            f"This is {kind}: its UNet takes {channels} channels, not {latent}.", where=where, mend=SUPPORTED
+            f"This is {kind}: its UNet takes {channels} channels, not {latent}.", where=where, fix=SUPPORTED
         )
 
 
@@ -83,7 +83,7 @@ def refuse_other_pipelines(index: Mapping[str, Any], where: str) -> None:
     """
     name = index.get("_class_name", "unknown")
     if not _has(index, "unet"):
-        raise ModelError(f"A {name} has no UNet and cannot be trained here.", where=where, mend=SUPPORTED)
+        raise ModelError(f"A {name} has no UNet and cannot be trained here.", where=where, fix=SUPPORTED)
     parts = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler", "unet")
     strange = [p for p in index if not p.startswith("_") and _has(index, p) and p not in parts + _OPTIONAL]
     classes = {part: index[part][1] for part in parts if _has(index, part)}
@@ -92,7 +92,7 @@ def refuse_other_pipelines(index: Mapping[str, Any], where: str) -> None:
     if strange or wrong:
         told = "; ".join([f"unknown part {part!r}" for part in strange] + wrong)
         raise ModelError(
-            f"A {name} is not a Stable Diffusion known here ({told}).", where=where, mend=SUPPORTED
+            f"A {name} is not a Stable Diffusion known here ({told}).", where=where, fix=SUPPORTED
         )
 
 

@@ -37,7 +37,7 @@ def refuse_non_finite(tensors: Mapping[str, Tensor], where: str) -> None:
             raise WeightsError(
                 f"These weights cannot be written: {name} holds NaN or infinity in {precision}.",
                 where=where,
-                mend="Begin again with a lower optimizer.lr: the training has broken them."
+                fix="Begin again with a lower optimizer.lr: the training has broken them."
                 if tensor.dtype == torch.float32
                 else "Write them in another precision: output.weights=fp32, or --dtype fp32 of an export.",
             )

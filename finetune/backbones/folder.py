@@ -71,9 +71,9 @@ def freeze(backbone: Backbone) -> None:
 def _read_configs(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not (path / "model_index.json").is_file():
         inside = sorted(path.glob("*.safetensors"))
-        mend = f"To use the checkpoint inside: --model {inside[0]}" if inside else SUPPORTED
+        fix = f"To use the checkpoint inside: --model {inside[0]}" if inside else SUPPORTED
         raise ModelError(
-            "This folder is no diffusers model: it has no model_index.json.", where=str(path), mend=mend
+            "This folder is no diffusers model: it has no model_index.json.", where=str(path), fix=fix
         )
     index = _read_json(path / "model_index.json")
     refuse_other_pipelines(index, str(path))
@@ -97,14 +97,14 @@ def _damaged(where: Path, error: Exception) -> UserError:
     return ModelError(
         f"A part of the model cannot be read: {reason.rstrip('.')}.",
         where=str(where),
-        mend="Get the model again.",
+        fix="Get the model again.",
     )
 
 
 def _weights_variant(folder: Path, stem: str, allow_pickle: bool) -> tuple[str | None, bool]:
     """Which precision variant of a part to load, and whether as safetensors."""
     if not folder.is_dir():
-        raise ModelError("A part of the model is missing.", where=str(folder), mend="Get the model again.")
+        raise ModelError("A part of the model is missing.", where=str(folder), fix="Get the model again.")
     for suffix in (".safetensors", ".safetensors.index.json"):
         for variant in (None, "fp32", "fp16", "bf16"):
             infix = f".{variant}" if variant else ""
@@ -114,9 +114,7 @@ def _weights_variant(folder: Path, stem: str, allow_pickle: bool) -> tuple[str |
                 return variant, True
     pickles = sorted(f for f in folder.iterdir() if f.suffix in PICKLES)
     if not pickles:
-        raise ModelError(
-            "A part of the model has no weights.", where=str(folder), mend="Get the model again."
-        )
+        raise ModelError("A part of the model has no weights.", where=str(folder), fix="Get the model again.")
     if not allow_pickle:
         raise pickle_refused(pickles[0])
     variant = next((v for v in ("fp32", "fp16", "bf16") if pickles[0].name.endswith(f".{v}.bin")), None)
@@ -128,7 +126,7 @@ def pickle_refused(file: Path) -> ModelError:
     return ModelError(
         "These weights are a pickle file, which is only loaded on your explicit word.",
         where=str(file),
-        mend="Get the .safetensors version. Training commands can be allowed to read it with --set "
+        fix="Get the .safetensors version. Training commands can be allowed to read it with --set "
         "model.allow_pickle=true (only weights are read, no code).",
     )
 
@@ -191,7 +189,7 @@ def check_complete(info: Mapping[str, Any], folder: Path, notes: list[str]) -> N
         raise ModelError(
             f"{len(bad)} weights are missing or of the wrong shape ({told} …).",
             where=str(folder),
-            mend="Get the model again.",
+            fix="Get the model again.",
         )
     if unexpected := sorted(map(str, info.get("unexpected_keys", ()))):
         notes.append(f"{folder.name}: {len(unexpected)} weights of the file are not used ({unexpected[0]} …)")
@@ -206,7 +204,7 @@ def check_finite(module: nn.Module, where: str) -> None:
     bad = next((name for name, weight in module.state_dict().items() if not is_finite(weight)), None)
     if bad is not None:
         raise ModelError(
-            f"A weight of the model is NaN or infinite: {bad}.", where=where, mend="Get the model again."
+            f"A weight of the model is NaN or infinite: {bad}.", where=where, fix="Get the model again."
         )
 
 
@@ -225,18 +223,18 @@ def _load_scheduler(index: Mapping[str, Any], folder: Path, section: ModelSectio
     name = entry[1] if isinstance(entry, list) and len(entry) == 2 and entry[0] == "diffusers" else None
     kind: Any = getattr(diffusers, name, None) if isinstance(name, str) else None
     where = str(folder.parent / "model_index.json")
-    mend = 'Write it as in ["diffusers", "DDIMScheduler"], or get the model again.'
+    fix = 'Write it as in ["diffusers", "DDIMScheduler"], or get the model again.'
     is_class = isinstance(kind, type)
     if not (is_class and issubclass(kind, diffusers.SchedulerMixin)):
         raise ModelError(
             f"The model names no scheduler that diffusers has: `scheduler` is {json.dumps(entry)[:100]}.",
             where=where,
-            mend=mend,
+            fix=fix,
         )
     # Those of flow matching, EDM and others have no betas: a model made for them is trained otherwise.
     if "beta_schedule" not in inspect.signature(kind.__init__).parameters:
         raise ModelError(
-            f"The noise of a {kind.__name__} is not that of Stable Diffusion.", where=where, mend=mend
+            f"The noise of a {kind.__name__} is not that of Stable Diffusion.", where=where, fix=fix
         )
     file = folder / "scheduler_config.json"
     _check_config(kind, file)
@@ -262,13 +260,13 @@ def checked_scheduler(scheduler: Any, where: str) -> Any:
         raise ModelError(
             "The betas of the model's scheduler make no noise schedule.",
             where=where,
-            mend="Get the model again.",
+            fix="Get the model again.",
         )
     told = scheduler.config.get("prediction_type", "epsilon")
     if told not in ("epsilon", "v_prediction", "sample"):
         raise ModelError(
             f"The prediction type {told!r} is unknown.",
             where=where,
-            mend="Say what it predicts with --set model.prediction_type=epsilon (or v_prediction, sample).",
+            fix="Say what it predicts with --set model.prediction_type=epsilon (or v_prediction, sample).",
         )
     return scheduler

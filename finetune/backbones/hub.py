@@ -89,20 +89,20 @@ def _json(repository: str, name: str, where: dict[str, Any]) -> dict[str, Any]:
 def _fault(error: Exception, repository: str) -> ModelError:
     # Order matters: a gated repository and a missing local entry are special cases of other errors.
     if isinstance(error, errors.GatedRepoError):
-        what, mend = (
+        what, fix = (
             "This model wants its licence accepted.",
             "Accept it on its Hub page and run `hf auth login`.",
         )
     elif isinstance(error, errors.RepositoryNotFoundError):
-        what, mend = "There is no such model on the Hub (or it is private).", _CHECK
+        what, fix = "There is no such model on the Hub (or it is private).", _CHECK
     elif isinstance(error, errors.RevisionNotFoundError):
-        what, mend = "The model has no such revision.", "Leave out model.revision, or name one that exists."
+        what, fix = "The model has no such revision.", "Leave out model.revision, or name one that exists."
     elif isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | ConnectionError):
         what = "The Hub cannot be reached, and the model is not in the local cache."
-        mend = "Connect to the network, use --model storybook, or give a model that is on this machine."
+        fix = "Connect to the network, use --model storybook, or give a model that is on this machine."
     elif isinstance(error, errors.EntryNotFoundError):
-        what, mend = "This Hub repository is no diffusers model.", SUPPORTED
+        what, fix = "This Hub repository is no diffusers model.", SUPPORTED
     else:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        what, mend = f"The model cannot be fetched: {reason.rstrip('.')}.", _CHECK
-    return ModelError(what, where=repository, mend=mend)
+        what, fix = f"The model cannot be fetched: {reason.rstrip('.')}.", _CHECK
+    return ModelError(what, where=repository, fix=fix)

@@ -37,7 +37,7 @@ def load_backbone(section: ModelSection) -> Backbone:
         raise ModelError(
             "The bundled model is missing from this installation.",
             where=str(storybook_folder()),
-            mend="Install finetune again, or name another model with --model.",
+            fix="Install finetune again, or name another model with --model.",
         )
     if (path / "model" / "model_index.json").is_file():
         path = path / "model"  # the run folder of a recipe that trained the whole model
@@ -46,7 +46,7 @@ def load_backbone(section: ModelSection) -> Backbone:
     is_checkpoint = path.suffix in (".safetensors", *PICKLES)
     if path.is_file():
         if not is_checkpoint:
-            raise ModelError("This file is no checkpoint.", where=str(path), mend=_mend())
+            raise ModelError("This file is no checkpoint.", where=str(path), fix=_fix())
         return load_single_file(path, section)
     if _HUB_ID.fullmatch(str(location(name))) and not is_checkpoint:
         return load_folder(download(location(name), section), section)
@@ -54,8 +54,8 @@ def load_backbone(section: ModelSection) -> Backbone:
 
 
 def _unknown(name: str) -> ModelError:
-    return ModelError(f"There is no model {name!r}.", mend=_mend())
+    return ModelError(f"There is no model {name!r}.", fix=_fix())
 
 
-def _mend() -> str:
+def _fix() -> str:
     return f"Give a diffusers folder, a .safetensors checkpoint, a Hub id, or one of {', '.join(ALIASES)}."

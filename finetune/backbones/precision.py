@@ -30,7 +30,7 @@ def dtype_on(precision: str, device: torch.device) -> torch.dtype:
         raise ConfigError(
             f"There is no precision named `{precision}`.",
             where="precision",
-            mend=f"Choose one of: auto, {', '.join(PRECISIONS)}.",
+            fix=f"Choose one of: auto, {', '.join(PRECISIONS)}.",
         )
     if precision != "auto":
         return PRECISIONS[precision]

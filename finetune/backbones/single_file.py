@@ -90,7 +90,7 @@ def _refuse_holes(module: nn.Module, path: Path) -> None:
 
 def _misfit(path: Path, reason: str) -> ModelError:
     return ModelError(
-        f"The checkpoint cannot be read: {reason.rstrip('.')}.", where=str(path), mend="Get the file again."
+        f"The checkpoint cannot be read: {reason.rstrip('.')}.", where=str(path), fix="Get the file again."
     )
 
 

@@ -134,7 +134,7 @@ def initial_word(backbone: Backbone, text: str, vectors: int, initializer: str |
         raise ConfigError(
             f"A caption of this model has {backbone.token_length - 2} tokens, too few for {vectors} vectors.",
             where="adapter.vectors",
-            mend="Use between 1 and 8.",
+            fix="Use between 1 and 8.",
         )
     pairs = zip(backbone.tokenizers, backbone.text_encoders, strict=True)
     return Word(text, tuple(_rows(t, e, i, vectors, initializer, seed) for i, (t, e) in enumerate(pairs)))
@@ -151,7 +151,7 @@ def _rows(
         raise ConfigError(
             f"The initializer {initializer!r} has {len(ids)} tokens, the new word {vectors}.",
             where="adapter.initializer",
-            mend="Use a shorter word, such as the subject's class, or raise adapter.vectors.",
+            fix="Use a shorter word, such as the subject's class, or raise adapter.vectors.",
         )
     return table[[ids[i % len(ids)] for i in range(vectors)]].clone()
 
@@ -163,5 +163,5 @@ def _check_unknown(backbone: Backbone, word: Word) -> None:
             raise ConfigError(
                 f"The model knows the word {known[0]} already.",
                 where="the new word",
-                mend="Choose one that means nothing, in brackets, such as <mycat>.",
+                fix="Choose one that means nothing, in brackets, such as <mycat>.",
             )

@@ -153,7 +153,7 @@ def flag_settings(values: Mapping[str, Any]) -> list[Setting]:
             raise ConfigError(
                 f"{setting.key} is given twice.",
                 where=f"{seen[setting.key]}, {setting.origin}",
-                mend="Give one.",
+                fix="Give one.",
             )
         seen[setting.key] = setting.origin
     return settings

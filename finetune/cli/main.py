@@ -36,7 +36,7 @@ class _Commands(click.Group):
             raise UserError(
                 f"There is no command {name!r}.",
                 where=f"finetune {name}",
-                mend=f"Did you mean finetune {near}?" if near else f"Use one of {', '.join(self.commands)}.",
+                fix=f"Did you mean finetune {near}?" if near else f"Use one of {', '.join(self.commands)}.",
             )
         return super().resolve_command(ctx, args)
 
@@ -119,15 +119,15 @@ def _fail(error: Exception) -> int:
         return told.exit_code
     tell_error(
         f"finetune failed, and not by a fault of yours that it knows: {type(error).__name__}: {error}\n"
-        "  mend:  Run again with FINETUNE_DEBUG=1 and report what it prints."
+        "  fix:   Run again with FINETUNE_DEBUG=1 and report what it prints."
     )
     return 1
 
 
 def _as_user_error(error: click.UsageError) -> UserError:
-    """Click's complaint in the form of all others: what, where, mend."""
+    """Click's complaint in the form of all others: what, where, fix."""
     path = error.ctx.command_path if error.ctx else "finetune"
-    mend = f"See {path} --help."
+    fix = f"See {path} --help."
     what = error.format_message()
     if isinstance(error, click.NoSuchOption):
         what = f"There is no flag {error.option_name}."
@@ -135,5 +135,5 @@ def _as_user_error(error: click.UsageError) -> UserError:
         hint = command.hint(error.option_name) if isinstance(command, SettingsCommand) else None
         near = nearest(error.option_name, error.possibilities or ())
         if hint or near:
-            mend = hint or f"Did you mean {near}?"
-    return UserError(what, where=path, mend=mend)
+            fix = hint or f"Did you mean {near}?"
+    return UserError(what, where=path, fix=fix)

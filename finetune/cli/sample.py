@@ -48,7 +48,7 @@ def _sample(
         raise ConfigError(
             f"{len(controls)} ControlNets are given but {len(control_images)} control pictures.",
             where="--controlnet, --control-image",
-            mend="Give a control picture for each ControlNet, in the same order.",
+            fix="Give a control picture for each ControlNet, in the same order.",
         )
     check_writable(output_dir)
     from finetune.recipes.model import choose_model
@@ -79,7 +79,7 @@ def _check_prompts(prompts: tuple[str, ...]) -> None:
         check_text(prompts)
     except PydanticCustomError as error:
         raise ConfigError(
-            f"A prompt must be {error.message()}.", where="PROMPT", mend="Write the prompt anew."
+            f"A prompt must be {error.message()}.", where="PROMPT", fix="Write the prompt anew."
         ) from None
 
 

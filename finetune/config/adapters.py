@@ -72,7 +72,7 @@ class LoRASection(Section):
     initializer: Initializer = None
 
     def conflicts(self) -> Iterator[tuple[str, str, str]]:
-        """Settings that would be ignored or cannot work together: what, which key, and how to mend it."""
+        """Settings that would be ignored or cannot work together: what, which key, and how to fix it."""
         if self.conv_alpha is not None and self.conv_rank is None:
             yield (
                 "An alpha is given for convolutions, but they get no adapter: it has no effect.",
@@ -128,7 +128,7 @@ class EmbeddingSection(Section):
 
 
 def word_faults(placeholder: str) -> Iterator[tuple[str, str, str]]:
-    """What is wrong with a new word: what, which key, and how to mend it."""
+    """What is wrong with a new word: what, which key, and how to fix it."""
     if not re.fullmatch(r"[^\s.]*[^\W_][^\s.]*", placeholder) or placeholder != placeholder.lower():
         yield (
             f"{placeholder!r} cannot be a new word: it must be one word in lower case, without dots.",

@@ -34,7 +34,7 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9])(\..*)?", re.IGNORECASE)
 
 
 def name_fault(name: str) -> tuple[str, str] | None:
-    """What is wrong with the name of a file that is passed on, and how to mend it; None if nothing.
+    """What is wrong with the name of a file that is passed on, and how to fix it; None if nothing.
 
     A name must do on every system, in a shell and on a terminal.
     """

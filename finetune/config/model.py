@@ -43,7 +43,7 @@ class ModelSection(Section):
             raise ConfigError(
                 f"The name of a model must be {error.errors()[0]['msg']}, not {name[:80]!r}.",
                 where="--model",
-                mend="Give a folder, a file, a Hub id or an alias.",
+                fix="Give a folder, a file, a Hub id or an alias.",
             ) from None
 
 

@@ -94,7 +94,7 @@ class ObjectiveSection(Section):
         return self.beta_schedule != "auto" or self.zero_terminal_snr
 
     def contradictions(self) -> Iterator[tuple[str, str, str]]:
-        """Settings that would be ignored: what is wrong, the dotted key, and how to mend it (P3)."""
+        """Settings that would be ignored: what is wrong, the dotted key, and how to fix it (P3)."""
         for key, other, values in _NEEDS:
             chosen = getattr(self, other)
             if getattr(self, key) is not None and chosen not in values:

@@ -72,7 +72,7 @@ class ContentCache:
             raise ConfigError(
                 f"The cache cannot be written: {error}.",
                 where=f"data.cache_dir = {self.directory}",
-                mend="Choose a folder that can be written and has room, or leave data.cache_dir unset.",
+                fix="Choose a folder that can be written and has room, or leave data.cache_dir unset.",
             ) from error
 
     def _remember(self, key: str, tensors: dict[str, Tensor]) -> None:

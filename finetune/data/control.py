@@ -59,7 +59,7 @@ def _opencv() -> Any:
         raise ConfigError(
             "Edges by Canny's method need OpenCV, which is not installed.",
             where="data.preprocess = canny",
-            mend='Run pip install "finetune[canny]", or use edges (soft ones), which need nothing.',
+            fix='Run pip install "finetune[canny]", or use edges (soft ones), which need nothing.',
         ) from error
     return cv2
 

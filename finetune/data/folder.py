@@ -55,14 +55,14 @@ class Picture:
             raise DataError(
                 f"A picture of the run can no longer be read: {error.strerror}.",
                 where=str(self.path),
-                mend="Put the file back and run again.",
+                fix="Put the file back and run again.",
             ) from error
         # Its latents are cached under the scanned digest; other bytes would make the cache lie.
         if hashlib.sha256(data).hexdigest() != self.digest:
             raise DataError(
                 "A picture was changed while the run used it.",
                 where=str(self.path),
-                mend="Leave the folder alone during training, and run again.",
+                fix="Leave the folder alone during training, and run again.",
             )
         return decode_picture(data).image
 
@@ -134,7 +134,7 @@ def scan_folder(folder: Path | str, prompt: str | None = None) -> Folder:
         raise DataError(
             "\n".join(["None of the pictures can be read:", *reasons]),
             where=str(folder),
-            mend="Replace them with whole PNG, JPEG, WebP, BMP or TIFF files.",
+            fix="Replace them with whole PNG, JPEG, WebP, BMP or TIFF files.",
         )
     captions = {r.picture.path.name: r.picture.caption for r in read}
     notes = [
@@ -153,18 +153,18 @@ def entries(folder: Path) -> tuple[list[Path], list[Path]]:
         DataError: If there is no such folder, or it cannot be read.
     """
     if not folder.exists():
-        raise DataError("There is no such folder.", where=str(folder), mend="Check the path for typos.")
+        raise DataError("There is no such folder.", where=str(folder), fix="Check the path for typos.")
     if not folder.is_dir():
         raise DataError(
             "This is a file, but a folder of pictures is needed.",
             where=str(folder),
-            mend=f"Give the folder that holds the pictures, e.g. {folder.parent}.",
+            fix=f"Give the folder that holds the pictures, e.g. {folder.parent}.",
         )
     try:
         found = sorted((e for e in folder.iterdir() if not e.name.startswith(".")), key=lambda e: e.name)
     except OSError as error:
         raise DataError(
-            f"The folder cannot be read: {error.strerror}.", where=str(folder), mend="Check its permissions."
+            f"The folder cannot be read: {error.strerror}.", where=str(folder), fix="Check its permissions."
         ) from error
     return [e for e in found if e.is_file()], [e for e in found if e.is_dir()]
 
@@ -222,15 +222,15 @@ def _no_pictures(folder: Path, files: list[Path], subfolders: list[Path]) -> Dat
     kinds = "PNG, JPEG, WebP, BMP or TIFF"
     filled = [s.name for s in subfolders if holds_pictures(s)]
     if filled:
-        mend = f"Give one of its subfolders that hold pictures: {listing(filled)}."
+        fix = f"Give one of its subfolders that hold pictures: {listing(filled)}."
     elif any(foreign(f) for f in files):
-        mend = f"Save the pictures as {kinds} first."
+        fix = f"Save the pictures as {kinds} first."
     else:
-        mend = f"Put a few {kinds} files into it."
+        fix = f"Put a few {kinds} files into it."
     if not files and not subfolders:
         what = "The folder is empty."
     elif not files:
         what = "The folder holds only subfolders, and these are not entered."
     else:
         what = f"The folder holds no pictures, only {listing([f.name for f in files])}."
-    return DataError(what, where=str(folder), mend=mend)
+    return DataError(what, where=str(folder), fix=fix)

@@ -40,7 +40,7 @@ class _Mask:
             raise DataError(
                 "A mask was changed while the run used it.",
                 where=str(self.path),
-                mend="Leave the folder alone during training, and run again.",
+                fix="Leave the folder alone during training, and run again.",
             )
         alpha = decode_alpha(data)
         return alpha if self.alpha and alpha is not None else decode_picture(data).image.convert("L")
@@ -133,7 +133,7 @@ class Masks:
             raise DataError(
                 "Nothing counts in the square that is cut from the middle of a picture.",
                 where=str(mask.path),
-                mend="Crop picture and mask to what is to be learnt, or set data.unmasked_weight above 0.",
+                fix="Crop picture and mask to what is to be learnt, or set data.unmasked_weight above 0.",
             )
         return row["mask"]
 
@@ -145,27 +145,27 @@ class Masks:
             grey = alpha if self._folder is None else decode_picture(data).image.convert("L")
         except PictureError as reason:
             raise DataError(
-                f"A mask cannot be used: {reason}.", where=str(path), mend="Save it again."
+                f"A mask cannot be used: {reason}.", where=str(path), fix="Save it again."
             ) from None
         if grey is None:
             raise DataError(
                 "The picture has no alpha channel, so it does not say where the loss counts.",
                 where=str(path),
-                mend="Save it with an alpha channel (opaque where all of it counts), give masks with "
+                fix="Save it with an alpha channel (opaque where all of it counts), give masks with "
                 "data.mask_dir, or leave data.mask unset.",
             )
         if self._folder and alpha is not None and alpha.getextrema()[0] != 255:
             raise DataError(
                 "A mask has transparent parts, so it is unclear what they mean.",
                 where=str(path),
-                mend="Save it as a grey picture: white counts, black does not.",
+                fix="Save it as a grey picture: white counts, black does not.",
             )
         _check_shape(grey, picture, path)
         if grey.getextrema()[1] == 0 and not self._floor:
             raise DataError(
                 "Nothing of a picture counts.",
                 where=str(path),
-                mend="Make its mask white (or the picture opaque) where it shows what is to be learnt.",
+                fix="Make its mask white (or the picture opaque) where it shows what is to be learnt.",
             )
         return _Mask(path, hashlib.sha256(data).hexdigest(), alpha=self._folder is None)
 
@@ -178,7 +178,7 @@ def _check_shape(mask: Image.Image, picture: Picture, path: Path) -> None:
             f"A mask is {width}x{height} pixels, but its picture {picture.path.name} is "
             f"{picture.width}x{picture.height}.",
             where=str(path),
-            mend="Make the mask from this picture, without cropping or turning it.",
+            fix="Make the mask from this picture, without cropping or turning it.",
         )
 
 
@@ -187,19 +187,19 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(
-            f"A mask cannot be read: {error.strerror}.", where=str(path), mend="Put the file back."
+            f"A mask cannot be read: {error.strerror}.", where=str(path), fix="Put the file back."
         ) from error
 
 
 def _in_folder(folder: Path) -> dict[str, Path]:
     """The mask files of a folder by the name without its ending."""
     if not folder.is_dir():
-        raise DataError("There is no such folder.", where=f"data.mask_dir = {folder}", mend="Check the path.")
+        raise DataError("There is no such folder.", where=f"data.mask_dir = {folder}", fix="Check the path.")
     try:
         files = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in SUFFIXES and f.name[0] != "."]
     except OSError as error:
         raise DataError(
-            f"The folder cannot be read: {error.strerror}.", where=str(folder), mend="Check its permissions."
+            f"The folder cannot be read: {error.strerror}.", where=str(folder), fix="Check its permissions."
         ) from error
     found: dict[str, Path] = {}
     for file in files:
@@ -207,7 +207,7 @@ def _in_folder(folder: Path) -> dict[str, Path]:
             raise DataError(
                 f"Two masks are for the same picture: {found[file.stem].name} and {file.name}.",
                 where=str(folder),
-                mend="Remove one of them.",
+                fix="Remove one of them.",
             )
     return found
 
@@ -218,6 +218,6 @@ def _matched(pictures: Sequence[Picture], found: dict[str, Path], folder: Path |
         raise DataError(
             f"Pictures without a mask of the same name: {listing(missing)}.",
             where=f"data.mask_dir = {folder}",
-            mend=f"Add {Path(missing[0]).stem}.png and so on, all white where everything counts.",
+            fix=f"Add {Path(missing[0]).stem}.png and so on, all white where everything counts.",
         )
     return [found[p.path.stem] for p in pictures]

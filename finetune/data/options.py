@@ -20,31 +20,31 @@ def check_options(data: DataSection) -> None:
         raise ConfigError(
             "Cached latents are those of one crop, so the crop cannot be drawn anew for each sample.",
             where="data.crop = random with data.cache = true",
-            mend="Set data.cache to false (slower: every sample is encoded again), or data.crop to center.",
+            fix="Set data.cache to false (slower: every sample is encoded again), or data.crop to center.",
         )
     if data.mask != "none" and data.mask_dir is not None:
         raise ConfigError(
             "Masks are given twice: by the pictures' transparency and by a folder.",
             where=f"data.mask = {data.mask} with data.mask_dir = {data.mask_dir}",
-            mend="Leave one of them out.",
+            fix="Leave one of them out.",
         )
     if data.unmasked_weight and not data.masked:
         raise ConfigError(
             "A weight is given for where masks are black, but there are no masks.",
             where=f"data.unmasked_weight = {data.unmasked_weight:g}",
-            mend="Give masks with data.mask_dir or data.mask=alpha, or leave data.unmasked_weight out.",
+            fix="Give masks with data.mask_dir or data.mask=alpha, or leave data.unmasked_weight out.",
         )
     if data.cache_dir is not None and not data.cache:
         raise ConfigError(
             "A cache folder is given, but caching is off.",
             where=f"data.cache_dir = {data.cache_dir} with data.cache = false",
-            mend="Leave data.cache_dir unset, or set data.cache to true.",
+            fix="Leave data.cache_dir unset, or set data.cache to true.",
         )
     if data.cache_dir is not None and _occupied(data.cache_dir):
         raise ConfigError(
             "The cache folder is a file.",
             where=f"data.cache_dir = {data.cache_dir}",
-            mend="Give a folder; it is made if it does not exist.",
+            fix="Give a folder; it is made if it does not exist.",
         )
 
 

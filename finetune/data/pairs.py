@@ -81,7 +81,7 @@ def scan_pairs(section: PairsSection) -> PairedFolder:
         raise DataError(
             "\n".join(["None of the pairs can be used:", *reasons]),
             where=str(folder),
-            mend="Give whole PNG, JPEG, WebP, BMP or TIFF files, with a control picture for each.",
+            fix="Give whole PNG, JPEG, WebP, BMP or TIFF files, with a control picture for each.",
         )
     _check_shapes(pairs, folder)
     empty = [p.picture.path.name for p in pairs if not p.picture.caption]
@@ -115,11 +115,11 @@ def _entries(
             raise DataError(
                 "The pictures have no control pictures.",
                 where=str(folder),
-                mend=f"Give a {METADATA} in the folder, a folder of control pictures with "
+                fix=f"Give a {METADATA} in the folder, a folder of control pictures with "
                 "--conditioning-dir, or --preprocess edges to make them from the pictures.",
             )
     if not found:
-        raise DataError("There are no pictures to train on.", where=str(folder), mend="Put some into it.")
+        raise DataError("There are no pictures to train on.", where=str(folder), fix="Put some into it.")
     skipped: list[Skipped] = []
     if beside is not None:
         alone = [e.picture for e in found if e.picture.stem not in beside]
@@ -145,7 +145,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
             raise DataError(
                 f"Two control pictures are for the same picture: {found[file.stem].name} and {file.name}.",
                 where=str(folder),
-                mend="Remove one of them.",
+                fix="Remove one of them.",
             )
     return found
 
@@ -161,13 +161,13 @@ def _check_given_once(found: Sequence[_Entry], metadata: Path, section: PairsSec
         raise DataError(
             f"Control pictures are given twice: in {METADATA} and by {other}.",
             where=str(metadata),
-            mend=f"Leave {other} out, or remove `conditioning_image` from the lines.",
+            fix=f"Leave {other} out, or remove `conditioning_image` from the lines.",
         )
     if not has_control and not other:
         raise DataError(
             f"No line of {METADATA} names a control picture.",
             where=str(metadata),
-            mend='Write lines such as {"file_name": "1.png", "conditioning_image": "edges/1.png", '
+            fix='Write lines such as {"file_name": "1.png", "conditioning_image": "edges/1.png", '
             '"text": "a red cat"}, or set data.preprocess.',
         )
 
@@ -181,7 +181,7 @@ def _from_metadata(metadata: Path) -> tuple[list[_Entry], list[str]]:
             raise DataError(
                 "A line names no picture.",
                 where=f"{metadata}, line {number}",
-                mend='Write {"file_name": "1.png", "conditioning_image": "edges/1.png", "text": "…"}.',
+                fix='Write {"file_name": "1.png", "conditioning_image": "edges/1.png", "text": "…"}.',
             )
         control, text = _value(line, _CONTROL, metadata, number), _value(line, _TEXT, metadata, number)
         place = metadata.parent
@@ -193,7 +193,7 @@ def _from_metadata(metadata: Path) -> tuple[list[_Entry], list[str]]:
         raise DataError(
             f"Some pictures have no `conditioning_image`: {listing(without)}.",
             where=str(metadata),
-            mend="Name one in each line, or remove these lines.",
+            fix="Name one in each line, or remove these lines.",
         )
     return found, [f"not used in {METADATA}: {listing(list(unknown))}"] if unknown else []
 
@@ -204,7 +204,7 @@ def _lines(metadata: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise DataError(
-            f"The metadata cannot be read: {reason}.", where=str(metadata), mend="Save it as UTF-8."
+            f"The metadata cannot be read: {reason}.", where=str(metadata), fix="Save it as UTF-8."
         ) from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -215,7 +215,7 @@ def _lines(metadata: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             content = error
         if not isinstance(content, dict):
             raise DataError(
-                "This line is no JSON object.", where=f"{metadata}, line {number}", mend="Mend the line."
+                "This line is no JSON object.", where=f"{metadata}, line {number}", fix="Fix the line."
             )
         yield number, content
 
@@ -226,7 +226,7 @@ def _value(line: Mapping[str, Any], keys: Sequence[str], metadata: Path, number:
         return None
     if not isinstance(line[key], str):
         raise DataError(
-            f"`{key}` is no text.", where=f"{metadata}, line {number}", mend="Put its value in quotes."
+            f"`{key}` is no text.", where=f"{metadata}, line {number}", fix="Put its value in quotes."
         )
     return str(line[key])
 
@@ -257,5 +257,5 @@ def _check_shapes(pairs: Sequence[_Pair], folder: Path) -> None:
         raise DataError(
             f"{count(len(wrong), 'control picture')} of another shape than the picture: {listing(wrong, 3)}.",
             where=str(folder),
-            mend="Make each from its picture, without cropping or turning it.",
+            fix="Make each from its picture, without cropping or turning it.",
         )

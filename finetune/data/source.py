@@ -208,7 +208,7 @@ class PictureSource(LatentSource):
             raise ConfigError(
                 f"A resolution of {self.size} is not a multiple of {factor}, the factor of this model's VAE.",
                 where="data.resolution",
-                mend=f"Take {max(1, self.size // factor) * factor}.",
+                fix=f"Take {max(1, self.size // factor) * factor}.",
             )
         self._pictures = PictureLatents(folder.pictures, backbone, self.size, cache_of(data, "latents"))
         self._masks = (

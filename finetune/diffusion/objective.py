@@ -49,8 +49,8 @@ class Objective:
         untrained: Predict | None = None,
     ) -> None:
         self.section = section or ObjectiveSection()
-        for what, where, mend in self.section.contradictions():
-            raise ConfigError(what, where=where, mend=mend)
+        for what, where, fix in self.section.contradictions():
+            raise ConfigError(what, where=where, fix=fix)
         self.schedule = training_schedule(scheduler, self.section)
         self.prediction_type = str(self.schedule.config.prediction_type)
         self.seed, self.untrained = seed, untrained

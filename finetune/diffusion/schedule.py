@@ -65,14 +65,14 @@ def training_schedule(scheduler: Any, section: ObjectiveSection) -> DDPMSchedule
         raise ConfigError(
             f"A model that predicts {predicts!r} cannot be trained.",
             where="the model's scheduler_config.json",
-            mend="Say what it predicts with --set model.prediction_type=epsilon (or v_prediction, sample).",
+            fix="Say what it predicts with --set model.prediction_type=epsilon (or v_prediction, sample).",
         )
     if section.target not in ("auto", predicts):
         raise ConfigError(
             f"The model predicts {predicts}, and training it towards {section.target} would first have to "
             "undo what it has learnt.",
             where=f"objective.target = {section.target}",
-            mend="Leave objective.target at auto. If the model was taken for what it is not, say what it "
+            fix="Leave objective.target at auto. If the model was taken for what it is not, say what it "
             f"predicts with --set model.prediction_type={section.target}.",
         )
     if predicts == "epsilon" and float(schedule.alphas_cumprod[-1]) == 0:
@@ -80,7 +80,7 @@ def training_schedule(scheduler: Any, section: ObjectiveSection) -> DDPMSchedule
             "The model predicts noise, and a schedule with zero terminal SNR ends in noise alone: there the "
             "answer is the input, so nothing of the picture can be learnt from it or sampled from it.",
             where="objective.zero_terminal_snr" if section.zero_terminal_snr else "the model's scheduler",
-            mend="Leave objective.zero_terminal_snr off, or take a model that predicts v. If this one does, "
+            fix="Leave objective.zero_terminal_snr off, or take a model that predicts v. If this one does, "
             "say so with --set model.prediction_type=v_prediction.",
         )
     return schedule

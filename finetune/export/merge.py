@@ -56,7 +56,7 @@ def export_merged(
         restore = applied.merge()
     except ValueError as error:
         raise WeightsError(
-            "Merged weights are not finite.", where=str(file), mend="Lower the scale."
+            "Merged weights are not finite.", where=str(file), fix="Lower the scale."
         ) from error
     try:
         remove_partials(out.parent)
@@ -79,5 +79,5 @@ def check_free(out: Path) -> None:
         raise ConfigError(
             "There is something already, and results are never overwritten.",
             where=str(out),
-            mend="Give a name that does not exist yet.",
+            fix="Give a name that does not exist yet.",
         )

@@ -95,7 +95,7 @@ def read_embedding(path: str | Path, backbone: Backbone, text: str | None = None
         raise WeightsError(
             "There is no such embedding.",
             where=str(given),
-            mend="Give a safetensors file or the folder of a finished run that learned a word.",
+            fix="Give a safetensors file or the folder of a finished run that learned a word.",
         )
     tensors, metadata = read_tensors(file)
     refuse_first_layout(tensors, file)
@@ -103,7 +103,7 @@ def read_embedding(path: str | Path, backbone: Backbone, text: str | None = None
         raise WeightsError(
             "This file holds no embeddings of a new word.",
             where=str(file),
-            mend="A LoRA is given with --lora, a whole model with --model.",
+            fix="A LoRA is given with --lora, a whole model with --model.",
         )
     only = next(iter(tensors))
     own = metadata.get(WORD_KEY) or (only if len(tensors) == 1 and only not in NAMELESS else file.stem)
@@ -131,12 +131,12 @@ def _word(text: str, tensors: Mapping[str, Tensor], file: Path, backbone: Backbo
     rows = tuple(row[None] if row.ndim == 1 else row for row in rows)
     if any(row.ndim != 2 or row.numel() == 0 for row in rows):
         raise WeightsError(
-            f"The embeddings of {text} are no rows of numbers.", where=str(file), mend="Get the file again."
+            f"The embeddings of {text} are no rows of numbers.", where=str(file), fix="Get the file again."
         )
     widths = tuple(encoder.config.hidden_size for encoder in backbone.text_encoders)
     if not all(torch.isfinite(row).all() for row in rows):
         raise WeightsError(
-            "The embeddings hold NaN or infinite values.", where=str(file), mend="Get the file again."
+            "The embeddings hold NaN or infinite values.", where=str(file), fix="Get the file again."
         )
     if tuple(row.shape[-1] for row in rows) != widths or len({len(row) for row in rows}) != 1:
         shapes = " and ".join(str(tuple(row.shape)) for row in rows)
@@ -146,6 +146,6 @@ def _word(text: str, tensors: Mapping[str, Tensor], file: Path, backbone: Backbo
             f"The embeddings of {text} have the shapes {shapes}, but {backbone.name} wants a width of "
             f"{' and '.join(map(str, widths))}.{origin}",
             where=str(file),
-            mend="Choose the model it was made for with --model.",
+            fix="Choose the model it was made for with --model.",
         )
     return Word(text, rows)

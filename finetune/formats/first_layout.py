@@ -31,6 +31,6 @@ def refuse_first_layout(tensors: Mapping[str, Tensor], file: Path) -> None:
             f"This is a LoRA in the first layout, that of cloneofsimo/lora{beside}. Its layers have numbers "
             f"instead of names ({pairs[0]}), so it is not read.",
             where=str(file),
-            mend="Merge it with that project's own program, `lora_add BASE_MODEL FILE OUT 1.0 --mode upl`, "
+            fix="Merge it with that project's own program, `lora_add BASE_MODEL FILE OUT 1.0 --mode upl`, "
             "and give OUT as --model.",
         )

@@ -84,7 +84,7 @@ def find_lora(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise WeightsError(
-            "There is no such LoRA.", where=str(path), mend="Give a safetensors file or a run folder."
+            "There is no such LoRA.", where=str(path), fix="Give a safetensors file or a run folder."
         )
     if (path / DIFFUSERS_FILE).is_file():
         return path / DIFFUSERS_FILE
@@ -92,7 +92,7 @@ def find_lora(path: Path) -> Path:
         raise WeightsError(
             "This folder holds the embeddings of a new word, but no LoRA.",
             where=str(path),
-            mend="Give it with --embedding.",
+            fix="Give it with --embedding.",
         )
     found = sorted(p for p in path.glob("*.safetensors") if not p.name.startswith("."))
     if len(found) == 1:
@@ -101,12 +101,12 @@ def find_lora(path: Path) -> Path:
         raise WeightsError(
             f"{len(found)} files could be meant: {', '.join(p.name for p in found[:3])}.",
             where=str(path),
-            mend="Name one of them.",
+            fix="Name one of them.",
         )
     raise WeightsError(
         "This folder holds no LoRA.",
         where=str(path),
-        mend="A run folder has one once its training is finished (continue it with --resume).",
+        fix="A run folder has one once its training is finished (continue it with --resume).",
     )
 
 
@@ -121,7 +121,7 @@ def _configs(file: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any
         return configs
     except (ValueError, AttributeError) as error:
         raise WeightsError(
-            f"The file's {DIFFUSERS_METADATA} is damaged.", where=str(file), mend="Get the file again."
+            f"The file's {DIFFUSERS_METADATA} is damaged.", where=str(file), fix="Get the file again."
         ) from error
 
 
@@ -130,11 +130,11 @@ def _no_lora(file: Path, tensors: Mapping[str, Tensor]) -> WeightsError:
         return WeightsError(
             "This file holds the embeddings of a new word, not a LoRA.",
             where=str(file),
-            mend="Give it with --embedding.",
+            fix="Give it with --embedding.",
         )
     if kind := other_kind(tensors):
         return WeightsError(
-            f"This file holds {kind}, which is not supported.", where=str(file), mend="Use a LoRA file."
+            f"This file holds {kind}, which is not supported.", where=str(file), fix="Use a LoRA file."
         )
     whole = any(
         key.startswith(("model.diffusion_model.", "down_blocks.", "first_stage_model.")) for key in tensors
@@ -142,7 +142,7 @@ def _no_lora(file: Path, tensors: Mapping[str, Tensor]) -> WeightsError:
     return WeightsError(
         "This is a whole model, not a LoRA." if whole else "This file holds no LoRA.",
         where=str(file),
-        mend="Give it as --model." if whole else "Give a file with LoRA weights.",
+        fix="Give it as --model." if whole else "Give a file with LoRA weights.",
     )
 
 
@@ -157,9 +157,9 @@ def _misfit(
     shown = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
     origin, own = made_for(*content), FAMILY_NAMES[backbone.family].title
     if kind := other_kind(faults):
-        mend = f"The file holds {kind}, which is not supported."
+        fix = f"The file holds {kind}, which is not supported."
     elif origin and origin != own:
-        mend = f"It seems made for {origin}, but {backbone.name} is {own}: choose such a model with --model."
+        fix = f"It seems made for {origin}, but {backbone.name} is {own}: choose such a model with --model."
     else:
-        mend = f"Use the model that it was trained on instead of {backbone.name}."
-    return WeightsError(f"{len(faults)} of {count} {what}: {shown}.", where=str(file), mend=mend)
+        fix = f"Use the model that it was trained on instead of {backbone.name}."
+    return WeightsError(f"{len(faults)} of {count} {what}: {shown}.", where=str(file), fix=fix)

@@ -65,7 +65,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise WeightsError(
             "This is not a readable safetensors file, or only a part of one.",
             where=str(path),
-            mend="Check that the download is complete; pickled weights (.pt, .ckpt, .bin) are not loaded.",
+            fix="Check that the download is complete; pickled weights (.pt, .ckpt, .bin) are not loaded.",
         ) from error
 
 
@@ -85,7 +85,7 @@ def check_floats(tensors: Mapping[str, Tensor], file: Path) -> None:
         raise WeightsError(
             f"Weights must be floating-point numbers, but {'; '.join(faults[:3])}{more}.",
             where=str(file),
-            mend="Get the file in fp16, bf16 or fp32.",
+            fix="Get the file in fp16, bf16 or fp32.",
         )
 
 

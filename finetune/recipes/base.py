@@ -223,8 +223,8 @@ class Recipe(Section, ABC):
                 "optimizer.embedding_lr",
                 "Remove it (of a word alone it is optimizer.lr), or name a word with adapter.placeholder.",
             )
-        for what, where, mend in (*self.objective.contradictions(), *self.optimizer.contradictions()):
-            yield Fault(what, where, mend)
+        for what, where, fix in (*self.objective.contradictions(), *self.optimizer.contradictions()):
+            yield Fault(what, where, fix)
         if self.objective.changes_schedule and not self.carries_schedule:
             chosen = "beta_schedule" if self.objective.beta_schedule != "auto" else "zero_terminal_snr"
             yield Fault(
@@ -235,8 +235,8 @@ class Recipe(Section, ABC):
             )
         # Without a number of steps the preset has still to say it; then this is asked again.
         if "steps" in self.training.model_fields_set:
-            for what, where, mend in self.optimizer.too_long(self.training.steps):
-                yield Fault(what, where, mend)
+            for what, where, fix in self.optimizer.too_long(self.training.steps):
+                yield Fault(what, where, fix)
         name = self.output.name
         if name is not None and (fault := name_fault(name)):
             yield Fault(fault[0], "output.name", fault[1])

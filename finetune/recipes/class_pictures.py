@@ -127,5 +127,5 @@ def _check(file: Path, made: dict[str, Any]) -> None:
         raise ConfigError(
             f"This class picture was not sampled as this run would: another {' and '.join(different)}.",
             where=str(file),
-            mend="Give another --class-dir, or remove the class-*.png files from this one.",
+            fix="Give another --class-dir, or remove the class-*.png files from this one.",
         )

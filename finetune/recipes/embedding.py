@@ -34,8 +34,8 @@ class EmbeddingRecipe(SubjectRecipe):
     def contradictions(self) -> Iterator[Fault]:
         """As `SubjectRecipe.contradictions`, and what is wrong with the word."""
         yield from super().contradictions()
-        for what, key, mend in self.adapter.conflicts():
-            yield Fault(what, f"adapter.{key}", mend)
+        for what, key, fix in self.adapter.conflicts():
+            yield Fault(what, f"adapter.{key}", fix)
 
     def fill_in(self, values: dict[str, Any], backbone: Backbone) -> None:
         """As `SubjectRecipe.fill_in`, and the word."""

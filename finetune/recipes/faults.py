@@ -1,6 +1,6 @@
 """Faults in settings, told in the words of the person who wrote them.
 
-A fault names what is wrong, where it was given (a flag, a line of a YAML file) and how to mend it.
+A fault names what is wrong, where it was given (a flag, a line of a YAML file) and how to fix it.
 All faults of a recipe are gathered and told at once.
 """
 
@@ -46,12 +46,12 @@ class Fault:
     Attributes:
         what: One sentence that says what is wrong.
         where: The dotted key of the setting; becomes the flag or file it was given in.
-        mend: One sentence that says what to do instead.
+        fix: One sentence that says what to do instead.
     """
 
     what: str
     where: str
-    mend: str | None = None
+    fix: str | None = None
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
@@ -93,12 +93,12 @@ def raise_faults(faults: Sequence[Fault], origins: Mapping[str, str] | None = No
     if not faults:
         return
     if len(faults) == 1:
-        raise ConfigError(faults[0].what, where=place(faults[0]), mend=faults[0].mend)
+        raise ConfigError(faults[0].what, where=place(faults[0]), fix=faults[0].fix)
     lines = [f"{len(faults)} settings are wrong:"]
     for fault in faults[:_MOST]:
         lines.append(f"- {fault.what}\n  where: {place(fault)}")
-        if fault.mend:
-            lines[-1] += f"\n  mend:  {fault.mend}"
+        if fault.fix:
+            lines[-1] += f"\n  fix:   {fault.fix}"
     if len(faults) > _MOST:
         lines.append(f"… and {len(faults) - _MOST} more.")
     raise ConfigError("\n".join(lines))

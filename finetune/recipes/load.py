@@ -65,13 +65,13 @@ def read_recipe_file(path: Path) -> tuple[str, list[Setting]]:
     kinds = ", ".join(RECIPES)
     if not isinstance(content, dict):
         raise ConfigError(
-            "This file holds no recipe.", where=str(path), mend=f"Begin it with `kind: {kinds}`."
+            "This file holds no recipe.", where=str(path), fix=f"Begin it with `kind: {kinds}`."
         )
     kind = content.pop("kind", None)
     if not isinstance(kind, str) or kind not in RECIPES:
         what = "The recipe does not say its kind." if kind is None else f"{show(kind)} is no kind of recipe."
         near = nearest(str(kind), RECIPES) or kinds
-        raise ConfigError(what, where=f"{path}: kind", mend=f"Write `kind: {near}`.")
+        raise ConfigError(what, where=f"{path}: kind", fix=f"Write `kind: {near}`.")
     return str(kind), list(_settings(content, str(path)))
 
 
@@ -92,7 +92,7 @@ def _text(path: Path) -> str:
     raise ConfigError(
         f"The recipe cannot be read: {reason}.",
         where=str(path),
-        mend="Give the path of a recipe's YAML file.",
+        fix="Give the path of a recipe's YAML file.",
     )
 
 
@@ -115,7 +115,7 @@ def parse_set(text: str) -> Setting:
     key, equals, value = text.partition("=")
     where = f"--set {cut(text)}"
     if not equals or not key.strip():
-        raise ConfigError(f"{show(text)} sets nothing.", where=where, mend="Write --set section.key=value.")
+        raise ConfigError(f"{show(text)} sets nothing.", where=where, fix="Write --set section.key=value.")
     return Setting(key.strip(), parse_yaml(value, where), where)
 
 
@@ -129,7 +129,7 @@ def build(kind: str, settings: Iterable[Setting]) -> Recipe:
         settings: What the user gave, e.g. a file's settings followed by flags.
 
     Raises:
-        ConfigError: All faults at once, each with its place and the mend.
+        ConfigError: All faults at once, each with its place and the fix.
     """
     recipe_type = RECIPES[kind]
     given = {setting.key: setting for setting in settings}

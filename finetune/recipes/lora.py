@@ -40,8 +40,8 @@ class LoRARecipe(SubjectRecipe):
     def contradictions(self) -> Iterator[Fault]:
         """As `SubjectRecipe.contradictions`, and those between the options of LoRA."""
         yield from super().contradictions()
-        for what, key, mend in self.adapter.conflicts():
-            yield Fault(what, f"adapter.{key}", mend)
+        for what, key, fix in self.adapter.conflicts():
+            yield Fault(what, f"adapter.{key}", fix)
 
     def notes(self) -> Iterator[str]:
         """Which programs cannot show a DoRA as it was trained."""

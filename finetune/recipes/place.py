@@ -88,7 +88,7 @@ def claimed(recipe: Recipe, resume: bool) -> Iterator[Place]:
                 raise ConfigError(
                     f"Another run is at work in this folder{owner}.",
                     where=str(folder),
-                    mend="Wait until it ends, or name another folder with --output-dir.",
+                    fix="Wait until it ends, or name another folder with --output-dir.",
                 )
 
 
@@ -159,7 +159,7 @@ def _named(recipe: Recipe, folder: Path, resume: bool) -> Place:
             if folder.is_dir()
             else "The output folder is a file.",
             where=f"output.dir = {folder}",
-            mend="Name a new or an empty folder with --output-dir.",
+            fix="Name a new or an empty folder with --output-dir.",
         )
     if resume:
         return _resumed(folder, state)
@@ -167,13 +167,13 @@ def _named(recipe: Recipe, folder: Path, resume: bool) -> Place:
         raise ConfigError(
             "The output folder holds a finished run, which is never overwritten.",
             where=f"output.dir = {folder}",
-            mend="Name another folder with --output-dir, or leave it out for the next free one.",
+            fix="Name another folder with --output-dir, or leave it out for the next free one.",
         )
     if state == "unfinished":
         raise ConfigError(
             "The output folder holds an unfinished run.",
             where=f"output.dir = {folder}",
-            mend="Go on with it with --resume, or name another folder with --output-dir.",
+            fix="Go on with it with --resume, or name another folder with --output-dir.",
         )
     return Place(folder, state)
 

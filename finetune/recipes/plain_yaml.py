@@ -78,7 +78,7 @@ def parse_yaml(text: str, where: str) -> Any:
         line = f", line {mark.line + 1}" if mark is not None else ""
     except RecursionError:
         problem, line = "it is nested too deeply", ""
-    raise ConfigError(f"This is not valid YAML: {problem}.", where=f"{where}{line}", mend="Mend the line.")
+    raise ConfigError(f"This is not valid YAML: {problem}.", where=f"{where}{line}", fix="Fix the line.")
 
 
 def _too_many(node: yaml.Node) -> yaml.constructor.ConstructorError:

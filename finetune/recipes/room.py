@@ -31,7 +31,7 @@ def check_room(this: Run) -> None:
         raise PlaceError(
             f"The disk has no room for a checkpoint: it takes {_size(needed)}, and {_size(free)} are free.",
             where=str(this.folder.path),
-            mend="Free some space, or name a folder on another disk with --output-dir.",
+            fix="Free some space, or name a folder on another disk with --output-dir.",
         )
 
 

@@ -39,7 +39,7 @@ def goes_further(recipe: Recipe, folder: Path) -> bool:
         raise ConfigError(
             f"The run is finished after {taken} steps, more than the {asked} that are asked for.",
             where=f"training.steps = {asked}, {folder}",
-            mend=f"Ask for more than {taken} steps, or start a new run without --resume.",
+            fix=f"Ask for more than {taken} steps, or start a new run without --resume.",
         )
     return asked > taken
 

@@ -33,7 +33,7 @@ def scan_for(folder: Path, word: str, prompt: str | None) -> Folder:
         raise DataError(
             f"No caption says {word}, so there is nothing to learn it from.",
             where=str(folder),
-            mend=f'Write it into the captions, such as "a photo of {word} on a sofa".',
+            fix=f'Write it into the captions, such as "a photo of {word} on a sofa".',
         )
     if without:
         note = f"{count(len(without), 'caption')} without {word}: {listing(without)}"

@@ -75,7 +75,7 @@ def control_rows(
             if controls
             else "A control picture is given without a ControlNet.",
             where="control pictures",
-            mend="Give a control picture for each ControlNet: --controlnet DIR --control-image PNG.",
+            fix="Give a control picture for each ControlNet: --controlnet DIR --control-image PNG.",
         )
     entries: list[Any] = [images] if isinstance(images, Image.Image | str | Path) else list(images)
     if len(controls) == 1 and len(entries) != 1:
@@ -84,7 +84,7 @@ def control_rows(
         raise ConfigError(
             f"{len(controls)} ControlNets are given but {len(entries)} control pictures.",
             where="control pictures",
-            mend="Give one for each ControlNet, in the same order.",
+            fix="Give one for each ControlNet, in the same order.",
         )
     return list(zip(*(_for_prompts(entry, prompts) for entry in entries), strict=True))
 
@@ -96,7 +96,7 @@ def _for_prompts(entry: Picture | Sequence[Picture], prompts: int) -> list[Image
         raise ConfigError(
             f"{prompts} prompts were given but {len(entry)} control pictures.",
             where="control pictures",
-            mend="Give one for all prompts, or one for each.",
+            fix="Give one for all prompts, or one for each.",
         )
     return [_open(picture) for picture in entry]
 
@@ -111,7 +111,7 @@ def _open(picture: Picture) -> Image.Image:
     except (OSError, PictureError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(
-            f"The control picture cannot be read: {reason}.", where=str(picture), mend="Check the path."
+            f"The control picture cannot be read: {reason}.", where=str(picture), fix="Check the path."
         ) from error
 
 
@@ -147,7 +147,7 @@ def control_tensor(
                 f"A control picture is {picture.width}x{picture.height} pixels, which cannot be brought to "
                 f"{width}x{height} without distortion.",
                 where="control pictures",
-                mend=f"Crop it, or sample at its shape with --size {picture.width}x{picture.height}.",
+                fix=f"Crop it, or sample at its shape with --size {picture.width}x{picture.height}.",
             )
         if picture.size != size:
             picture = picture.resize(size, Image.Resampling.LANCZOS)

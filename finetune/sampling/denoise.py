@@ -144,7 +144,7 @@ def _pictures(pixels: Tensor, jobs: Sequence[Job], dtype: torch.dtype) -> list[I
         if not row.isfinite().all():
             raise FinetuneError(
                 f'The picture of "{job.prompt}" with seed {job.seed} is not finite (computed in {dtype}).\n'
-                "  mend:  Sample with precision fp32; if it is still so, the weights are broken."
+                "  fix:   Sample with precision fp32; if it is still so, the weights are broken."
             )
     levels = ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     return [Image.fromarray(row) for row in levels.permute(0, 2, 3, 1).cpu().numpy()]

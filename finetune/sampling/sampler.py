@@ -214,7 +214,7 @@ class Sampler:
             raise ConfigError(
                 f"{len(prompts)} prompts were given but {len(seeds)} seeds.",
                 where="seed",
-                mend="Give one seed, or one for each prompt.",
+                fix="Give one seed, or one for each prompt.",
             )
         rows = control_rows(control_images, self.controls, len(prompts))
         own = size_of(rows[0][0], self.backbone.native_size) if rows and rows[0] else None

@@ -18,7 +18,7 @@ from diffusers import (
 )
 
 from finetune.errors import ConfigError
-from finetune.sampling.settings import scheduler_mend
+from finetune.sampling.settings import scheduler_fix
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ _TABLE: dict[str, _Sampler] = {
 def _named(name: str) -> _Sampler:
     if name not in _TABLE:
         what = f"There is no sampler named `{name}`."
-        raise ConfigError(what, where="scheduler", mend=scheduler_mend(name))
+        raise ConfigError(what, where="scheduler", fix=scheduler_fix(name))
     return _TABLE[name]
 
 
@@ -101,7 +101,7 @@ def make_scheduler(name: str, own: Any) -> Any:
         raise ConfigError(
             f"`{name}` cannot sample this model, which predicts the clean picture.",
             where="scheduler",
-            mend=f"Choose one of: {', '.join(n for n, row in _TABLE.items() if row.clean)}.",
+            fix=f"Choose one of: {', '.join(n for n, row in _TABLE.items() if row.clean)}.",
         )
     # The model's config names settings of its own class that another class has no use for; diffusers
     # logs each of them as a warning, which is noise here.
@@ -120,5 +120,5 @@ def _require_zero_snr(name: str, sampler: _Sampler) -> None:
         raise ConfigError(
             f"`{name}` cannot sample this model: its noise schedule ends in pure noise (zero terminal SNR).",
             where="scheduler",
-            mend=f"Choose one of: {', '.join(able)}.",
+            fix=f"Choose one of: {', '.join(able)}.",
         )

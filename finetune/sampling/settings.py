@@ -73,22 +73,22 @@ def sampling_section(**values: Any) -> SamplingSection:
     try:
         return SamplingSection(**values)
     except ValidationError as error:
-        faults, mends = [], []
+        faults, fixes = [], []
         for fault in error.errors():
             key = str(fault["loc"][0])
             if key in SamplingSection.model_fields:
                 faults.append(f"`{key}` cannot be {fault['input']!r}: {_plain(fault['msg'])}.")
             else:
                 faults.append(f"There is no sampling setting named `{key}`.")
-            mends.append(_mend(key, values.get(key)))
+            fixes.append(_fix(key, values.get(key)))
         raise ConfigError(
             " ".join(dict.fromkeys(faults)),
             where="sampling settings",
-            mend=" ".join(dict.fromkeys(mends)),
+            fix=" ".join(dict.fromkeys(fixes)),
         ) from None
 
 
-def scheduler_mend(name: str) -> str:
+def scheduler_fix(name: str) -> str:
     """What to do about a sampler name that does not exist: the nearest one, and all of them."""
     known = get_args(SchedulerName)
     near = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=1, cutoff=0.4)
@@ -100,9 +100,9 @@ def _plain(message: str) -> str:
     return message.removeprefix("Input ").rstrip(".")
 
 
-def _mend(key: str, value: object) -> str:
+def _fix(key: str, value: object) -> str:
     if key == "scheduler":
-        return scheduler_mend(str(value))
+        return scheduler_fix(str(value))
     field = SamplingSection.model_fields.get(key)
     if field is None:
         near = difflib.get_close_matches(key, SamplingSection.model_fields, n=1)
@@ -132,7 +132,7 @@ def parse_lora(text: LoRASpec) -> tuple[Path, float]:
         raise ConfigError(
             f"The weight {weight} of a LoRA is not a finite number.",
             where=f"--lora {text}",
-            mend="Give a weight such as 0.8, or none for 1.",
+            fix="Give a weight such as 0.8, or none for 1.",
         )
     return path, weight
 
@@ -175,13 +175,13 @@ class ControlSpec:
             raise ConfigError(
                 f"The scale {self.scale} of a ControlNet is not a finite number.",
                 where="--control-scale",
-                mend="Give a scale such as 0.8, or none for 1.",
+                fix="Give a scale such as 0.8, or none for 1.",
             )
         if not 0 <= self.start < self.end <= 1:
             raise ConfigError(
                 f"A ControlNet cannot act from {self.start:g} to {self.end:g} of the steps.",
                 where="--control-start, --control-end",
-                mend="Give shares between 0 and 1, the start before the end.",
+                fix="Give shares between 0 and 1, the start before the end.",
             )
 
 
@@ -204,7 +204,7 @@ def parse_controls(
             raise ConfigError(
                 f"{len(values)} values are given for {len(paths)} ControlNets.",
                 where=flag,
-                mend="Give it once for all ControlNets, or once for each.",
+                fix="Give it once for all ControlNets, or once for each.",
             )
         columns.append(list(values) if len(values) > 1 else [*(values or [default])] * len(paths))
     rows = zip(paths, *columns, strict=True)

@@ -122,7 +122,7 @@ def check_average(training: TrainingSection, section: OptimizerSection) -> None:
         raise ConfigError(
             f"The optimizer {section.name} averages the weights itself; a second average would lag behind.",
             where="training.ema",
-            mend="Set training.ema=false, or use optimizer.name=adamw.",
+            fix="Set training.ema=false, or use optimizer.name=adamw.",
         )
 
 

@@ -110,7 +110,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise WeightsError(
             f"This checkpoint is damaged: {reason}.",
             where=str(path),
-            mend="Start the run again without --resume; it gets a new folder.",
+            fix="Start the run again without --resume; it gets a new folder.",
         ) from error
 
 

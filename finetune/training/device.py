@@ -22,7 +22,7 @@ def checked_precision(training: TrainingSection) -> str:
     precision = precision_name(dtype_on(training.precision, best_device()))
     if precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError(
-            "fp16 training needs a GPU.", where="training.precision", mend="Use fp32 or bf16 on a CPU."
+            "fp16 training needs a GPU.", where="training.precision", fix="Use fp32 or bf16 on a CPU."
         )
     return precision
 

@@ -139,13 +139,13 @@ def _check_parts(trained: Sequence[ParameterGroup], section: OptimizerSection) -
             raise ConfigError(
                 f"A learning rate is given for {part}, but nothing of it is trained.",
                 where=f"optimizer.{part}_lr",
-                mend="Remove it, or choose what is trained in the section adapter.",
+                fix="Remove it, or choose what is trained in the section adapter.",
             )
     if section.text_encoder_stop is not None and not there & set(TEXT):
         raise ConfigError(
             "A stop is given for the text encoders, but they are not trained.",
             where="optimizer.text_encoder_stop",
-            mend="Remove it, or set adapter.text_encoder=true.",
+            fix="Remove it, or set adapter.text_encoder=true.",
         )
 
 
@@ -155,7 +155,7 @@ def _check_blocks(trained: Sequence[ParameterGroup], section: OptimizerSection) 
         raise ConfigError(
             f"No trained part of the UNet has a name that begins with {prefix!r}.",
             where="optimizer.block_lr",
-            mend=f"Did you mean {near}?"
+            fix=f"Did you mean {near}?"
             if near
             else "Names begin like down_blocks.0, mid_block, up_blocks.1.",
         )
@@ -167,11 +167,11 @@ def _check_left(groups: Iterable[RateGroup], steps: int) -> None:
         raise ConfigError(
             "Nothing is left to train: every factor is 0.",
             where="optimizer.block_lr",
-            mend="Leave some blocks out, or give them a factor above 0.",
+            fix="Leave some blocks out, or give them a factor above 0.",
         )
     if all(stop is not None and stop < steps for stop in stops):
         raise ConfigError(
             "The run would go on with nothing to train: only text encoders are trained, and they stop.",
             where="optimizer.text_encoder_stop",
-            mend="Remove it, or lower training.steps.",
+            fix="Remove it, or lower training.steps.",
         )

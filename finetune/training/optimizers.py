@@ -38,8 +38,8 @@ def make_optimizer(groups: Groups, section: OptimizerSection) -> torch.optim.Opt
         ConfigError: If settings contradict each other, or the library that the optimizer comes from
             cannot be used here.
     """
-    for what, where, mend in section.contradictions():
-        raise ConfigError(what, where=where, mend=mend)
+    for what, where, fix in section.contradictions():
+        raise ConfigError(what, where=where, fix=fix)
     return _MAKERS[section.name](groups, section)
 
 
@@ -59,7 +59,7 @@ def _paged_adamw8bit(groups: Groups, section: OptimizerSection) -> torch.optim.O
         raise ConfigError(
             "Paged optimizers move their state between a GPU and the CPU, and there is no CUDA GPU here.",
             where="optimizer.name",
-            mend="Use adamw8bit, which is the same without paging.",
+            fix="Use adamw8bit, which is the same without paging.",
         )
     return _found("bitsandbytes.optim", "PagedAdamW8bit")(groups, **_adam(section))
 
@@ -140,7 +140,7 @@ def _found(module: str, name: str) -> Callable[..., torch.optim.Optimizer]:
         raise ConfigError(
             f"The optimizer {name} needs {library}, which cannot be used here: {error}",
             where="optimizer.name",
-            mend=f"Run `pip install {library}`, or use --set optimizer.name=adamw.",
+            fix=f"Run `pip install {library}`, or use --set optimizer.name=adamw.",
         ) from error
     return factory
 

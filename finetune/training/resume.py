@@ -51,7 +51,7 @@ def check_identity(
         return
     different = [words.get(key, key) for key in keys]
     settings = [key for key in keys if "." in key]
-    mends = [
+    fixes = [
         again if settings else "",
         "Put the rest back as it was." if settings and len(keys) > len(settings) else "",
         "Put it back as it was." if not settings else "",
@@ -60,7 +60,7 @@ def check_identity(
     raise ConfigError(
         f"The run cannot go on, since something is not as it was: {'; '.join(different)}.",
         where=str(run),
-        mend=" ".join(mend for mend in mends if mend),
+        fix=" ".join(fix for fix in fixes if fix),
     )
 
 
@@ -84,7 +84,7 @@ def check_fit(
             raise WeightsError(
                 f"The checkpoint does not fit this run: {name} is {there}, not {here}.",
                 where=str(checkpoint),
-                mend=f"{again} Or start a new run.".strip(),
+                fix=f"{again} Or start a new run.".strip(),
             )
 
 

@@ -73,7 +73,7 @@ class RunFolder:
             raise PlaceError(
                 f"A {kind} is where the run keeps something else.",
                 where=str(wrong[0]),
-                mend="Move it away and resume again.",
+                fix="Move it away and resume again.",
             )
 
     def latest(self) -> Path | None:

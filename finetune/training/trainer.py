@@ -155,7 +155,7 @@ class Trainer(Generic[RowsT]):
         if bad := non_finite(checkpoint):
             raise NonFiniteLoss(
                 f"The weights became infinite or NaN at step {self.step}, {bad} first. {self._last_good()}\n"
-                "  mend:  Lower the learning rate or the weight decay, or train with --precision fp32."
+                "  fix:   Lower the learning rate or the weight decay, or train with --precision fp32."
             )
         if self.accelerator.is_main_process:
             self._write(checkpoint)
@@ -171,7 +171,7 @@ class Trainer(Generic[RowsT]):
                 f"The checkpoint of step {checkpoint.step} cannot be written: {told.what if told else error} "
                 f"{self._last_good()}",
                 where=str(path),
-                mend="Make room or name another place; --resume goes on from the last good checkpoint.",
+                fix="Make room or name another place; --resume goes on from the last good checkpoint.",
             ) from error
         self.folder.prune(self.training.keep_checkpoints, self.training.checkpoint_every)
 
@@ -200,7 +200,7 @@ class Trainer(Generic[RowsT]):
                 f"The run has taken {checkpoint.step} steps already, more than the {self.training.steps} "
                 "that are asked for.",
                 where=f"training.steps = {self.training.steps}, {path}",
-                mend=f"Ask for {checkpoint.step} steps or more.",
+                fix=f"Ask for {checkpoint.step} steps or more.",
             )
         self._load(checkpoint, path, again)
         if self.accelerator.is_main_process:
@@ -284,13 +284,13 @@ class Trainer(Generic[RowsT]):
         learned_nothing = self._overflows == self.training.steps  # and yet it would end like any other run
         if self._overflows and not fp16:
             what = f"The gradient became {norm} at step {self.step + 1}."
-            mend = "Lower the learning rate, or train with --precision fp32."
+            fix = "Lower the learning rate, or train with --precision fp32."
         elif self._overflows > MOST_OVERFLOWS or learned_nothing:
             what = f"The gradients of the last {self._overflows} steps were too large for fp16."
-            mend = "Train with --precision bf16 or fp32, or for more steps if these were few."
+            fix = "Train with --precision bf16 or fp32, or for more steps if these were few."
         else:
             return norm
-        raise NonFiniteLoss(f"{what} {self._last_good()}\n  mend:  {mend}")
+        raise NonFiniteLoss(f"{what} {self._last_good()}\n  fix:   {fix}")
 
     def _check(self, losses: Tensor, batch: RowsT) -> None:
         if not self._any(not bool(torch.isfinite(losses).all())):
@@ -300,7 +300,7 @@ class Trainer(Generic[RowsT]):
         raise NonFiniteLoss(
             f"The loss became NaN or infinite at step {self.step + 1}, on {', '.join(bad)}. "
             f"{self._last_good()}\n"
-            "  mend:  Lower the learning rate, train with --precision fp32, or look at these files."
+            "  fix:   Lower the learning rate, train with --precision fp32, or look at these files."
         )
 
     def _any(self, here: bool) -> bool:

@@ -126,5 +126,5 @@ def test_words_that_cannot_be(settings: dict[str, str | None], told: str, backbo
     tokenizers, before = backbone.tokenizers, weights_of(backbone)
     with pytest.raises(ConfigError, match=told) as caught:
         TextualInversion(backbone, EmbeddingSection(**({"placeholder": "<x>", "vectors": 2} | settings)))
-    assert caught.value.mend
+    assert caught.value.fix
     assert backbone.tokenizers is tokenizers and same(weights_of(backbone), before)

@@ -249,7 +249,7 @@ def test_bad_targets(backbone: Backbone, settings: dict[str, Any], told: str) ->
     before = weights_of(backbone)
     with pytest.raises(ConfigError, match=told) as caught:
         LoRA(backbone, LoRASection(**settings))
-    assert caught.value.mend
+    assert caught.value.fix
     assert same(weights_of(backbone), before)
 
 

@@ -129,5 +129,5 @@ def test_what_cannot_be(settings: dict[str, Any], told: str, backbone: Backbone)
     before = [name for name, _ in backbone.unet.named_parameters()]
     with pytest.raises(ConfigError) as caught:
         LoRA(backbone, LoRASection(**settings))
-    assert told in str(caught.value) and caught.value.mend
+    assert told in str(caught.value) and caught.value.fix
     assert [name for name, _ in backbone.unet.named_parameters()] == before

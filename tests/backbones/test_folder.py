@@ -197,13 +197,13 @@ def _unknown_scheduler(folder: Path) -> None:
         (_not_finite, "NaN or infinite: quant_conv.bias"),
     ],
 )
-def test_faults_are_told_with_place_and_mend(spoil: Callable[[Path], None], said: str, folder: Path) -> None:
+def test_faults_are_told_with_place_and_fix(spoil: Callable[[Path], None], said: str, folder: Path) -> None:
     spoil(folder)
     with pytest.raises(ModelError, match=said) as caught:
         load(folder)
     assert caught.value.where is not None
     assert str(folder) in caught.value.where
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_a_scheduler_must_be_named_as_one(entry: object, folder: Path) -> None:
     change(folder / "model_index.json", scheduler=entry)
     with pytest.raises(ModelError, match="no scheduler that diffusers has") as caught:
         load(folder)
-    assert caught.value.where == str(folder / "model_index.json") and caught.value.mend
+    assert caught.value.where == str(folder / "model_index.json") and caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_odd_numbers_of_a_scheduler_are_told(settings: dict[str, object], folder
     change(folder / "scheduler" / "scheduler_config.json", **settings)
     with pytest.raises(ModelError) as caught:
         load(folder)
-    assert str(folder / "scheduler") in str(caught.value.where) and caught.value.mend
+    assert str(folder / "scheduler") in str(caught.value.where) and caught.value.fix
 
 
 def test_loading_leaves_the_random_numbers_alone(tiny_folder: Path, family: Family) -> None:

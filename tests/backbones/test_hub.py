@@ -54,7 +54,7 @@ def test_another_kind_is_refused_by_its_configuration(tiny_models: dict[str, Pat
 def test_offline_and_not_cached(name: str) -> None:
     with pytest.raises(ModelError, match="cannot be reached") as caught:
         load_backbone(ModelSection(name=name))
-    assert "storybook" in str(caught.value.mend)
+    assert "storybook" in str(caught.value.fix)
 
 
 def test_an_unknown_revision(tiny_models: dict[str, Path], cache: Path) -> None:

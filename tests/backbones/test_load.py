@@ -1,4 +1,4 @@
-"""Names that lead to no model are refused with a mend."""
+"""Names that lead to no model are refused with a fix."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def load(name: str | Path, **settings: object) -> None:
 def test_a_name_that_means_nothing(name: str) -> None:
     with pytest.raises(ModelError, match="There is no model") as caught:
         load(name)
-    assert "storybook, sd15, sd21, sdxl" in str(caught.value.mend)
+    assert "storybook, sd15, sd21, sdxl" in str(caught.value.fix)
 
 
 def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:

@@ -57,4 +57,4 @@ def test_what_is_not_finite_is_not_written(
     backbone.unet.conv_in.bias.data[0] = value
     with pytest.raises(WeightsError, match=r"conv_in\.bias holds NaN or infinity") as caught:
         save_folder(backbone, tmp_path, dtype)
-    assert caught.value.where == "unet/diffusion_pytorch_model.safetensors" and caught.value.mend
+    assert caught.value.where == "unet/diffusion_pytorch_model.safetensors" and caught.value.fix

@@ -183,7 +183,7 @@ def test_other_files_are_refused_by_name(
     save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, file)
     with pytest.raises(ModelError, match=said) as caught:
         load_backbone(ModelSection(name=str(file)))
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\xff" * 64])

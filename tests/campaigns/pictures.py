@@ -195,7 +195,7 @@ class Attacks(Campaign):
         try:
             scan_folder(folder)
         except DataError as error:
-            return None if error.where and error.mend else f"no place: {error}"
+            return None if error.where and error.fix else f"no place: {error}"
         return None
 
 

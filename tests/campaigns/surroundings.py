@@ -162,8 +162,8 @@ class Attacks(Campaign):
                 "--model", str(self.model)]  # fmt: skip
 
     def places(self, ended: Ended) -> str | None:
-        """A message must say what, where and how it is mended."""
-        if "where:" in ended.err and "mend:" in ended.err:
+        """A message must say what, where and how it is fixed."""
+        if "where:" in ended.err and "fix:" in ended.err:
             return None
         return None if "Memory ran out" in ended.err else f"a message without a place: {ended.err}"
 

@@ -85,7 +85,7 @@ class Attacks(Campaign):
             with time_limit(SECONDS):
                 read()
         except UserError as error:
-            return Verdict(f"{kind}: {how}", None if error.where and error.mend else f"no place: {error}")
+            return Verdict(f"{kind}: {how}", None if error.where and error.fix else f"no place: {error}")
         except Exception as error:
             return Verdict(f"{kind}: {how}", f"{type(error).__name__}: {error}")
         return Verdict(f"{kind}: {how}")

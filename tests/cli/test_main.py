@@ -169,7 +169,7 @@ def test_every_flag_stands_for_a_setting_and_shows_its_description(kind: str, ca
         (["sample", "a cat", "--size", "65"], "size"),
         (["sample", "a cat", "--lora", "none"], "where: none"),
         (["sample", "a cat", "--model", "none"], "none"),
-        (["sample", "a cat", "--model", "none", "--precision", "fp31"], "mend"),
+        (["sample", "a cat", "--model", "none", "--precision", "fp31"], "fix"),
         (["export", "none", "--merged", "out"], "where: none"),
         (["export", "none"], "--merged FOLDER or --as-lora FILE"),
         (["export", "none", "--merged", "out", "--rank", "4"], "--rank belongs to --as-lora"),
@@ -184,7 +184,7 @@ def test_bad_input_is_one_message_and_leaves_nothing(
     out, err = capsys.readouterr()
     assert err.startswith("Error: ")
     assert words in err
-    assert "mend:" in err
+    assert "fix:" in err
     assert "Traceback" not in out + err
     assert list(here.iterdir()) == []
 

@@ -118,6 +118,6 @@ def test_a_place_that_cannot_be_written_is_told_at_once(tmp_path: Path, command:
     code, out, err = finetune(f"{command} afile/sub", tmp_path)
     assert code == 2
     assert "where:" in err
-    assert "mend:" in err
+    assert "fix:" in err
     assert "Training" not in out
     assert "Model:" not in out  # before the model is loaded

@@ -58,7 +58,7 @@ def test_memory_is_bounded_when_there_is_a_directory(tmp_path: Path) -> None:
         assert row["x"].tolist() == [i] * 10
 
 
-def test_a_folder_that_cannot_be_written_is_the_users_to_mend(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_the_users_to_fix(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
         ContentCache(tmp_path / "file" / "cache").put(content_key("x"), {"x": torch.ones(1)})

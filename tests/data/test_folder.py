@@ -98,7 +98,7 @@ def test_everything_else_in_the_folder_is_told(mycat: Path) -> None:
 def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder") as error:
         scan_folder(tmp_path / "nothing")
-    assert error.value.mend
+    assert error.value.fix
     assert error.value.where == str(tmp_path / "nothing")
 
 
@@ -110,7 +110,7 @@ def test_a_file_instead_of_a_folder(mycat: Path) -> None:
 def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is empty") as error:
         scan_folder(tmp_path)
-    assert "Put a few" in str(error.value.mend)
+    assert "Put a few" in str(error.value.fix)
 
 
 def test_a_folder_of_text_files(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_folder_of_text_files(tmp_path: Path) -> None:
 def test_a_folder_of_folders(mycat: Path) -> None:
     with pytest.raises(DataError, match="only subfolders") as error:
         scan_folder(mycat.parent)
-    assert "mycat" in str(error.value.mend)
+    assert "mycat" in str(error.value.fix)
 
 
 def test_a_folder_of_unreadable_pictures(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_only_foreign_pictures(tmp_path: Path) -> None:
     (tmp_path / "a.heic").write_bytes(b"x")
     with pytest.raises(DataError) as error:
         scan_folder(tmp_path)
-    assert "Save the pictures as PNG" in str(error.value.mend)
+    assert "Save the pictures as PNG" in str(error.value.fix)
 
 
 def test_a_picture_that_changes_after_the_scan_is_refused(mycat: Path) -> None:

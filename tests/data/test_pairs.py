@@ -159,7 +159,7 @@ def test_faults(pairs: Path, spoil: Callable[[Path], None], message: str) -> Non
     spoil(pairs)
     with pytest.raises(DataError, match=message) as caught:
         scan_pairs(PairsSection(data_dir=pairs))
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 def test_control_pictures_given_twice(pairs: Path) -> None:

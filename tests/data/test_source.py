@@ -249,7 +249,7 @@ def test_options_that_would_be_ignored_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=reason) as error:
         PictureSource(scan_folder(mycat), backbone, DataSection(**data), 0)
-    assert error.value.mend
+    assert error.value.fix
 
 
 def stacked(backbone: Backbone, count: int, **options: Any) -> LatentSource:

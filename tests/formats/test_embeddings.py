@@ -146,7 +146,7 @@ def test_files_that_do_not_fit(
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(WeightsError, match=told) as caught:
         read_embedding(tmp_path / "x.safetensors", backbone)
-    assert caught.value.mend
+    assert caught.value.fix
     with pytest.raises(WeightsError, match="no such embedding"):
         read_embedding(tmp_path / "y.safetensors", backbone)
 

@@ -176,7 +176,7 @@ def q_file(folder: Path, metadata: dict[str, str] | None = None, **more: Tensor)
 def test_keys_that_do_not_fit(more: dict[str, Tensor], told: str, backbone: Backbone, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=told) as caught:
         read_lora(q_file(tmp_path, **more), backbone)
-    assert caught.value.where and caught.value.mend
+    assert caught.value.where and caught.value.fix
 
 
 @one_family
@@ -201,7 +201,7 @@ def test_the_first_layout_is_told_as_what_it_is(backbone: Backbone, tmp_path: Pa
     for read in (read_lora, read_embedding):
         with pytest.raises(WeightsError, match=r"first layout.*embeddings of <s1>.*unet:0:") as caught:
             read(file, backbone)
-        assert caught.value.where == str(file) and "lora_add" in str(caught.value.mend)
+        assert caught.value.where == str(file) and "lora_add" in str(caught.value.fix)
 
 
 @one_family
@@ -254,7 +254,7 @@ def test_files_that_are_none(backbone: Backbone, tmp_path: Path) -> None:
     def refused(path: Path, told: str) -> None:
         with pytest.raises(WeightsError, match=told) as caught:
             read_lora(path, backbone)
-        assert caught.value.mend and caught.value.exit_code == 2
+        assert caught.value.fix and caught.value.exit_code == 2
 
     refused(tmp_path / "nothing.safetensors", "no such LoRA")
     refused(tmp_path, "holds no LoRA")

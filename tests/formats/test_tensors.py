@@ -24,7 +24,7 @@ def test_what_is_not_finite_is_not_written(bad: torch.Tensor, precision: str, tm
     file = tmp_path / "x.safetensors"
     with pytest.raises(WeightsError, match=f"b holds NaN or infinity in {precision}") as caught:
         write_tensors(file, {"a": torch.ones(2), "b": bad}, {})
-    assert caught.value.where == str(file) and caught.value.mend
+    assert caught.value.where == str(file) and caught.value.fix
     assert not list(tmp_path.iterdir())
     write_tensors(file, {"a": torch.ones(2), "mark": torch.zeros(0)}, {})
     assert set(load_file(file)) == {"a", "mark"}

@@ -135,7 +135,7 @@ def test_bad_input_leaves_nothing_behind(
 ) -> None:
     with pytest.raises(UserError, match=word) as caught:
         train(tiny_models["sd1"], *changes)
-    assert caught.value.mend
+    assert caught.value.fix
     assert [path.name for path in here.iterdir()] == ["pairs"]
 
 

@@ -290,7 +290,7 @@ def test_a_schedule_over_all_steps_is_not_carried_on(tiny_models: dict[str, Path
     before = sorted(folder.rglob("*"))
     with pytest.raises(ConfigError, match="a constant schedule can be carried on") as caught:
         train(*arguments, "training.steps=4", resume=True)
-    assert "--resume --set" not in str(caught.value.mend)  # it would be refused too
+    assert "--resume --set" not in str(caught.value.fix)  # it would be refused too
     assert sorted(folder.rglob("*")) == before
 
 
@@ -319,9 +319,9 @@ def test_a_refused_resume_names_the_files_that_changed(
     shutil.copy(mycat / "0.png", mycat / "3.png")
     with pytest.raises(ConfigError, match=r"the caption of 1\.png, 2\.png is gone, 3\.png is new") as caught:
         train(mycat, tiny_models["sd1"], resume=True)
-    # The mend is told, and works.
-    assert caught.value.mend is not None
-    assert "Put it back" in caught.value.mend
+    # The fix is told, and works.
+    assert caught.value.fix is not None
+    assert "Put it back" in caught.value.fix
     (mycat / "1.txt").unlink()
     (mycat / "3.png").unlink()
     shutil.copy(pictures / "2.png", mycat / "2.png")
@@ -329,26 +329,26 @@ def test_a_refused_resume_names_the_files_that_changed(
     assert "Going on after step 2 of 3." in said
 
 
-def test_the_mend_of_other_settings_works(tiny_models: dict[str, Path], pictures: Path) -> None:
+def test_the_fix_of_other_settings_works(tiny_models: dict[str, Path], pictures: Path) -> None:
     folder, _ = train(pictures, tiny_models["sd1"], "training.steps=3", "training.checkpoint_every=2")
     whole = (folder / DIFFUSERS).read_bytes()
     unfinished(folder, 2)
     with pytest.raises(ConfigError, match=r"optimizer\.lr") as caught:
         train(pictures, tiny_models["sd1"], "training.steps=3", "optimizer.lr=1e-3", resume=True)
-    assert caught.value.mend is not None
-    command = caught.value.mend.split("`")[1].split()
+    assert caught.value.fix is not None
+    command = caught.value.fix.split("`")[1].split()
     assert command == ["finetune", "run", str(folder), "--resume"]
     assert main(command[1:]) == 0
     assert (folder / DIFFUSERS).read_bytes() == whole
 
 
-def test_the_mend_of_other_settings_works_for_a_finished_run(
+def test_the_fix_of_other_settings_works_for_a_finished_run(
     tiny_models: dict[str, Path], pictures: Path
 ) -> None:
     folder, _ = train(pictures, tiny_models["sd1"])
     with pytest.raises(ConfigError, match=r"optimizer\.lr") as caught:
         train(pictures, tiny_models["sd1"], "training.steps=3", "optimizer.lr=1e-3", resume=True)
-    command = str(caught.value.mend).split("`")[1].split()
+    command = str(caught.value.fix).split("`")[1].split()
     assert main(command[1:]) == 0
     assert load_recipe(folder / "recipe.yaml").training.steps == 3
 
@@ -375,5 +375,5 @@ def test_bad_input_leaves_nothing_behind(
         pytest.skip("fp16 can be had here")
     with pytest.raises(UserError) as caught:
         train(pictures, tiny_models["sd1"], *changes)
-    assert caught.value.mend
+    assert caught.value.fix
     assert list(here.iterdir()) == []
