@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from finetune.diffusion.reconstruction import PixelRows, Reconstruction
 from finetune.files import whole_folder
 from finetune.recipes.reporter import Reporter
 from finetune.sampling.grid import grid
+from finetune.sampling.png import write_png
 from finetune.training import RunFolder, Trainer
 
 if TYPE_CHECKING:
@@ -49,34 +51,9 @@ def train_autoencoder(
     """
     section, stage = recipe.autoencoder, RunFolder(folder.path / recipe.stages[0])
     more = scan_folder(section.data_dir.expanduser(), "").pictures if section.data_dir else ()
-    source = PixelSource(
-        (*pictures.pictures, *more), recipe.resolution, recipe.training.seed, recipe.data.cache
-    )
-    side = recipe.resolution // 2 ** (len(vae.config.block_out_channels) - 1)
-    trainer: Trainer[PixelRows] = Trainer(
-        Autoencoding(vae.requires_grad_(True)),
-        Reconstruction(recipe.training.seed, (vae.config.latent_channels, side, side), section),
-        source,
-        recipe.training.model_copy(
-            update={
-                "steps": section.steps,
-                "batch_size": section.batch_size,
-                "accumulation": 1,
-                "ema": True,
-                "ema_decay": section.ema_decay,
-            }
-        ),
-        OptimizerSection(
-            lr=section.lr,
-            betas=(0.9, 0.98),
-            weight_decay=0.0,
-            schedule="cosine",
-            warmup_steps=min(300, section.steps // 10),
-        ),
-        stage,
-        hooks=[(recipe.preview.every, lambda step: _preview(vae, source, stage, step))],
-        identity=_identity(recipe, source),
-    )
+    every, seed = (*pictures.pictures, *more), recipe.training.seed
+    source = PixelSource(every, recipe.resolution, seed, recipe.data.cache)
+    trainer = _trainer(recipe, vae.requires_grad_(True), source, stage)
     if trainer.accelerator.is_main_process:
         folder.path.mkdir(parents=True, exist_ok=True)
         recipe.save_in(folder)  # a run that is stopped now is one that can be resumed
@@ -90,22 +67,55 @@ def train_autoencoder(
     else:
         with report.progress("Reading pictures") as progress:
             source.prepare(progress)
+        steps, rows = section.steps, trainer.rows_per_step
         report.tell(
-            f"Training the autoencoder for {section.steps} steps of {trainer.rows_per_step} of the "
-            f"{len(source.pictures)} pictures; it goes to {stage.path}."
+            f"Training the autoencoder for {steps} steps of {rows} of the {len(every)} pictures; "
+            f"it goes to {stage.path}."
         )
         trainer.run()
-        with trainer.evaluating():
-            average = {name: weight.detach().cpu().clone() for name, weight in vae.state_dict().items()}
-        vae.load_state_dict(average)
-        vae.eval()
-        if section.whiten:
-            whiten(vae, (source.pixels(chunk) for chunk in source.chunks(MEASURED)))
-        if trainer.accelerator.is_main_process:
-            with whole_folder(finished) as aside:
-                vae.save_pretrained(aside)
-        trainer.accelerator.wait_for_everyone()
+        _finish(trainer, vae, source, finished, section.whiten)
     vae.requires_grad_(False).eval().to("cpu")
+
+
+def _trainer(
+    recipe: PretrainRecipe, vae: AutoencoderKL, source: PixelSource, stage: RunFolder
+) -> Trainer[PixelRows]:
+    section, seed = recipe.autoencoder, recipe.training.seed
+    side = recipe.resolution // 2 ** (len(vae.config.block_out_channels) - 1)
+    own = {"steps": section.steps, "batch_size": section.batch_size, "accumulation": 1,
+           "ema": True, "ema_decay": section.ema_decay}  # fmt: skip
+    return Trainer(
+        Autoencoding(vae),
+        Reconstruction(seed, (vae.config.latent_channels, side, side), section),
+        source,
+        recipe.training.model_copy(update=own),
+        OptimizerSection(
+            lr=section.lr,
+            betas=(0.9, 0.98),
+            weight_decay=0.0,
+            schedule="cosine",
+            warmup_steps=min(300, section.steps // 10),
+        ),
+        stage,
+        hooks=[(recipe.preview.every, lambda step: _preview(vae, source, stage, step))],
+        identity=_identity(recipe, source),
+    )
+
+
+def _finish(
+    trainer: Trainer[PixelRows], vae: AutoencoderKL, source: PixelSource, out: Path, whitened: bool
+) -> None:
+    """Takes the averaged weights, whitens the latents and writes the autoencoder."""
+    with trainer.evaluating():
+        average = {name: weight.detach().clone() for name, weight in vae.state_dict().items()}
+    vae.load_state_dict(average)
+    vae.eval()
+    if whitened:
+        whiten(vae, (source.pixels(chunk) for chunk in source.chunks(MEASURED)))
+    if trainer.accelerator.is_main_process:
+        with whole_folder(out) as aside:
+            vae.save_pretrained(aside)
+    trainer.accelerator.wait_for_everyone()
 
 
 def _identity(recipe: PretrainRecipe, source: PixelSource) -> dict[str, Any]:
@@ -125,8 +135,7 @@ def _preview(vae: AutoencoderKL, source: PixelSource, stage: RunFolder, step: in
     pixels = source.pixels(range(min(SHOWN, len(source.pictures))))
     with torch.no_grad():
         made = vae.decode(vae.encode(pixels.to(vae.device)).latent_dist.mean).sample.float().cpu()
-    stage.samples.mkdir(parents=True, exist_ok=True)
-    grid([_image(p) for p in (*pixels, *made)], columns=len(pixels)).save(stage.sample(step))
+    write_png(grid([_image(p) for p in (*pixels, *made)], columns=len(pixels)), stage.sample(step))
 
 
 def _image(pixels: Tensor) -> Image.Image:
