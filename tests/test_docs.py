@@ -59,8 +59,7 @@ def test_settings_that_pages_name_exist() -> None:
     known = {key for kind in RECIPES.values() for key in setting_fields(kind)}
     for page in PAGES:
         for setting in SETTING.findall(page.read_text(encoding="utf-8")):
-            # `data.source.check_options` is a function, not a setting.
-            assert setting in known | {"data.source"}, f"{page.name}: {setting}"
+            assert setting in known, f"{page.name}: {setting}"
 
 
 def test_the_storybook_page_has_the_numbers_of_the_code() -> None:

@@ -100,8 +100,6 @@ class TextualInversion(Adapter):
 
     def __init__(self, backbone: Backbone, section: EmbeddingSection, seed: int = 0) -> None:
         super().__init__(backbone, trains_text=True)
-        for what, key, fix in section.conflicts():
-            raise ConfigError(what, where=f"adapter.{key}", fix=fix)
         word = make_word(backbone, section, seed)
         if word is None:
             raise ConfigError("No new word is named.", where="adapter.placeholder", fix="Use e.g. <mycat>.")

@@ -25,7 +25,6 @@ from finetune.adapters.updates import ALGORITHMS, LowRankUpdate, Update
 from finetune.adapters.weights import LoRAWeights
 from finetune.backbones.words import Word
 from finetune.config import LoRASection
-from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
     from finetune.backbones import Backbone
@@ -43,14 +42,12 @@ class LoRA(Adapter):
         seed: Of the initial weights, which depend on nothing else.
 
     Raises:
-        ConfigError: If `section` contradicts itself, names layers or blocks that the model has not, or a
-            word that it knows already; nothing is changed then.
+        ConfigError: If `section` names layers or blocks that the model has not, or a word that it knows
+            already; nothing is changed then.
     """
 
     def __init__(self, backbone: Backbone, section: LoRASection, seed: int = 0) -> None:
         super().__init__(backbone, trains_text=section.text_encoder or section.placeholder is not None)
-        for what, key, fix in section.conflicts():
-            raise ConfigError(what, where=f"adapter.{key}", fix=fix)
         self.section = section
         self._samples = Samples()
         self._base: dict[Key, Tensor] = {}

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune.config.base import LONGEST_NAME, AmountAboveZero, Positive, Section
+from finetune.config.base import LONGEST_NAME, AmountAboveZero, Fault, Positive, Section
 
 Vectors = Annotated[
     int, Field(ge=1, le=75, description="How many tokens the placeholder stands for (textual inversion).")
@@ -71,45 +71,45 @@ class LoRASection(Section):
     vectors: Vectors = 1
     initializer: Initializer = None
 
-    def conflicts(self) -> Iterator[tuple[str, str, str]]:
-        """Settings that would be ignored or cannot work together: what, which key, and how to fix it."""
+    def faults(self) -> Iterator[Fault]:
+        """As `Section.faults`."""
         if self.conv_alpha is not None and self.conv_rank is None:
-            yield (
+            yield Fault(
                 "An alpha is given for convolutions, but they get no adapter: it has no effect.",
-                "conv_alpha",
+                "adapter.conv_alpha",
                 "Set adapter.conv_rank too, or remove adapter.conv_alpha.",
             )
         if self.targets == []:
-            yield (
+            yield Fault(
                 "No layers are named: the list is empty.",
-                "targets",
+                "adapter.targets",
                 "Use attention, attention+ff, all, or name endings.",
             )
         if self.algorithm != "lora":
             for key in ("rslora", "dora", "dropout"):
                 if getattr(self, key):
                     # PEFT's LoHa and LoKr have dropouts, but those draw from the global generator (P1).
-                    yield (
+                    yield Fault(
                         f"{key} is not there for {self.algorithm}, only for lora.",
-                        key,
+                        f"adapter.{key}",
                         f"Leave adapter.{key} out, or set adapter.algorithm=lora.",
                     )
         if self.factor is not None and self.algorithm != "lokr":
-            yield (
+            yield Fault(
                 "A factor is given, but only LoKr has one.",
-                "factor",
+                "adapter.factor",
                 "Set adapter.algorithm=lokr, or leave it out.",
             )
         if self.placeholder is None:
             for key in ("vectors", "initializer"):
                 if getattr(self, key) != type(self).model_fields[key].default:
-                    yield (
+                    yield Fault(
                         "This is about a new word, but none is named.",
-                        key,
+                        f"adapter.{key}",
                         "Name it with adapter.placeholder, such as <mycat>, or leave this out.",
                     )
         else:
-            yield from word_faults(self.placeholder)
+            yield from _word_faults(self.placeholder)
 
 
 class EmbeddingSection(Section):
@@ -121,28 +121,24 @@ class EmbeddingSection(Section):
     vectors: Vectors = 1
     initializer: Initializer = None
 
-    def conflicts(self) -> Iterator[tuple[str, str, str]]:
-        """As `LoRASection.conflicts`."""
+    def faults(self) -> Iterator[Fault]:
+        """As `Section.faults`."""
         if self.placeholder is not None:
-            yield from word_faults(self.placeholder)
+            yield from _word_faults(self.placeholder)
 
 
-def word_faults(placeholder: str) -> Iterator[tuple[str, str, str]]:
-    """What is wrong with a new word: what, which key, and how to fix it."""
-    if not re.fullmatch(r"[^\s.]*[^\W_][^\s.]*", placeholder) or placeholder != placeholder.lower():
-        yield (
-            f"{placeholder!r} cannot be a new word: it must be one word in lower case, without dots.",
-            "placeholder",
+def _word_faults(word: str) -> Iterator[Fault]:
+    where, most = "adapter.placeholder", LONGEST_NAME // 2
+    if not re.fullmatch(r"[^\s.]*[^\W_][^\s.]*", word) or word != word.lower():
+        yield Fault(
+            f"{word!r} cannot be a new word: it must be one word in lower case, without dots.",
+            where,
             "Use something like <mycat>; the brackets keep it apart from real words.",
         )
-    elif not placeholder.isprintable():
-        yield f"{placeholder!r} holds a character that is not seen.", "placeholder", "Type it anew."
-    elif len(placeholder.encode()) > LONGEST_NAME // 2:  # it names a file, with a suffix where that is taken
-        yield (
-            "This word is too long.",
-            "placeholder",
-            f"Take at most {LONGEST_NAME // 2} bytes, such as <mycat>.",
-        )
+    elif not word.isprintable():
+        yield Fault(f"{word!r} holds a character that is not seen.", where, "Type it anew.")
+    elif len(word.encode()) > most:  # it names a file, with a suffix where that is taken
+        yield Fault("This word is too long.", where, f"Take at most {most} bytes, such as <mycat>.")
 
 
 class FullSection(Section):
@@ -164,3 +160,12 @@ class ControlNetSection(Section):
         description="Train updates of this rank of the branch's layers instead of all its weights "
         "(Control-LoRA): less memory, a small file.",
     )
+
+    def faults(self) -> Iterator[Fault]:
+        """As `Section.faults`."""
+        if self.start is not None and self.rank is not None:
+            yield Fault(
+                "A low-rank branch is one of the model's own weights and cannot go on with a ControlNet.",
+                "adapter.rank",
+                "Leave out this or adapter.start.",
+            )

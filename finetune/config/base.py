@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -25,6 +26,36 @@ LONGEST = 10_000
 _NOT_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with the settings.
+
+    Attributes:
+        what: One sentence that says what is wrong.
+        where: The dotted key of the setting; becomes the flag or file it was given in.
+        fix: One sentence that says what to do instead.
+    """
+
+    what: str
+    where: str
+    fix: str | None = None
+
+
+@dataclass(frozen=True)
+class Need:
+    """A setting that is None until it is given, and has a use only for some values of another.
+
+    Attributes:
+        key: The setting's dotted key.
+        other: The other's name in the same section.
+        values: Those that have a use for it.
+    """
+
+    key: str
+    other: str
+    values: tuple[str, ...]
+
+
 LONGEST_NAME = 200
 """Bytes of a name that files get; file systems allow 255, of which suffixes take some."""
 
@@ -33,18 +64,19 @@ _NOT_IN_NAMES = re.compile(r'[<>:"|?*]')
 _DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9])(\..*)?", re.IGNORECASE)
 
 
-def name_fault(name: str) -> tuple[str, str] | None:
-    """What is wrong with the name of a file that is passed on, and how to fix it; None if nothing.
+def name_fault(name: str) -> Fault | None:
+    """What is wrong with the name of a file that is passed on (`output.name`); None if nothing.
 
     A name must do on every system, in a shell and on a terminal.
     """
+    where = "output.name"
     if len(name.encode()) > LONGEST_NAME:
-        return "This name is too long for a file.", f"Take at most {LONGEST_NAME} bytes."
+        return Fault("This name is too long for a file.", where, f"Take at most {LONGEST_NAME} bytes.")
     if re.search(r"[/\\]", name) or name in {"", ".", ".."}:
-        return f"{name!r} is not a file name.", "Give a name without a folder or a slash."
+        return Fault(f"{name!r} is not a file name.", where, "Give a name without a folder or a slash.")
     bare = name[0] not in "-. " and name[-1] not in ". "
     if not bare or not name.isprintable() or _NOT_IN_NAMES.search(name) or _DEVICES.fullmatch(name):
-        return f"{name!r} is not a file name on every system.", "Use letters, digits, - and _."
+        return Fault(f"{name!r} is not a file name on every system.", where, "Use letters, digits, - and _.")
     return None
 
 
@@ -69,6 +101,8 @@ def check_text(value: Any) -> None:
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values never change after validation."""
 
+    needs: ClassVar[tuple[Need, ...]] = ()
+
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     @field_validator("*", mode="before")
@@ -81,6 +115,22 @@ class Section(BaseModel):
             wanted = "a number" if isinstance(value, bool) else "made of numbers"
             raise PydanticCustomError("number", wanted)
         return value
+
+    def faults(self) -> Iterator[Fault]:
+        """Settings that are valid alone but would be ignored or cannot work together (P3).
+
+        A section overrides this, beginning with those of its parent; a recipe asks all its sections.
+        """
+        for need in self.needs:
+            section, _, name = need.key.partition(".")
+            chosen = getattr(self, need.other)
+            if getattr(self, name) is not None and chosen not in need.values:
+                other = f"{section}.{need.other}"
+                yield Fault(
+                    f"{need.key} has no effect while {other} is {chosen!r}.",
+                    need.key,
+                    f"Set {other}={' or '.join(need.values)}, or remove {need.key}.",
+                )
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:

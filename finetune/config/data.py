@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 from typing_extensions import Self
 
-from finetune.config.base import Amount, Fraction, Positive, Section
+from finetune.config.base import Amount, Fault, Fraction, Positive, Section
 
 ControlKind = Literal["none", "canny", "edges", "grayscale"]
 """How a control picture is made from a picture."""
@@ -52,6 +53,39 @@ class DataSection(Section):
     def folder(self) -> Path | None:
         """Where the pictures to learn from are."""
         raise NotImplementedError
+
+    def faults(self) -> Iterator[Fault]:
+        """As `Section.faults`."""
+        if self.crop == "random" and self.cache:
+            yield Fault(
+                "Cached latents are those of one crop, so the crop cannot be drawn anew for each sample.",
+                "data.crop",
+                "Set data.cache to false (slower: every sample is encoded again), or data.crop to center.",
+            )
+        if self.mask != "none" and self.mask_dir is not None:
+            yield Fault(
+                "Masks are given twice: by the pictures' transparency and by a folder.",
+                "data.mask",
+                "Leave out this or data.mask_dir.",
+            )
+        if self.unmasked_weight and not self.masked:
+            yield Fault(
+                "A weight is given for where masks are black, but there are no masks.",
+                "data.unmasked_weight",
+                "Give masks with data.mask_dir or data.mask=alpha, or leave data.unmasked_weight out.",
+            )
+        if self.cache_dir is not None and not self.cache:
+            yield Fault(
+                "A cache folder is given, but caching is off.",
+                "data.cache_dir",
+                "Leave it out, or set data.cache to true.",
+            )
+        if self.cache_dir is not None and self.cache_dir.exists() and not self.cache_dir.is_dir():
+            yield Fault(
+                "The cache folder is a file.",
+                "data.cache_dir",
+                "Give a folder; it is made if it does not exist.",
+            )
 
     @property
     def masked(self) -> bool:
@@ -100,6 +134,17 @@ class SubjectSection(DataSection):
         """Where the pictures to learn from are."""
         return self.instance_dir
 
+    def faults(self) -> Iterator[Fault]:
+        """As `Section.faults`."""
+        yield from super().faults()
+        for key in ("class_dir", "num_class_images", "prior_weight"):
+            if self.class_prompt is None and getattr(self, key) != SubjectSection.model_fields[key].default:
+                yield Fault(
+                    f"Requires --class-prompt: data.{key} is about pictures of the class.",
+                    f"data.{key}",
+                    'Give --class-prompt, such as "a photo of a cat", or leave this out.',
+                )
+
 
 class CaptionedSection(DataSection):
     """Any number of pictures with captions."""
@@ -139,3 +184,20 @@ class PairsSection(CaptionedSection):
     control_dropout: Fraction = Field(
         0.0, description="Share of samples trained with a black control picture, so that it may be left out."
     )
+
+    def faults(self) -> Iterator[Fault]:
+        """As `Section.faults`."""
+        yield from super().faults()
+        if self.conditioning_dir is not None and self.preprocess != "none":
+            yield Fault(
+                "Control pictures are given by a folder and made from the pictures too.",
+                "data.preprocess",
+                "Leave out this or data.conditioning_dir.",
+            )
+        default = PairsSection.model_fields["canny_thresholds"].default
+        if self.canny_thresholds != default and self.preprocess != "canny":
+            yield Fault(
+                "Thresholds are given, but edges are not found by Canny's method.",
+                "data.canny_thresholds",
+                "Set data.preprocess=canny, or leave this out.",
+            )

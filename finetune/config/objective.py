@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from finetune.config.base import Amount, AmountAboveZero, Fraction, Positive, Section
+from finetune.config.base import Amount, AmountAboveZero, Fault, Fraction, Need, Positive, Section
 
 HUBER_C, HUBER_SCHEDULE = 0.1, "snr"
 MIN_SNR_GAMMA = 5.0
@@ -18,18 +18,17 @@ PYRAMID_LEVELS = 6
 _Threshold = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 
-# Which settings need which other: key, what it belongs to, and the values that have a use for it.
-_NEEDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("huber_c", "loss", ("huber", "smooth_l1")),
-    ("huber_schedule", "loss", ("huber", "smooth_l1")),
-    ("min_snr_gamma", "weighting", ("min_snr",)),
-    ("p2_gamma", "weighting", ("p2",)),
-    ("p2_k", "weighting", ("p2",)),
-)
-
 
 class ObjectiveSection(Section):
     """What the loss is."""
+
+    needs: ClassVar[tuple[Need, ...]] = (
+        Need("objective.huber_c", "loss", ("huber", "smooth_l1")),
+        Need("objective.huber_schedule", "loss", ("huber", "smooth_l1")),
+        Need("objective.min_snr_gamma", "weighting", ("min_snr",)),
+        Need("objective.p2_gamma", "weighting", ("p2",)),
+        Need("objective.p2_k", "weighting", ("p2",)),
+    )
 
     target: Literal["auto", "epsilon", "v_prediction", "sample"] = Field(
         "auto",
@@ -93,25 +92,18 @@ class ObjectiveSection(Section):
         """Whether the result must be sampled with another noise schedule than the model came with."""
         return self.beta_schedule != "auto" or self.zero_terminal_snr
 
-    def contradictions(self) -> Iterator[tuple[str, str, str]]:
-        """Settings that would be ignored: what is wrong, the dotted key, and how to fix it (P3)."""
-        for key, other, values in _NEEDS:
-            chosen = getattr(self, other)
-            if getattr(self, key) is not None and chosen not in values:
-                yield (
-                    f"objective.{key} has no effect while objective.{other} is {chosen!r}.",
-                    f"objective.{key}",
-                    f"Set objective.{other}={' or '.join(values)}, or remove objective.{key}.",
-                )
+    def faults(self) -> Iterator[Fault]:
+        """As `Section.faults`."""
+        yield from super().faults()
         if self.pyramid_levels is not None and not self.pyramid_noise:
-            yield (
+            yield Fault(
                 "Levels are given for multi-resolution noise, but it is off.",
                 "objective.pyramid_levels",
                 "Set objective.pyramid_noise too (0.3, say), or remove objective.pyramid_levels.",
             )
         low, high = self.timesteps
         if low >= high:
-            yield (
+            yield Fault(
                 f"The range of timesteps from {low:g} to {high:g} is empty.",
                 "objective.timesteps",
                 "Give the lower end first, such as [0.2, 1].",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from finetune.config.base import Amount, AmountAboveZero, Positive, Rate, Section
+from finetune.config.base import Amount, AmountAboveZero, Fault, Need, Positive, Rate, Section
 
 Factor = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
 _Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -21,20 +21,20 @@ RESTARTS_CYCLES, POLYNOMIAL_POWER = 3, 2.0
 
 PRODIGY_LR, PRODIGY_LEAST_LR = 1.0, 0.1
 
-# Which settings need which other: key, what it belongs to, and the values that have a use for it.
 _ADAMS = ("adamw", "adamw8bit", "paged_adamw8bit", "prodigy", "schedule_free_adamw")
-_NEEDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("betas", "name", (*_ADAMS, "lion")),
-    ("eps", "name", _ADAMS),
-    ("d0", "name", ("prodigy",)),
-    ("d_coef", "name", ("prodigy",)),
-    ("schedule_cycles", "schedule", ("cosine_with_restarts",)),
-    ("schedule_power", "schedule", ("polynomial",)),
-)
 
 
 class OptimizerSection(Section):
     """How the weights move."""
+
+    needs: ClassVar[tuple[Need, ...]] = (
+        Need("optimizer.betas", "name", (*_ADAMS, "lion")),
+        Need("optimizer.eps", "name", _ADAMS),
+        Need("optimizer.d0", "name", ("prodigy",)),
+        Need("optimizer.d_coef", "name", ("prodigy",)),
+        Need("optimizer.schedule_cycles", "schedule", ("cosine_with_restarts",)),
+        Need("optimizer.schedule_power", "schedule", ("polynomial",)),
+    )
 
     name: Literal[
         "adamw", "adamw8bit", "paged_adamw8bit", "adafactor", "lion", "prodigy", "schedule_free_adamw"
@@ -114,54 +114,47 @@ class OptimizerSection(Section):
         stop = self.text_encoder_stop
         return max(1, round(stop * steps)) if isinstance(stop, float) else stop
 
-    def contradictions(self) -> Iterator[tuple[str, str, str]]:
-        """Settings that would be ignored: what is wrong, the dotted key, and how to fix it (P3)."""
-        for key, other, values in _NEEDS:
-            chosen = getattr(self, other)
-            if getattr(self, key) is not None and chosen not in values:
-                yield (
-                    f"optimizer.{key} has no effect while optimizer.{other} is {chosen!r}.",
-                    f"optimizer.{key}",
-                    f"Set optimizer.{other}={' or '.join(values)}, or remove optimizer.{key}.",
-                )
+    def faults(self) -> Iterator[Fault]:
+        """As `Section.faults`."""
+        yield from super().faults()
         if self.name == "schedule_free_adamw":
             yield from self._not_schedule_free()
         if self.name == "prodigy":
             yield from self._not_prodigy()
 
-    def too_long(self, steps: int) -> Iterator[tuple[str, str, str]]:
-        """Settings that go beyond a run of `steps`, told as in `contradictions`."""
+    def too_long(self, steps: int) -> Iterator[Fault]:
+        """Settings that go beyond a run of `steps`, as in `faults`."""
         if self.warmup_steps > steps:
-            yield (
+            yield Fault(
                 f"The warm-up ({self.warmup_steps} steps) is longer than the run ({steps} steps).",
                 "optimizer.warmup_steps",
                 "Make it shorter, or raise training.steps.",
             )
         if isinstance(self.text_encoder_stop, int) and self.text_encoder_stop >= steps:
-            yield (
+            yield Fault(
                 f"The text encoders stop after {self.text_encoder_stop} steps, but the run has {steps}.",
                 "optimizer.text_encoder_stop",
                 "Make it shorter, or remove it.",
             )
 
-    def _not_schedule_free(self) -> Iterator[tuple[str, str, str]]:
+    def _not_schedule_free(self) -> Iterator[Fault]:
         if self.schedule != "constant":
-            yield (
+            yield Fault(
                 "Schedule-free AdamW averages the weights instead of lowering the learning rate.",
                 "optimizer.schedule",
                 "Leave it constant (a warm-up is fine), or use optimizer.name=adamw.",
             )
         if self.betas is not None and self.betas[0] == 0:
-            yield (
+            yield Fault(
                 "Schedule-free AdamW cannot do with a β1 of 0: gradients are taken between its average and "
                 "its latest weights.",
                 "optimizer.betas",
                 "Give a β1 above 0; 0.9 is usual.",
             )
 
-    def _not_prodigy(self) -> Iterator[tuple[str, str, str]]:
+    def _not_prodigy(self) -> Iterator[Fault]:
         if self.lr < PRODIGY_LEAST_LR:
-            yield (
+            yield Fault(
                 f"Prodigy finds the learning rate itself and multiplies it by optimizer.lr; with {self.lr:g} "
                 "it would hardly learn.",
                 "optimizer.lr",
@@ -169,13 +162,13 @@ class OptimizerSection(Section):
             )
         for key in ("text_encoder_lr", "text_encoder_2_lr", "embedding_lr"):
             if getattr(self, key) not in (None, self.lr):
-                yield (
+                yield Fault(
                     "Prodigy has one learning rate for everything that is trained.",
                     f"optimizer.{key}",
                     f"Remove it, or use another optimizer than {self.name}.",
                 )
         if any(factor not in (0, 1) for factor in self.block_lr.values()):
-            yield (
+            yield Fault(
                 "Prodigy has one learning rate for everything that is trained: a factor can only be 0 or 1.",
                 "optimizer.block_lr",
                 f"Use 0 to freeze parts, or use another optimizer than {self.name}.",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune.config.base import Amount, AmountAboveZero, Positive, SchedulerName, Section
+from finetune.config.base import Amount, AmountAboveZero, Fault, Positive, SchedulerName, Section, name_fault
 
 
 class TrainingSection(Section):
@@ -56,6 +57,11 @@ class OutputSection(Section):
 
     dir: Path | None = Field(None, description="Run folder; runs/NAME-RECIPE if unset.")
     name: str | None = Field(None, description="Name of the exported file; the folder's name if unset.")
+
+    def faults(self) -> Iterator[Fault]:
+        """As `Section.faults`."""
+        if self.name is not None and (fault := name_fault(self.name)):
+            yield fault
 
 
 class WeightsOutputSection(OutputSection):

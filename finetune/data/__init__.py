@@ -4,7 +4,6 @@ from finetune.data.cache import ContentCache
 from finetune.data.controls import PairSource
 from finetune.data.folder import Folder, Picture, Skipped, scan_folder
 from finetune.data.latents import Latents, Posterior, StackedLatents, View
-from finetune.data.options import check_options
 from finetune.data.pairs import PairedFolder, scan_pairs
 from finetune.data.prior import PriorSource
 from finetune.data.source import LatentSource, PictureSource
@@ -27,7 +26,6 @@ __all__ = [
     "Texts",
     "TokenTexts",
     "View",
-    "check_options",
     "scan_folder",
     "scan_pairs",
 ]

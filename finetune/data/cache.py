@@ -10,8 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
+from finetune.config import DataSection
 from finetune.errors import ConfigError
-from finetune.files import whole_file
+from finetune.files import remove_partials, whole_file
 
 
 def content_key(*parts: str) -> str:
@@ -84,3 +85,12 @@ class ContentCache:
     @staticmethod
     def _file(directory: Path, key: str) -> Path:
         return directory / key[:2] / f"{key}.safetensors"
+
+
+def cache_of(data: DataSection, kind: str) -> ContentCache | None:
+    """Where things of a kind are kept, each in a folder of its own; None if nothing is to be kept."""
+    if not data.cache:
+        return None
+    if data.cache_dir:
+        remove_partials(data.cache_dir / kind, deep=True)
+    return ContentCache(data.cache_dir / kind if data.cache_dir else None)

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from finetune.config import ControlKind, PairsSection
-from finetune.data.cache import ContentCache, content_key
+from finetune.data.cache import ContentCache, cache_of, content_key
 from finetune.data.control import check_control_kind, control_pixels
 from finetune.data.decode import quiet_pillow
 from finetune.data.latents import View
-from finetune.data.options import cache_of
 from finetune.data.pairs import PairedFolder
 from finetune.data.preprocess import VERSION, cut_out, place
 from finetune.data.source import PictureSource
@@ -108,7 +107,7 @@ class PairSource(PictureSource):
         seed: Seed of every draw.
 
     Raises:
-        ConfigError: If settings contradict each other, do not fit the model, or need a missing library.
+        ConfigError: If the settings do not fit the model, or need a missing library.
     """
 
     def __init__(self, folder: PairedFolder, backbone: Backbone, data: PairsSection, seed: int) -> None:

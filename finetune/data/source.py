@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from finetune.config import DataSection
+from finetune.data.cache import cache_of
 from finetune.data.folder import Folder
 from finetune.data.latents import Companion, Latents, View
 from finetune.data.masks import Masks
 from finetune.data.notes import count, listing
-from finetune.data.options import cache_of, check_options
 from finetune.data.pictures import PictureLatents
 from finetune.data.record import Entry
 from finetune.data.texts import HiddenTexts, Texts, TokenTexts
@@ -183,7 +183,7 @@ class PictureSource(LatentSource):
         control_dropout: As in `LatentSource`.
 
     Raises:
-        ConfigError: If settings contradict each other or do not fit the model.
+        ConfigError: If the resolution does not fit the model.
         DataError: If masks are missing or do not fit the pictures.
     """
 
@@ -200,7 +200,6 @@ class PictureSource(LatentSource):
         control: Companion | None = None,
         control_dropout: float = 0.0,
     ) -> None:
-        check_options(data)
         self.folder, self.backbone = folder, backbone
         self.size = data.resolution or backbone.native_size
         factor = backbone.latent_factor

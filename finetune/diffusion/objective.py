@@ -14,7 +14,6 @@ from finetune.diffusion.noise import draw_noise, perturbed
 from finetune.diffusion.schedule import training_schedule
 from finetune.diffusion.timesteps import draw_timesteps
 from finetune.diffusion.weighting import timestep_weights
-from finetune.errors import ConfigError
 
 Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
 """(noisy latents `[B, C, h, w]`, timesteps `[B]`, conditioning) → prediction `[B, C, h, w]`."""
@@ -38,7 +37,7 @@ class Objective:
         untrained: Predicts as the model did before training; needed only for preserved rows.
 
     Raises:
-        ConfigError: If settings contradict each other or do not fit what the model predicts.
+        ConfigError: If the settings do not fit what the model predicts.
     """
 
     def __init__(
@@ -49,8 +48,6 @@ class Objective:
         untrained: Predict | None = None,
     ) -> None:
         self.section = section or ObjectiveSection()
-        for what, where, fix in self.section.contradictions():
-            raise ConfigError(what, where=where, fix=fix)
         self.schedule = training_schedule(scheduler, self.section)
         self.prediction_type = str(self.schedule.config.prediction_type)
         self.seed, self.untrained = seed, untrained

@@ -28,9 +28,8 @@ from finetune.config import (
     TrainingSection,
     public_name,
 )
-from finetune.config.base import LONGEST_NAME, name_fault
+from finetune.config.base import LONGEST_NAME, Fault
 from finetune.files import whole_file
-from finetune.recipes.faults import Fault
 from finetune.recipes.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -200,15 +199,17 @@ class Recipe(Section, ABC):
             The files written, each with one line that says what it is for.
         """
 
-    def contradictions(self) -> Iterator[Fault]:
-        """Settings that are valid alone but would be ignored or cannot work together (P3)."""
+    def faults(self) -> Iterator[Fault]:
+        """Those of every section, and those between sections (P3)."""
+        for own in sections(type(self)):
+            yield from getattr(self, own).faults()
         if self.data.folder is None:
             field = self.folder_field
             flag = "--" + field.replace("_", "-")
             yield Fault("No pictures are given.", f"data.{field}", f"Give a folder with {flag}.")
         for key in sorted(self.unused):
-            section, _, setting = key.partition(".")
-            if getattr(getattr(self, section), setting) != setting_fields(type(self))[key].default:
+            own, _, setting = key.partition(".")
+            if getattr(getattr(self, own), setting) != setting_fields(type(self))[key].default:
                 yield Fault(f"{key} has no effect on {self.kind}.", key, "Leave it out.")
         for key in ("text_encoder_lr", "text_encoder_2_lr"):
             if getattr(self.optimizer, key) is not None and not self.trains_text:
@@ -223,8 +224,6 @@ class Recipe(Section, ABC):
                 "optimizer.embedding_lr",
                 "Remove it (of a word alone it is optimizer.lr), or name a word with adapter.placeholder.",
             )
-        for what, where, fix in (*self.objective.contradictions(), *self.optimizer.contradictions()):
-            yield Fault(what, where, fix)
         if self.objective.changes_schedule and not self.carries_schedule:
             chosen = "beta_schedule" if self.objective.beta_schedule != "auto" else "zero_terminal_snr"
             yield Fault(
@@ -235,11 +234,8 @@ class Recipe(Section, ABC):
             )
         # Without a number of steps the preset has still to say it; then this is asked again.
         if "steps" in self.training.model_fields_set:
-            for what, where, fix in self.optimizer.too_long(self.training.steps):
-                yield Fault(what, where, fix)
+            yield from self.optimizer.too_long(self.training.steps)
         name = self.output.name
-        if name is not None and (fault := name_fault(name)):
-            yield Fault(fault[0], "output.name", fault[1])
         if name == Path(self.finished_by).stem:
             yield Fault(
                 f"{name} is what another file of the run is called.", "output.name", "Name it otherwise."
@@ -252,7 +248,7 @@ class Recipe(Section, ABC):
     @property
     def _folder(self) -> Path:
         folder = self.data.folder
-        assert folder is not None  # `contradictions` has seen to it
+        assert folder is not None  # `faults` has seen to it
         return folder.expanduser()
 
     @property

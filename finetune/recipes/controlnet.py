@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from finetune.config import ControlNetSection, PairsSection, WeightsOutputSection
 from finetune.recipes.base import Recipe
-from finetune.recipes.faults import Fault
 from finetune.recipes.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -29,29 +28,6 @@ class ControlNetRecipe(Recipe):
     data: PairsSection = PairsSection()
     adapter: ControlNetSection = ControlNetSection()
     output: WeightsOutputSection = WeightsOutputSection()
-
-    def contradictions(self) -> Iterator[Fault]:
-        """As `Recipe.contradictions`, and those between the ways to give control pictures."""
-        yield from super().contradictions()
-        data, default = self.data, PairsSection.model_fields["canny_thresholds"].default
-        if data.conditioning_dir is not None and data.preprocess != "none":
-            yield Fault(
-                "Control pictures are given by a folder and made from the pictures too.",
-                "data.preprocess",
-                "Leave out this or data.conditioning_dir.",
-            )
-        if data.canny_thresholds != default and data.preprocess != "canny":
-            yield Fault(
-                "Thresholds are given, but edges are not found by Canny's method.",
-                "data.canny_thresholds",
-                "Set data.preprocess=canny, or leave this out.",
-            )
-        if self.adapter.start is not None and self.adapter.rank is not None:
-            yield Fault(
-                "A low-rank branch is one of the model's own weights and cannot go on with a ControlNet.",
-                "adapter.rank",
-                "Leave out this or adapter.start.",
-            )
 
     def scan(self) -> Folder:
         """Reads the pairs.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from finetune.config import SubjectSection
-from finetune.recipes.faults import Fault
+from finetune.config.base import Fault
 from finetune.recipes.subject import SubjectRecipe
 from finetune.recipes.whole_model import WholeModelRecipe
 
@@ -17,9 +17,9 @@ class DreamBoothRecipe(WholeModelRecipe, SubjectRecipe):
     kind: Literal["dreambooth"] = "dreambooth"
     data: SubjectSection = SubjectSection()  # of two parents, pydantic takes the first's
 
-    def contradictions(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[Fault]:
         """As those of its parents, and what needs the untrained weights beside the trained ones."""
-        yield from super().contradictions()
+        yield from super().faults()
         if self.data.preserve:
             yield Fault(
                 "Prompts can be preserved only by an adapter that can be switched off.", "data.preserve",

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from finetune.config import EmbeddingSection
-from finetune.recipes.faults import Fault
 from finetune.recipes.subject import SubjectRecipe
 from finetune.recipes.words import scan_for, write_word
 
@@ -30,12 +28,6 @@ class EmbeddingRecipe(SubjectRecipe):
     def word(self) -> str:
         """The new word: the placeholder, or the folder's name in brackets."""
         return self.adapter.placeholder or f"<{self.subject.lower().replace('.', '-')}>"
-
-    def contradictions(self) -> Iterator[Fault]:
-        """As `SubjectRecipe.contradictions`, and what is wrong with the word."""
-        yield from super().contradictions()
-        for what, key, fix in self.adapter.conflicts():
-            yield Fault(what, f"adapter.{key}", fix)
 
     def fill_in(self, values: dict[str, Any], backbone: Backbone) -> None:
         """As `SubjectRecipe.fill_in`, and the word."""

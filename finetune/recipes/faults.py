@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from finetune.config.base import Fault
 from finetune.errors import ConfigError
 from finetune.recipes.other_names import ANSWERS, key_here
 
@@ -37,21 +37,6 @@ _BOUNDS = {
     "less_than_equal": ("le", "at most"),
     "multiple_of": ("multiple_of", "a multiple of"),
 }
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One thing that is wrong with the settings.
-
-    Attributes:
-        what: One sentence that says what is wrong.
-        where: The dotted key of the setting; becomes the flag or file it was given in.
-        fix: One sentence that says what to do instead.
-    """
-
-    what: str
-    where: str
-    fix: str | None = None
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:

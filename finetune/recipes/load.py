@@ -142,7 +142,7 @@ def build(kind: str, settings: Iterable[Setting]) -> Recipe:
     except ValidationError as error:
         faults += read_validation_error(error, fields)
     else:
-        faults += recipe.contradictions()
+        faults += recipe.faults()
     raise_faults(faults, origins)
     return recipe
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from finetune.config import LoRASection
-from finetune.recipes.faults import Fault
 from finetune.recipes.subject import SubjectRecipe
 from finetune.recipes.words import scan_for, write_word
 
@@ -36,12 +35,6 @@ class LoRARecipe(SubjectRecipe):
     def learns_word(self) -> bool:
         """Whether a new word is learned too."""
         return self.adapter.placeholder is not None
-
-    def contradictions(self) -> Iterator[Fault]:
-        """As `SubjectRecipe.contradictions`, and those between the options of LoRA."""
-        yield from super().contradictions()
-        for what, key, fix in self.adapter.conflicts():
-            yield Fault(what, f"adapter.{key}", fix)
 
     def notes(self) -> Iterator[str]:
         """Which programs cannot show a DoRA as it was trained."""

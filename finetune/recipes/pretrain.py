@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from typing_extensions import Self
 
 from finetune.config import CaptionedSection, FullSection
+from finetune.config.base import Fault
 from finetune.config.pretrain import ArchitectureSection, AutoencoderSection
-from finetune.recipes.faults import Fault
 from finetune.recipes.reporter import Reporter
 from finetune.recipes.whole_model import WholeModelRecipe
 
@@ -49,9 +49,9 @@ class PretrainRecipe(WholeModelRecipe):
         """Side of the pictures in pixels."""
         return self.data.resolution or int(self.architecture.sizes()["resolution"])
 
-    def contradictions(self) -> Iterator[Fault]:
-        """As `WholeModelRecipe.contradictions`, and a resolution that the levels do not divide."""
-        yield from super().contradictions()
+    def faults(self) -> Iterator[Fault]:
+        """As `WholeModelRecipe.faults`, and a resolution that the levels do not divide."""
+        yield from super().faults()
         sizes = self.architecture.sizes()
         levels = len(sizes["autoencoder_channels"]) + len(sizes["unet_channels"]) - 2
         if self.resolution % 2**levels:

@@ -17,7 +17,7 @@ from finetune.adapters import Adapter
 from finetune.backbones import Backbone
 from finetune.backbones.precision import PRECISIONS, best_device, dtype_on, precision_name
 from finetune.config.base import name_fault
-from finetune.data import PictureSource, PriorSource, check_options
+from finetune.data import PictureSource, PriorSource
 from finetune.data.record import write_record
 from finetune.diffusion.objective import Objective
 from finetune.diffusion.schedule import scheduler_for
@@ -90,7 +90,6 @@ def run(
     # Without a GPU, accelerate must be told so, or each process takes itself for the only one.
     if not PartialState(cpu=best_device().type == "cpu", timeout=_PATIENCE).is_main_process:
         report = SILENT
-    check_options(recipe.data)
     with claimed_by_all(recipe, resume) as place:
         for note in place.notes:
             report.tell(note)
@@ -130,7 +129,7 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
     recipe = resolve(given, backbone, folder.path.resolve().name)
     if shortened := warmup_note(given, recipe, _preset_of(recipe, backbone)):
         report.tell(shortened)
-    raise_faults(list(recipe.contradictions()))
+    raise_faults(list(recipe.faults()))
     for note in recipe.notes():
         report.tell(note)
     check_trainable(recipe.training, recipe.optimizer)

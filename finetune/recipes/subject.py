@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from finetune.config import SubjectSection
 from finetune.recipes.base import Recipe
-from finetune.recipes.faults import Fault
 from finetune.recipes.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -22,18 +20,6 @@ class SubjectRecipe(Recipe):
     folder_field: ClassVar[str] = "instance_dir"
 
     data: SubjectSection = SubjectSection()
-
-    def contradictions(self) -> Iterator[Fault]:
-        """As `Recipe.contradictions`, and class options without a class."""
-        yield from super().contradictions()
-        if self.data.class_prompt is None:
-            for key in ("class_dir", "num_class_images", "prior_weight"):
-                if getattr(self.data, key) != SubjectSection.model_fields[key].default:
-                    yield Fault(
-                        "This is about pictures of the class, but no class is named.",
-                        f"data.{key}",
-                        'Name it with --class-prompt, such as "a photo of a cat", or leave this out.',
-                    )
 
     def fill_in(self, values: dict[str, Any], backbone: Backbone) -> None:
         """As `Recipe.fill_in`, and the folder of class pictures."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from finetune.config import FullSection, ModelOutputSection
+from finetune.config.base import Fault
 from finetune.recipes.base import Recipe
-from finetune.recipes.faults import Fault
 
 if TYPE_CHECKING:
     from finetune.adapters.base import Adapter
@@ -33,9 +33,9 @@ class WholeModelRecipe(Recipe):
         """Whether the text encoders are trained too."""
         return self.adapter.text_encoder
 
-    def contradictions(self) -> Iterator[Fault]:
-        """As `Recipe.contradictions`, and what one file cannot say of a model."""
-        yield from super().contradictions()
+    def faults(self) -> Iterator[Fault]:
+        """As `Recipe.faults`, and what one file cannot say of a model."""
+        yield from super().faults()
         if self.output.single_file and self.objective.beta_schedule != "auto":
             yield Fault(
                 "A single-file checkpoint cannot say that its noise schedule is another.",

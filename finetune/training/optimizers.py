@@ -35,11 +35,9 @@ def make_optimizer(groups: Groups, section: OptimizerSection) -> torch.optim.Opt
         section: The recipe's settings.
 
     Raises:
-        ConfigError: If settings contradict each other, or the library that the optimizer comes from
+        ConfigError: If the library that the optimizer comes from
             cannot be used here.
     """
-    for what, where, fix in section.contradictions():
-        raise ConfigError(what, where=where, fix=fix)
     return _MAKERS[section.name](groups, section)
 
 

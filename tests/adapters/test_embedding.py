@@ -115,8 +115,6 @@ def test_pivotal_tuning_trains_both(backbone: Backbone) -> None:
     ("settings", "told"),
     [
         ({"placeholder": "cat"}, "knows the word cat"),
-        ({"placeholder": "my cat"}, "one word"),
-        ({"placeholder": "<MyCat>"}, "lower case"),
         ({"placeholder": None}, "No new word"),
         ({"initializer": "a red cat"}, "has 3 tokens, the new word 2"),
         ({"initializer": ""}, "has 0 tokens"),

@@ -240,8 +240,6 @@ def test_sizes_of_convolutions(backbone: Backbone) -> None:
     [
         ({"targets": ["to_q", "to_qq"]}, 'ends in "to_qq"'),
         ({"targets": ["norm1"]}, 'ends in "norm1"'),
-        ({"targets": []}, "empty"),
-        ({"conv_alpha": 2.0}, "no effect"),
     ],
 )
 @pytest.mark.parametrize("family", ["sd1"], indirect=True)

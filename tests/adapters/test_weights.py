@@ -117,12 +117,6 @@ def test_ranks_by_block(backbone: Backbone) -> None:
         ({"block_rank": {"up_blocks.0": 4}}, "begins with"),  # SD 1's first up block has no attention
         ({"block_rank": {"": 0}}, "No layer of the UNet"),
         ({"block_rank": {"text_encoder": 0}, "text_encoder": True}, "No layer of the text encoder"),
-        ({"algorithm": "loha", "dora": True}, "dora is not there for loha"),
-        ({"algorithm": "lokr", "rslora": True}, "rslora"),
-        ({"algorithm": "loha", "dropout": 0.1}, "dropout"),
-        ({"factor": 4}, "only LoKr"),
-        ({"vectors": 2}, "none is named"),
-        ({"placeholder": "my cat"}, "one word"),
     ],
 )
 def test_what_cannot_be(settings: dict[str, Any], told: str, backbone: Backbone) -> None:

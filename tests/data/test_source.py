@@ -16,7 +16,6 @@ from finetune.data import LatentSource, PictureSource, StackedLatents, TokenText
 from finetune.data.preprocess import cut_out, place
 from finetune.diffusion.batch import Batch, Conditioning
 from finetune.diffusion.random import normal, picture_index
-from finetune.errors import ConfigError
 from tests.data.conftest import painted
 
 if TYPE_CHECKING:
@@ -233,23 +232,6 @@ def test_the_digest_is_of_contents(mycat: Path, backbone: Backbone) -> None:
     changed = source(mycat, backbone).digest()
     painted(48, 32, 50).save(mycat / "0.png")
     assert len({digest, changed, source(mycat, backbone).digest()}) == 3
-
-
-@pytest.mark.parametrize("family", ["sd1"])
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        ({"crop": "random"}, "one crop"),
-        ({"cache": False, "cache_dir": "somewhere"}, "caching is off"),
-        ({"cache_dir": __file__}, "is a file"),
-    ],
-)
-def test_options_that_would_be_ignored_are_refused(
-    mycat: Path, backbone: Backbone, data: dict[str, Any], reason: str
-) -> None:
-    with pytest.raises(ConfigError, match=reason) as error:
-        PictureSource(scan_folder(mycat), backbone, DataSection(**data), 0)
-    assert error.value.fix
 
 
 def stacked(backbone: Backbone, count: int, **options: Any) -> LatentSource:

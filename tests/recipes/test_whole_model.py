@@ -148,7 +148,7 @@ def test_own_class_pictures_count(here: Path, tiny_models: dict[str, Path], pict
 
 
 def test_class_options_without_a_class_are_refused(tiny_models: dict[str, Path], pictures: Path) -> None:
-    with pytest.raises(ConfigError, match="no class is named"):
+    with pytest.raises(ConfigError, match="Requires --class-prompt"):
         train("dreambooth", pictures, tiny_models["sd1"], "data.prior_weight=0.5")
 
 
