@@ -138,14 +138,15 @@ def test_a_step_is_adamw_on_the_mean_loss(tmp_path: Path) -> None:
         assert torch.allclose(trainer.parameters[name], value, atol=1e-6)
 
 
-def test_the_average_is_its_closed_form(tmp_path: Path) -> None:
+@pytest.mark.parametrize("decay", [0.2, 0.4])  # reached from the third step on, and not at all
+def test_the_average_is_its_closed_form(tmp_path: Path, decay: float) -> None:
     seen: list[Tensor] = []
-    trainer = make(tmp_path, steps=5, ema=True, ema_decay=0.4)
+    trainer = make(tmp_path, steps=5, ema=True, ema_decay=decay)
     after = trainer.optimizer.step
     trainer.optimizer.step = lambda: (after(), seen.append(trainer.parameters["layer.bias"].detach().clone()))  # type: ignore[method-assign]
     trainer.run()
     # Unrolled: each step's weight is (1 - its decay) times the decays of all later steps.
-    decays = [0.0] + [min(0.4, t / (9 + t)) for t in range(2, 6)]
+    decays = [0.0] + [min(decay, t / (9 + t)) for t in range(2, 6)]
     weights = [(1 - d) * math.prod(decays[k + 1 :]) for k, d in enumerate(decays)]
     expected = sum(w * value for w, value in zip(weights, seen, strict=True))
     assert trainer.average is not None
