@@ -123,6 +123,29 @@ def test_accumulated_batches_equal_one_batch(tmp_path: Path) -> None:
         assert torch.allclose(parts.parameters[name], value, atol=1e-6)
 
 
+@pytest.mark.parametrize(("size", "accumulation"), [(4, 1), (1, 4), (2, 2)])
+def test_the_first_loss_and_gradient_are_those_written_out(
+    tmp_path: Path, size: int, accumulation: int
+) -> None:
+    """The mean over rows of |Wx + b - flip(x)|²/80; Adam's steps would be the same of any multiple."""
+    seen: list[Tensor] = []
+    trainer = make(tmp_path, steps=1, batch_size=size, accumulation=accumulation, max_grad_norm=0.01)
+    after = trainer.optimizer.step
+    grads = (p.grad for p in trainer.parameters.values() if p.grad is not None)
+    trainer.optimizer.step = lambda: (seen.extend(g.clone() for g in grads), after())  # type: ignore[method-assign]
+    trainer.run()
+    told = json.loads((tmp_path / "metrics.jsonl").read_text())
+
+    x = normal(0, range(4), "x", (80,))
+    error = x @ Model().layer.weight.detach().T - x.flip(1)
+    gradients = 2 / 80 * error.T @ x / 4, 2 / 80 * error.mean(0)
+    norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
+    assert told["loss"] == pytest.approx(float(error.square().mean()), rel=1e-5)
+    assert told["grad_norm"] == pytest.approx(norm, rel=1e-5)
+    for clipped, gradient in zip(seen, gradients, strict=True):
+        torch.testing.assert_close(clipped, gradient * 0.01 / norm, rtol=1e-4, atol=1e-8)
+
+
 def test_a_step_is_adamw_on_the_mean_loss(tmp_path: Path) -> None:
     trainer = make(tmp_path, steps=3, max_grad_norm=0.5, optimizer={"weight_decay": 0.1})
     trainer.run()
