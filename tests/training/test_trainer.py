@@ -377,6 +377,20 @@ def test_a_step_that_fp16_skips_is_null_in_the_metrics(tmp_path: Path) -> None:
     assert [line["grad_norm"] is None for line in lines] == [True, False, False, False]
 
 
+def test_the_loss_scale_is_resumed(tmp_path: Path) -> None:
+    def once(model: nn.Module, rows: Rows) -> Tensor:
+        return (steep_loss if before.step == 0 else mirror_loss)(model, rows)
+
+    before = scaled(make(tmp_path, objective=once))
+    before.run()
+    # One overflow halves 65,536; three steps have gone well since.
+    assert read_checkpoint(RunFolder(tmp_path).checkpoint(4)).scaler["scale"] == 32768
+    after = scaled(make(tmp_path))
+    assert after.resume()
+    state = after.accelerator.scaler.state_dict()
+    assert (state["scale"], state["_growth_tracker"]) == (32768, 3)
+
+
 def test_hooks_run_when_due_and_at_the_end(tmp_path: Path) -> None:
     steps: list[int] = []
     make(tmp_path, steps=5, hooks=[(2, steps.append), (0, steps.append)]).run()
