@@ -15,7 +15,7 @@ from finetune.config import DataSection
 from finetune.data import LatentSource, PictureSource, StackedLatents, TokenTexts, scan_folder
 from finetune.data.preprocess import cut_out, place
 from finetune.diffusion.batch import Batch, Conditioning
-from finetune.diffusion.random import normal, picture_index
+from finetune.diffusion.random import normal, picture_index, uniform
 from tests.data.conftest import painted
 
 if TYPE_CHECKING:
@@ -87,6 +87,20 @@ def test_sdxl_is_told_sizes_and_corner(mycat: Path, backbone: Backbone) -> None:
         ("3.png", 33, 64, 0, 15, 32, 32),
         ("4.png", 64, 33, 15, 0, 32, 32),
     }
+
+
+@pytest.mark.parametrize("family", ["sdxl"])
+def test_random_crops_lie_where_drawn(mycat: Path, backbone: Backbone) -> None:
+    batch = source(mycat, backbone, crop="random", cache=False).batch(range(10))
+    assert batch.conditioning.time_ids is not None
+    corners = [tuple(ids[2:4]) for ids in batch.conditioning.time_ids.int().tolist()]
+    # Places downwards and to the right: of 48x32 pixels 1 and 17; 64x33 become 62x32, so 1 and 31.
+    places = {"0.png": (1, 17), "1.png": (17, 1), "2.png": (1, 1), "3.png": (1, 31), "4.png": (31, 1)}
+    drawn = zip(uniform(7, range(10), "crop top"), uniform(7, range(10), "crop left"), strict=True)
+    for name, corner, (top, left) in zip(batch.names, corners, drawn, strict=True):
+        down, right = places[Path(name).name]
+        assert corner == (int(top * down), int(left * right))
+    assert len(set(corners)) > 5
 
 
 def test_every_epoch_shows_every_picture_once(mycat: Path, backbone: Backbone) -> None:
