@@ -13,7 +13,9 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
+from finetune.adapters import LoRA
 from finetune.backbones import Backbone
+from finetune.config import LoRASection
 from finetune.formats import apply_lora, read_lora, write_diffusers, write_kohya
 from tests.formats.conftest import picture, trained_lora
 from tests.tiny import FAMILIES
@@ -91,6 +93,30 @@ def test_kohya_by_formula(kind: str, backbone: Backbone, tmp_path: Path) -> None
             new = new * tensors.pop(f"{key}.dora_scale") / norm
         torch.testing.assert_close(layers[part, name].weight, new, rtol=1e-4, atol=1e-5)
     assert not tensors  # nothing else is in the file
+
+
+@pytest.mark.parametrize("family", ["sd1"], indirect=True)
+def test_files_tell_a_rank_stabilised_strength_as_alpha_by_rank(backbone: Backbone, tmp_path: Path) -> None:
+    section = LoRASection(rank=4, alpha=2.0, conv_rank=9, conv_alpha=6.0, targets=["attn1.to_q"], rslora=True)
+    lora = LoRA(backbone, section)
+    for parameter in lora.trained().values():
+        parameter.data.fill_(1)
+    write_kohya(tmp_path / "k.safetensors", lora, {})
+    write_diffusers(tmp_path / "d.safetensors", lora, {})
+    kohya, diffusers = (load_file(tmp_path / f"{f}.safetensors") for f in "kd")
+    # A product of ones is the rank everywhere, and the strengths are 2/√4 and 6/√9.
+    changes = {
+        "mid_block.attentions.0.transformer_blocks.0.attn1.to_q": 4.0,
+        "mid_block.resnets.0.conv1": 18.0,
+    }
+    for name, change in changes.items():
+        key = "lora_unet_" + name.replace(".", "_")
+        down, up = (kohya[f"{key}.lora_{way}.weight"] for way in ("down", "up"))
+        scaled = up * kohya[f"{key}.alpha"] / len(down)
+        a, b = (diffusers[f"unet.{name}.lora_{letter}.weight"] for letter in "AB")
+        for right, left in ((down, scaled), (a, b)):
+            product = left.flatten(1) @ right.flatten(1)
+            torch.testing.assert_close(product, torch.full_like(product, change))
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"], indirect=True)
