@@ -13,6 +13,7 @@ from finetune.adapters import LoRA
 from finetune.backbones import Backbone
 from finetune.config import LoRASection
 from finetune.diffusion.batch import Conditioning
+from finetune.diffusion.random import generator
 from finetune.errors import ConfigError, WeightsError
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -118,6 +119,25 @@ def test_start_depends_on_seed_alone(backbone: Backbone) -> None:
     assert all(not tensor.any() for name, tensor in start.items() if "lora_B" in name)
     a = start["unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight"]
     assert a.abs().max() <= a.shape[1] ** -0.5  # Kaiming-uniform with a=√5 draws from ±1/√in
+
+
+@pytest.mark.parametrize("family", ["sd1"], indirect=True)
+@pytest.mark.parametrize("kind", ["plain", "loha", "lokr", "pivotal"])
+def test_another_seed_is_another_start(kind: str, backbone: Backbone) -> None:
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    changes: dict[str, Any] = {"rank": 1, "text_encoder": False, "conv_rank": None, "initializer": None}
+    section = LoRASection(**(KINDS[kind] | changes | {"targets": [layer]}))
+    starts = []
+    for seed in (5, 6):
+        adapter = LoRA(backbone, section, seed)
+        starts.append(adapter.state())
+        adapter.detach()
+    zero = {name for name, value in starts[0].items() if not value.any()}
+    assert {name.rpartition(".to_q.")[2] for name in zero} <= {"lora_B.weight", "hada_w2_b", "lokr_w1"}
+    assert {name for name, value in starts[1].items() if torch.equal(value, starts[0][name])} == zero
+    if kind == "plain":  # within ±1/√in
+        drawn = torch.rand(1, 16, generator=generator(5, 0, f"lora/unet.{layer}"))
+        torch.testing.assert_close(starts[0][f"unet.{layer}.lora_A.weight"], (2 * drawn - 1) / 4)
 
 
 def test_gradients_equal_peft(backbone: Backbone, inputs: tuple[Tensor, Tensor, Conditioning]) -> None:
