@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from finetune.adapters import Hadamard, Kronecker, LoRA, LowRank
+from finetune.adapters.updates import factors
 from finetune.backbones import Backbone
 from finetune.config import LoRASection
 from finetune.errors import ConfigError
@@ -65,6 +66,22 @@ def test_formulas() -> None:
             expected = scale * kronecker.w1[0][i, j] * whole[k, n]
             torch.testing.assert_close(kronecker.delta()[i * 2 + k, j * 5 + n], expected)
     assert LowRank(draw(2, 5), draw(4, 2), 1.0).delta().shape == (4, 5)
+
+
+def test_lokr_is_the_textbooks_kronecker_product() -> None:
+    left, right = torch.tensor([[1.0, 2], [3, 4]]), torch.tensor([[0.0, 5], [6, 7]])
+    product = torch.tensor([[0.0, 5, 0, 10], [6, 7, 12, 14], [0, 15, 0, 20], [18, 21, 24, 28]])
+    whole = Kronecker((left,), (right,), 2.0, (4, 4))
+    parts = Kronecker((torch.eye(2), left), (right, torch.eye(2)), 2.0, (4, 4))
+    for kronecker in (whole, parts):
+        assert torch.equal(kronecker.delta(), product)
+        assert torch.equal(kronecker.low_rank().delta(), product)
+    one, two = ["lokr_w1", "lokr_w2"], ["lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b"]
+    for kronecker, kinds in ((whole, one), (parts, two)):
+        named = factors(kronecker)
+        assert list(named) == kinds
+        tensors = zip(named.values(), (*kronecker.w1, *kronecker.w2), strict=True)
+        assert all(torch.equal(written, tensor) for written, tensor in tensors)
 
 
 @one_family
