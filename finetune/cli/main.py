@@ -40,6 +40,13 @@ class _Commands(click.Group):
             )
         return super().resolve_command(ctx, args)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        room = formatter.width - max(map(len, self.commands)) - 6
+        for title, names in _GROUPS.items():
+            rows = [(name, self.commands[name].get_short_help_str(room)) for name in names]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
 
 @click.group(
     cls=_Commands,
@@ -57,14 +64,16 @@ def cli() -> None:
     """  # noqa: D301 - \b is click's mark for lines to be kept
 
 
-for kind, summary in {
+_TRAINING = {
     "lora": "Teach a subject or a style as a small LoRA file.",
-    "dreambooth": "Teach a subject to the whole model, keeping its class as it is.",
+    "dreambooth": "Teach a subject to the whole model, keeping its class.",
     "full": "Train the whole model on captioned pictures.",
-    "controlnet": "Make the model follow control pictures: edges, silhouettes, depth maps.",
-    "embedding": "Teach a new word for a subject or a style (textual inversion), in a tiny file.",
+    "controlnet": "Make the model follow control pictures, such as edges.",
+    "embedding": "Teach a new word (textual inversion), in a tiny file.",
     "pretrain": "Train a new, small model on captioned pictures, from nothing.",
-}.items():
+}
+_GROUPS = {"Train": (*_TRAINING, "run"), "Use what was trained": ("sample", "export")}
+for kind, summary in _TRAINING.items():
     cli.add_command(training_command(kind, summary))
 cli.add_command(run_command)
 cli.add_command(sample_command)

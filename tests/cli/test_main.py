@@ -96,18 +96,19 @@ def test_the_command_line_is_frozen() -> None:
         for name, command in cli.commands.items()
     }
     common = "--batch-size --lr --model --output-dir --precision --resolution --resume --seed --set --steps"
-    subject = "--class-dir --class-prompt --instance-dir --instance-prompt --num-class-images"
+    subject = "--class-dir --class-prompt --instance-dir --instance-prompt"
     own = {
-        "lora": f"{subject} --placeholder --rank --train-text-encoder",
-        "dreambooth": f"{subject} --single-file --train-text-encoder",
-        "full": "--data-dir --single-file --train-text-encoder",
+        "lora": f"{subject} --rank",
+        "dreambooth": f"{subject} --single-file",
+        "full": "--data-dir --single-file",
         "controlnet": "--conditioning-dir --data-dir --preprocess --rank",
-        "embedding": f"{subject} --placeholder",
+        "embedding": subject,
         "pretrain": "--data-dir",
     }
     for kind, flagged in own.items():
         common_here = common.replace("--model ", "") if kind == "pretrain" else common
         assert flags[kind] == sorted(f"{common_here} {flagged}".split()), kind
+        assert len(flags[kind]) <= 15, kind
     sample = """--control-end --control-image --control-preprocess --control-scale --control-start
         --controlnet --embedding --guidance --lora --model --negative --num --output-dir --precision
         --scheduler --seed --size --steps"""
@@ -211,6 +212,15 @@ def test_a_fault_of_our_own_is_exit_code_1(capsys: Output, monkeypatch: pytest.M
     monkeypatch.setenv("FINETUNE_DEBUG", "1")
     assert main([]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_help_shows_every_command_in_its_group(capsys: Output) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    train, use = shown.partition("Train:")[2].split("Use what was trained:")
+    for name in cli.commands:
+        assert (f"  {name} " in train) != (f"  {name} " in use), name
+    assert "  pretrain " in train and "  export " in use
 
 
 def test_no_arguments_show_help(capsys: Output) -> None:
