@@ -20,7 +20,7 @@ from finetune.recipes.embedding import EmbeddingRecipe
 from finetune.recipes.faults import cut, nearest, raise_faults, read_validation_error, show, unknown_key
 from finetune.recipes.full import FullRecipe
 from finetune.recipes.lora import LoRARecipe
-from finetune.recipes.plain_yaml import parse_yaml
+from finetune.recipes.plain_yaml import parse_with_lines, parse_yaml
 from finetune.recipes.pretrain import PretrainRecipe
 
 RECIPES: dict[str, type[Recipe]] = {
@@ -44,7 +44,7 @@ class Setting:
     Attributes:
         key: Dotted key, e.g. "optimizer.lr".
         value: The value as given; text is read as the type of the setting.
-        origin: Where it was given, e.g. "--lr" or "mycat.yaml: optimizer.lr".
+        origin: Where it was given, e.g. "--lr" or "mycat.yaml, line 7: optimizer.lr".
     """
 
     key: str
@@ -61,7 +61,7 @@ def read_recipe_file(path: Path) -> tuple[str, list[Setting]]:
     Raises:
         ConfigError: If the file is missing, not YAML, or does not say a known kind.
     """
-    content = parse_yaml(_text(path), str(path))
+    content, lines = parse_with_lines(_text(path), str(path))
     kinds = ", ".join(RECIPES)
     if not isinstance(content, dict):
         raise ConfigError(
@@ -72,7 +72,7 @@ def read_recipe_file(path: Path) -> tuple[str, list[Setting]]:
         what = "The recipe does not say its kind." if kind is None else f"{show(kind)} is no kind of recipe."
         near = nearest(str(kind), RECIPES) or kinds
         raise ConfigError(what, where=f"{path}: kind", fix=f"Write `kind: {near}`.")
-    return str(kind), list(_settings(content, str(path)))
+    return str(kind), list(_settings(content, lines, str(path)))
 
 
 def _text(path: Path) -> str:
@@ -96,14 +96,18 @@ def _text(path: Path) -> str:
     )
 
 
-def _settings(content: dict[Any, Any], where: str) -> Iterator[Setting]:
+def _settings(content: dict[Any, Any], lines: Mapping[str, int], where: str) -> Iterator[Setting]:
+    def origin(key: str) -> str:
+        line = f", line {lines[key]}" if key in lines else ""  # one that is no text has none
+        return f"{where}{line}: {cut(key)}"
+
     for section, values in content.items():
         if not isinstance(values, dict):
-            yield Setting(str(section), values, f"{where}: {cut(str(section))}")
+            yield Setting(str(section), values, origin(str(section)))
             continue
         for name, value in values.items():
             key = f"{section}.{name}"
-            yield Setting(key, value, f"{where}: {cut(key)}")
+            yield Setting(key, value, origin(key))
 
 
 def parse_set(text: str) -> Setting:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import yaml
@@ -64,14 +64,20 @@ def parse_yaml(text: str, where: str) -> Any:
     Raises:
         ConfigError: If it is not valid YAML or not plain data, with the line.
     """
+    return parse_with_lines(text, where)[0]
+
+
+def parse_with_lines(text: str, where: str) -> tuple[Any, dict[str, int]]:
+    """As `parse_yaml`, and the line of each key of the first two levels: `{"optimizer.lr": 7, …}`."""
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
-            return None
+            return None, {}
         if _size(node, {}, ()) > MOST:
             raise _too_many(node)
-        return loader.construct_document(node)
+        lines = dict(_lines(node))
+        return loader.construct_document(node), lines
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -79,6 +85,14 @@ def parse_yaml(text: str, where: str) -> Any:
     except RecursionError:
         problem, line = "it is nested too deeply", ""
     raise ConfigError(f"This is not valid YAML: {problem}.", where=f"{where}{line}", fix="Fix the line.")
+
+
+def _lines(node: yaml.Node, above: str = "") -> Iterator[tuple[str, int]]:
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if isinstance(key, yaml.ScalarNode):
+            yield f"{above}{key.value}", key.start_mark.line + 1
+            if not above:
+                yield from _lines(value, f"{key.value}.")
 
 
 def _too_many(node: yaml.Node) -> yaml.constructor.ConstructorError:

@@ -133,7 +133,9 @@ def test_all_faults_are_told_at_once() -> None:
         ("kind: lora\ndata: [", "not valid YAML"),
         ("kind: lora\ndata: !!python/object/apply:os.system [ls]", "not valid YAML"),
         ("kind: lora\ndata: {instance_dir: x}\noptimzer: {lr: 1}", "Did you mean optimizer.lr?"),
-        ("kind: lora\ndata: {instance_dir: x}\noptimizer: {lr: 0}", "mine.yaml: optimizer.lr"),
+        ("kind: lora\ndata: {instance_dir: x}\noptimizer: {lr: 0}", "mine.yaml, line 3: optimizer.lr"),
+        ("kind: lora\ndata:\n  instance_dir: x\n  flip: 7\n", "mine.yaml, line 4: data.flip"),
+        ("kind: lora\noptimizer: 3\ndata: {instance_dir: x}", "mine.yaml, line 2: optimizer"),
         ("kind: lora\n{a: b}: c", "not valid YAML"),
     ],
 )
