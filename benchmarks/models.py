@@ -9,12 +9,13 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig
 
 from finetune.backbones.backbone import Backbone
 from finetune.backbones.clip_vocabulary import clip_tokenizers
 from finetune.backbones.families import Family
 from finetune.backbones.folder import freeze
+from finetune.backbones.known import FAMILIES
 from finetune.backbones.saving import save_folder
 from finetune.files import whole_folder
 
@@ -41,16 +42,15 @@ def random_model(family: Family, place: Path, device: str) -> Path:
 
 
 def _drawn(family: Family, configs: Path) -> Backbone:
-    kinds: tuple[Any, ...] = (CLIPTextModel, CLIPTextModelWithProjection)
-    count = 2 if family == "sdxl" else 1
+    kinds = FAMILIES[family].encoder_classes
     encoders = tuple(
         kinds[n](CLIPTextConfig.from_pretrained(configs / f"text_encoder{'_2' if n else ''}"))
-        for n in range(count)
+        for n in range(len(kinds))
     )
     scheduler = _scheduler(configs / "scheduler")
     unet, vae = (_part(kind, configs / name) for kind, name in _PARTS)
     name, tokenizers = f"random {family}", clip_tokenizers(family)
-    backbone = Backbone(family, name, unet, vae, encoders, tokenizers, scheduler)
+    backbone = FAMILIES[family](family, name, unet, vae, encoders, tokenizers, scheduler)
     freeze(backbone)
     return backbone
 

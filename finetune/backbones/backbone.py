@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,7 @@ from finetune.backbones import latents, text
 from finetune.backbones.families import Family
 from finetune.backbones.fingerprint import fingerprint
 from finetune.backbones.memory import move
-from finetune.backbones.names import classic_text_name, original_unet_name
-from finetune.backbones.pipelines import build_pipeline
+from finetune.backbones.names import classic_text_name
 from finetune.backbones.predict import residuals, unet_arguments
 from finetune.diffusion.batch import Conditioning
 
@@ -24,10 +24,20 @@ Size = tuple[int, int]
 
 
 @dataclass
-class Backbone:
-    """A pretrained Stable Diffusion 1.x, 2.x or SDXL, frozen, in fp32 and on the CPU when loaded.
+class Backbone(ABC):
+    """A pretrained Stable Diffusion, frozen, in fp32 and on the CPU when loaded.
+
+    Each family is a subclass, which alone knows how text is encoded, what sizes the UNet is told and what
+    things are called in files.
 
     Attributes:
+        encoder_classes: Those of the text encoders, in transformers.
+        pipeline_class: diffusers' pipeline, `branched_class` the one with ControlNets.
+        pipeline_options: What it is told besides its parts.
+        kohya_roots: For each of `module_roots` the prefix of kohya's keys.
+        original_text: For each text encoder its structure (`clip` or `open_clip`) in checkpoints of the
+            original code, and its prefix there.
+        published_predictions: What published models of the family predict.
         family: `sd1`, `sd2` or `sdxl`.
         name: What the user called it, for messages and metadata.
         unet: The `UNet2DConditionModel`.
@@ -37,6 +47,14 @@ class Backbone:
         scheduler: The model's own, from which betas and prediction type are read.
         notes: What the user should be told about how the model was read.
     """
+
+    encoder_classes: ClassVar[tuple[Any, ...]]
+    pipeline_class: ClassVar[Any]
+    branched_class: ClassVar[Any]
+    pipeline_options: ClassVar[dict[str, Any]]
+    kohya_roots: ClassVar[dict[str, str]]
+    original_text: ClassVar[tuple[tuple[str, str], ...]]
+    published_predictions: ClassVar[tuple[str, ...]] = ("epsilon",)
 
     family: Family
     name: str
@@ -115,6 +133,7 @@ class Backbone:
         """The end of `caption` that the model will not see, in whole words; None if all of it fits."""
         return text.truncated(self.tokenizers[0], caption, self.token_length)
 
+    @abstractmethod
     def encode_text(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """Token ids to text embeddings; differentiable where the encoders are trained.
 
@@ -124,13 +143,13 @@ class Backbone:
         Returns:
             Hidden states `[B, T, D]` for cross-attention and the pooled text `[B, P]` (SDXL only).
         """
-        tokens = tokens.to(next(self.text_encoders[0].parameters()).device)
-        if self.family == "sdxl":
-            return text.encode_penultimate(self.text_encoders, tokens)
-        return text.encode_last(self.text_encoders[0], tokens[:, 0]), None
+
+    def beside_encoders(self, tokens: Tensor) -> Tensor:
+        """The same tokens where the text encoders are."""
+        return tokens.to(next(self.text_encoders[0].parameters()).device)
 
     def time_ids(self, original: Size, crop: Size, target: Size) -> Tensor | None:
-        """SDXL's size conditioning (arXiv:2307.01952, section 2.2) for one picture.
+        """What the UNet is told of the size of one picture.
 
         Args:
             original: Height and width of the picture before it was resized, in pixels.
@@ -140,9 +159,7 @@ class Backbone:
         Returns:
             `[1, 6]` fp32, or None for families without it.
         """
-        if self.family != "sdxl":
-            return None
-        return torch.tensor([[*original, *crop, *target]], dtype=torch.float32)
+        return None
 
     def conditioning(
         self, captions: Sequence[str], sizes: Sequence[tuple[Size, Size, Size]] | None = None
@@ -221,10 +238,17 @@ class Backbone:
             A `StableDiffusionPipeline`, or a `StableDiffusionXLPipeline` for SDXL; with branches the
             `…ControlNetPipeline` of the family.
         """
-        encoders, tokenizers = self.text_encoders, self.tokenizers
-        return build_pipeline(
-            self.family, self.unet, self.vae, encoders, tokenizers, self.scheduler, branches
-        )
+        parts = {**self.module_roots(), "vae": self.vae, **self.pipeline_options}
+        for number, tokenizer in enumerate(self.tokenizers):
+            parts[f"tokenizer_{number + 1}" if number else "tokenizer"] = tokenizer
+        if branches:
+            # Several are wrapped by the pipeline, and one in a list would be too.
+            parts["controlnet"] = list(branches) if len(branches) > 1 else branches[0]
+        kind = self.branched_class if branches else self.pipeline_class
+        # Not the scheduler itself, which has a state.
+        pipeline = kind(**parts, scheduler=type(self.scheduler).from_config(self.scheduler.config))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
     # --- memory --------------------------------------------------------------------------------
 
@@ -261,22 +285,13 @@ class Backbone:
         }
         return {"unet": self.unet} | encoders
 
-    @property
-    def kohya_roots(self) -> dict[str, str]:
-        """For each of `module_roots` the prefix of kohya's keys."""
-        if self.family == "sdxl":
-            return {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
-        return {"unet": "lora_unet", "text_encoder": "lora_te"}
-
     def file_name(self, root: str, module_name: str) -> str:
         """The classic dotted name of a live module or parameter below `root`, as in diffusers' files."""
         module = self.module_roots()[root]
         return module_name if root == "unet" else classic_text_name(module, module_name)
 
     def kohya_unet_name(self, module_name: str) -> str:
-        """A UNet module's name in kohya's files, without prefix: for SDXL that of the original code."""
-        if self.family == "sdxl":
-            module_name = original_unet_name(self.unet, module_name)
+        """A UNet module's name in kohya's files, without prefix."""
         return module_name.replace(".", "_")
 
     def kohya_name(self, root: str, module_name: str) -> str:

@@ -20,6 +20,7 @@ _BOOKKEEPING = (
     "transformers_version",
     "dtype",
     "torch_dtype",
+    "_use_default_values",  # of what a configuration does not say; in another order in each process
 )
 
 

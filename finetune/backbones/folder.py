@@ -18,6 +18,7 @@ from torch import nn
 from finetune.backbones.backbone import Backbone
 from finetune.backbones.families import SUPPORTED, family_of, refuse_other_pipelines
 from finetune.backbones.finite import integer_weight, is_finite
+from finetune.backbones.known import FAMILIES
 from finetune.backbones.quiet import quiet
 from finetune.config import ModelSection
 from finetune.errors import ModelError, OutOfMemory, UserError, memory_ran_out
@@ -37,8 +38,8 @@ def load_folder(path: Path, section: ModelSection) -> Backbone:
     """
     index, unet_config = _read_configs(path)
     family = family_of(index, unet_config, str(path))
-    numbers = ("", "_2") if family == "sdxl" else ("",)
-    encoder_classes = (transformers.CLIPTextModel, transformers.CLIPTextModelWithProjection)
+    model = FAMILIES[family]
+    numbers = ("", "_2")[: len(model.encoder_classes)]
     notes: list[str] = []
 
     def part(kind: type[Any], name: str) -> Any:
@@ -46,9 +47,9 @@ def load_folder(path: Path, section: ModelSection) -> Backbone:
 
     unet = part(UNet2DConditionModel, "unet")
     vae = part(AutoencoderKL, "vae")
-    encoders = tuple(part(encoder_classes[i], f"text_encoder{n}") for i, n in enumerate(numbers))
+    encoders = tuple(part(model.encoder_classes[i], f"text_encoder{n}") for i, n in enumerate(numbers))
     tokenizers = tuple(_load_tokenizer(path / f"tokenizer{n}") for n in numbers)
-    backbone = Backbone(
+    backbone = model(
         family=family,
         name=section.name,
         unet=unet,

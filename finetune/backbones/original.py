@@ -47,16 +47,11 @@ def original_state(backbone: Backbone) -> dict[str, Tensor]:
     blocks = len(vae.config.up_block_types)
     for name, tensor in vae.state_dict().items():
         state[f"first_stage_model.{_vae_name(name, blocks)}"] = _vae_tensor(name, tensor)
-    first, *others = backbone.text_encoders
-    if others:
-        state |= _clip(first, "conditioner.embedders.0.transformer.")
-        state |= _open_clip(others[0], "conditioner.embedders.1.model.")
-    elif backbone.family == "sd2":
-        state |= _open_clip(first, "cond_stage_model.model.")
-    else:
-        state |= _clip(first, "cond_stage_model.transformer.")
+    for encoder, (structure, prefix) in zip(backbone.text_encoders, backbone.original_text, strict=True):
+        state |= (_clip if structure == "clip" else _open_clip)(encoder, prefix)
     # Where the family does not say it, readers look for these empty marks.
-    if backbone.prediction_type == "v_prediction" and backbone.family != "sd2":
+    told = backbone.prediction_type
+    if told == "v_prediction" and told not in backbone.published_predictions:
         state["v_pred"] = torch.zeros(0)
     if backbone.scheduler.config.get("rescale_betas_zero_snr"):
         state["ztsnr"] = torch.zeros(0)

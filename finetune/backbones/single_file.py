@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import nn
 
 from finetune.backbones.backbone import Backbone
@@ -19,6 +18,7 @@ from finetune.backbones.checkpoint import Header, family_of_checkpoint, read_hea
 from finetune.backbones.clip_vocabulary import clip_tokenizers
 from finetune.backbones.families import Family
 from finetune.backbones.folder import check_finite, checked_scheduler, freeze
+from finetune.backbones.known import FAMILIES
 from finetune.backbones.quiet import quiet
 from finetune.config import ModelSection
 from finetune.errors import ModelError, OutOfMemory, memory_ran_out
@@ -57,12 +57,14 @@ def convert(path: Path, family: Family, configs: Path, tokenizers: tuple[Any, ..
     Raises:
         ModelError: If the weights do not fit the structure.
     """
-    kind: Any = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
-    given: dict[str, Any] = {"tokenizer": tokenizers[0]}
-    given |= {"tokenizer_2": tokenizers[1]} if family == "sdxl" else {"safety_checker": None}
+    model = FAMILIES[family]
+    names = ("", "_2")[: len(model.encoder_classes)]
+    given: dict[str, Any] = {f"tokenizer{n}": t for n, t in zip(names, tokenizers, strict=True)}
+    if "safety_checker" in model.pipeline_options:
+        given["safety_checker"] = None
     try:
         with quiet():
-            pipe: Any = kind.from_single_file(
+            pipe: Any = model.pipeline_class.from_single_file(
                 str(path), config=str(configs), local_files_only=True, torch_dtype=torch.float32, **given
             )
     except Exception as error:  # whatever the conversion stumbles over: the file is not what it seems
@@ -70,11 +72,11 @@ def convert(path: Path, family: Family, configs: Path, tokenizers: tuple[Any, ..
             raise OutOfMemory(str(path)) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise _misfit(path, reason) from error
-    encoders = (pipe.text_encoder, pipe.text_encoder_2) if family == "sdxl" else (pipe.text_encoder,)
+    encoders = tuple(getattr(pipe, f"text_encoder{n}") for n in names)
     for module in (pipe.unet, pipe.vae, *encoders):
         _refuse_holes(module, path)
         check_finite(module, str(path))
-    backbone = Backbone(family, name, pipe.unet, pipe.vae, encoders, tokenizers, pipe.scheduler)
+    backbone = model(family, name, pipe.unet, pipe.vae, encoders, tokenizers, pipe.scheduler)
     freeze(backbone)
     return backbone
 
@@ -107,14 +109,14 @@ def settle_prediction(backbone: Backbone, path: Path, header: Header, section: M
         told, source = section.prediction_type, ""
     elif said:
         told, source = said
-    elif backbone.family == "sd2":
+    elif len(backbone.published_predictions) > 1:
         told, source = probe_prediction(backbone), "trying the UNet on pure noise"
     changes: dict[str, Any] = {"prediction_type": told}
     if "ztsnr" in header.shapes:
         changes["rescale_betas_zero_snr"] = True
     backbone.scheduler = type(backbone.scheduler).from_config(backbone.scheduler.config, **changes)
     checked_scheduler(backbone.scheduler, str(path))
-    if backbone.family == "sd2" and told == "epsilon":
+    if len(backbone.published_predictions) > 1 and told == "epsilon":
         # The published SD 2.x that predicts noise is the 512-pixel base model.
         backbone.unet.register_to_config(sample_size=64)
     if source:

@@ -1,4 +1,4 @@
-"""Captions to tokens and tokens to text embeddings, as each family's pipeline does it."""
+"""Captions to tokens, as each family's pipeline does it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from finetune.backbones.words import written_out
 
@@ -49,26 +49,3 @@ def truncated(tokenizer: Any, caption: str, length: int) -> str | None:
     while start > 0 and not caption[start - 1].isspace():
         start -= 1  # half a word says nothing: tell the whole one
     return caption[start:].strip()
-
-
-def encode_last(encoder: nn.Module, tokens: Tensor) -> Tensor:
-    """The normalised output of the last layer, `[B, T, D]` (SD 1.x and 2.x).
-
-    SD 2's published text encoder ends with OpenCLIP's penultimate layer, so last is right for it too.
-    """
-    hidden: Tensor = encoder(tokens).last_hidden_state
-    return hidden
-
-
-def encode_penultimate(encoders: Sequence[nn.Module], tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """SDXL (arXiv:2307.01952, section 2.1): penultimate layers joined, pooled text of the last encoder.
-
-    Args:
-        encoders: CLIP ViT-L and OpenCLIP ViT-bigG, or small ones of that structure.
-        tokens: `[B, encoders, T]`.
-
-    Returns:
-        `[B, T, D₁ + D₂]` and `[B, P]`.
-    """
-    outputs = [e(tokens[:, i], output_hidden_states=True) for i, e in enumerate(encoders)]
-    return torch.cat([o.hidden_states[-2] for o in outputs], dim=-1), outputs[-1].text_embeds

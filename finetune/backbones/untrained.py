@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from finetune.backbones.backbone import Backbone
+from finetune.backbones.sd import StableDiffusion
 from finetune.config.pretrain import ArchitectureSection
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -46,7 +47,7 @@ def untrained_backbone(
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    backbone = Backbone(
+    backbone = StableDiffusion(
         family="sd1",
         name=f"a new model ({section.size})",
         unet=unet,

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from finetune.backbones import Backbone, load_backbone
 from finetune.backbones.checkpoint import Header, read_header, stated_prediction
 from finetune.backbones.folder import load_folder
+from finetune.backbones.known import FAMILIES
 from finetune.backbones.original import original_state
 from finetune.backbones.single_file import convert, probe_prediction, settle_prediction
 from finetune.config import ModelSection
@@ -25,7 +26,9 @@ def state_of(pipe: Any) -> dict[str, torch.Tensor]:
     family: Family = (
         "sdxl" if len(encoders) > 1 else "sd2" if pipe.unet.config.use_linear_projection else "sd1"
     )
-    return original_state(Backbone(family, "tiny", pipe.unet, pipe.vae, tuple(encoders), (), pipe.scheduler))
+    return original_state(
+        FAMILIES[family](family, "tiny", pipe.unet, pipe.vae, tuple(encoders), (), pipe.scheduler)
+    )
 
 
 def write_original(pipe: Any, file: Path) -> Path:

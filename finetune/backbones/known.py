@@ -1,0 +1,14 @@
+"""The class of each family: a new one is a class, a row here and in `families.family_of`, and presets."""
+
+from __future__ import annotations
+
+from finetune.backbones.backbone import Backbone
+from finetune.backbones.families import Family
+from finetune.backbones.sd import StableDiffusion, StableDiffusion2
+from finetune.backbones.sdxl import StableDiffusionXL
+
+FAMILIES: dict[Family, type[Backbone]] = {
+    "sd1": StableDiffusion,
+    "sd2": StableDiffusion2,
+    "sdxl": StableDiffusionXL,
+}

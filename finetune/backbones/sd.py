@@ -1,0 +1,42 @@
+"""Stable Diffusion 1.x and 2.x."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
+from torch import Tensor
+from transformers import CLIPTextModel
+
+from finetune.backbones.backbone import Backbone
+
+
+class StableDiffusion(Backbone):
+    """Stable Diffusion 1.x (Rombach et al. 2022, arXiv:2112.10752): one text encoder, CLIP ViT-L."""
+
+    encoder_classes: ClassVar[tuple[Any, ...]] = (CLIPTextModel,)
+    pipeline_class: ClassVar[Any] = StableDiffusionPipeline
+    branched_class: ClassVar[Any] = StableDiffusionControlNetPipeline
+    pipeline_options: ClassVar[dict[str, Any]] = {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+    kohya_roots: ClassVar[dict[str, str]] = {"unet": "lora_unet", "text_encoder": "lora_te"}
+    original_text: ClassVar[tuple[tuple[str, str], ...]] = (("clip", "cond_stage_model.transformer."),)
+
+    def encode_text(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The normalised output of the last layer, `[B, T, D]`; no pooled text."""
+        (encoder,) = self.text_encoders
+        hidden: Tensor = encoder(self.beside_encoders(tokens)[:, 0]).last_hidden_state
+        return hidden, None
+
+
+class StableDiffusion2(StableDiffusion):
+    """Stable Diffusion 2.x: OpenCLIP ViT-H, published for noise and for velocity under the same keys.
+
+    Its published text encoder ends with OpenCLIP's penultimate layer, so last is right for it too.
+    """
+
+    published_predictions: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction")
+    original_text: ClassVar[tuple[tuple[str, str], ...]] = (("open_clip", "cond_stage_model.model."),)
