@@ -69,7 +69,7 @@ def is_held_out(animal: str, colour: str, scene: str) -> bool:
 
     The rule takes about a tenth of all combinations, and at most one scene of
     any (animal, colour) pair and one animal of any (colour, scene) pair, so
-    every word and every pair of words is still learnt from plenty of pictures.
+    every word and every pair of words is still learned from plenty of pictures.
     """
     index = ANIMALS.index(animal) + 2 * COLOURS.index(colour) + 3 * SCENES.index(scene)
     return index % 10 == 0

@@ -63,7 +63,7 @@ def read_header(file: Path, allow_pickle: bool) -> Header:
             metadata, integers = opened.metadata() or {}, integer_weight(opened)
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"This file is no safetensors checkpoint, or is cut short ({error}).",
+            f"This file is not a safetensors checkpoint, or is cut short ({error}).",
             where=str(file),
             fix="Get the file again; a .ckpt file must keep its name.",
         ) from error

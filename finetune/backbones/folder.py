@@ -74,7 +74,7 @@ def _read_configs(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         inside = sorted(path.glob("*.safetensors"))
         fix = f"To use the checkpoint inside: --model {inside[0]}" if inside else SUPPORTED
         raise ModelError(
-            "This folder is no diffusers model: it has no model_index.json.", where=str(path), fix=fix
+            "This folder is not a diffusers model: it has no model_index.json.", where=str(path), fix=fix
         )
     index = _read_json(path / "model_index.json")
     refuse_other_pipelines(index, str(path))

@@ -101,7 +101,7 @@ def _fault(error: Exception, repository: str) -> ModelError:
         what = "The Hub cannot be reached, and the model is not in the local cache."
         fix = "Connect to the network, use --model storybook, or give a model that is on this machine."
     elif isinstance(error, errors.EntryNotFoundError):
-        what, fix = "This Hub repository is no diffusers model.", SUPPORTED
+        what, fix = "This Hub repository is not a diffusers model.", SUPPORTED
     else:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         what, fix = f"The model cannot be fetched: {reason.rstrip('.')}.", _CHECK

@@ -46,7 +46,7 @@ def load_backbone(section: ModelSection) -> Backbone:
     is_checkpoint = path.suffix in (".safetensors", *PICKLES)
     if path.is_file():
         if not is_checkpoint:
-            raise ModelError("This file is no checkpoint.", where=str(path), fix=_fix())
+            raise ModelError("This file is not a checkpoint.", where=str(path), fix=_fix())
         return load_single_file(path, section)
     if _HUB_ID.fullmatch(str(location(name))) and not is_checkpoint:
         return load_folder(download(location(name), section), section)

@@ -133,7 +133,7 @@ class Masks:
             raise DataError(
                 "Nothing counts in the square that is cut from the middle of a picture.",
                 where=str(mask.path),
-                fix="Crop picture and mask to what is to be learnt, or set data.unmasked_weight above 0.",
+                fix="Crop picture and mask to what is to be learned, or set data.unmasked_weight above 0.",
             )
         return row["mask"]
 
@@ -165,7 +165,7 @@ class Masks:
             raise DataError(
                 "Nothing of a picture counts.",
                 where=str(path),
-                fix="Make its mask white (or the picture opaque) where it shows what is to be learnt.",
+                fix="Make its mask white (or the picture opaque) where it shows what is to be learned.",
             )
         return _Mask(path, hashlib.sha256(data).hexdigest(), alpha=self._folder is None)
 

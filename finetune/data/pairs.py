@@ -215,7 +215,7 @@ def _lines(metadata: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             content = error
         if not isinstance(content, dict):
             raise DataError(
-                "This line is no JSON object.", where=f"{metadata}, line {number}", fix="Fix the line."
+                "This line is not a JSON object.", where=f"{metadata}, line {number}", fix="Fix the line."
             )
         yield number, content
 
@@ -226,7 +226,7 @@ def _value(line: Mapping[str, Any], keys: Sequence[str], metadata: Path, number:
         return None
     if not isinstance(line[key], str):
         raise DataError(
-            f"`{key}` is no text.", where=f"{metadata}, line {number}", fix="Put its value in quotes."
+            f"`{key}` is not text.", where=f"{metadata}, line {number}", fix="Put its value in quotes."
         )
     return str(line[key])
 

@@ -269,5 +269,5 @@ class PictureSource(LatentSource):
         for caption in self.captions():
             if lost := self.backbone.truncated(caption):
                 whose = [p.path.name for p in pictures if p.caption == caption]
-                lines.append(f'caption too long for the model, its end is lost: "{lost}" ({listing(whose)})')
+                lines.append(f'caption truncated, too long for the model; lost: "{lost}" ({listing(whose)})')
         return [*lines, *(self._masks.summary() if self._masks else []), *self.folder.notes]

@@ -69,18 +69,17 @@ def training_schedule(scheduler: Any, section: ObjectiveSection) -> DDPMSchedule
         )
     if section.target not in ("auto", predicts):
         raise ConfigError(
-            f"The model predicts {predicts}, and training it towards {section.target} would first have to "
-            "undo what it has learnt.",
+            f"The model predicts {predicts}; training it toward {section.target} would unlearn that first.",
             where=f"objective.target = {section.target}",
-            fix="Leave objective.target at auto. If the model was taken for what it is not, say what it "
-            f"predicts with --set model.prediction_type={section.target}.",
+            fix="Leave objective.target at auto. If the prediction type was detected wrongly, set it with "
+            f"--set model.prediction_type={section.target}.",
         )
     if predicts == "epsilon" and float(schedule.alphas_cumprod[-1]) == 0:
         raise ConfigError(
-            "The model predicts noise, and a schedule with zero terminal SNR ends in noise alone: there the "
-            "answer is the input, so nothing of the picture can be learnt from it or sampled from it.",
+            "Zero terminal SNR needs v-prediction: at the last timestep the input is pure noise, which an "
+            "epsilon model would only have to repeat.",
             where="objective.zero_terminal_snr" if section.zero_terminal_snr else "the model's scheduler",
-            fix="Leave objective.zero_terminal_snr off, or take a model that predicts v. If this one does, "
-            "say so with --set model.prediction_type=v_prediction.",
+            fix="Leave objective.zero_terminal_snr off, or use a v-prediction model. If this is one, set "
+            "--set model.prediction_type=v_prediction.",
         )
     return schedule

@@ -131,7 +131,7 @@ def _word(text: str, tensors: Mapping[str, Tensor], file: Path, backbone: Backbo
     rows = tuple(row[None] if row.ndim == 1 else row for row in rows)
     if any(row.ndim != 2 or row.numel() == 0 for row in rows):
         raise WeightsError(
-            f"The embeddings of {text} are no rows of numbers.", where=str(file), fix="Get the file again."
+            f"The embeddings of {text} are not rows of numbers.", where=str(file), fix="Get the file again."
         )
     widths = tuple(encoder.config.hidden_size for encoder in backbone.text_encoders)
     if not all(torch.isfinite(row).all() for row in rows):

@@ -69,7 +69,9 @@ def read_recipe_file(path: Path) -> tuple[str, list[Setting]]:
         )
     kind = content.pop("kind", None)
     if not isinstance(kind, str) or kind not in RECIPES:
-        what = "The recipe does not say its kind." if kind is None else f"{show(kind)} is no kind of recipe."
+        what = (
+            "The recipe does not say its kind." if kind is None else f"{show(kind)} is not a kind of recipe."
+        )
         near = nearest(str(kind), RECIPES) or kinds
         raise ConfigError(what, where=f"{path}: kind", fix=f"Write `kind: {near}`.")
     return str(kind), list(_settings(content, lines, str(path)))
@@ -78,7 +80,7 @@ def read_recipe_file(path: Path) -> tuple[str, list[Setting]]:
 def _text(path: Path) -> str:
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
-            reason = "it is no file"  # a pipe would be waited for without end
+            reason = "it is not a file"  # a pipe would be waited for without end
         elif path.exists() and path.stat().st_size > LARGEST:
             reason = f"it is larger than {LARGEST:,} bytes"
         else:

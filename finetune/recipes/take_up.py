@@ -72,7 +72,7 @@ def take_up(this: Run, state: State, report: Reporter) -> None:
         aside = _put_results_aside(this.folder, trainer.step, this.recipe)
         report.tell(f"The results of step {trainer.step} are kept in {aside}.")
     trainer.accelerator.wait_for_everyone()
-    report.tell(f"Going on after step {trainer.step} of {steps}.")
+    report.tell(f"Resuming from step {trainer.step} of {steps}.")
 
 
 def _with_its_own_settings(this: Run, state: State) -> str:

@@ -85,7 +85,7 @@ def denoise(
     """
     assert settings.size is not None
     width, height = settings.size
-    pipeline = _unguessing(backbone.pipeline([control.branch for control in controls]))
+    pipeline = _without_text_encoders(backbone.pipeline([control.branch for control in controls]))
     pipeline.scheduler = make_scheduler(settings.scheduler, backbone.scheduler)
     embeddings = texts.arguments([job.prompt for job in jobs])
     if settings.guidance > 1:
@@ -126,7 +126,7 @@ def _control_arguments(
     return {"image": images if len(controls) > 1 else images[0], **pipeline_arguments(controls)}
 
 
-def _unguessing(pipeline: Any) -> Any:
+def _without_text_encoders(pipeline: Any) -> Any:
     """The pipeline without text encoders: the prompts are encoded already.
 
     A pipeline takes its device from any one of its parts, and the text encoders may well have

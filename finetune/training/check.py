@@ -1,4 +1,4 @@
-"""Whether a machine can train as the settings ask, told before any long work."""
+"""Checks precision and optimizer before anything is loaded for long."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from finetune.training.optimizers import make_optimizer
 
 
 def check_trainable(training: TrainingSection, optimizer: OptimizerSection) -> None:
-    """Tries out what making the trainer would refuse later.
+    """Refuses now what the trainer would refuse after the model is loaded.
 
     Raises:
-        ConfigError: If the precision or the optimizer cannot be had on this machine.
+        ConfigError: If the precision or the optimizer is not available on this machine.
     """
     checked_precision(training)
     check_average(training, optimizer)

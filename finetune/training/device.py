@@ -17,7 +17,7 @@ def checked_precision(training: TrainingSection) -> str:
     """The precision that `auto` means here, or the one that was asked for.
 
     Raises:
-        ConfigError: If it cannot be had on this machine.
+        ConfigError: If it is not available on this machine.
     """
     precision = precision_name(dtype_on(training.precision, best_device()))
     if precision == "fp16" and not torch.cuda.is_available():
@@ -36,7 +36,7 @@ def make_accelerator(training: TrainingSection, folder: RunFolder, *, trains_tex
         trains_text: Whether text encoders are trained.
 
     Raises:
-        ConfigError: If the precision cannot be had on this machine.
+        ConfigError: If the precision is not available on this machine.
     """
     precision = checked_precision(training)
     # accelerate keeps the precision of a process's first run and would refuse another in its second, and

@@ -137,9 +137,9 @@ def _check_parts(trained: Sequence[ParameterGroup], section: OptimizerSection) -
     for part in TEXT:
         if getattr(section, f"{part}_lr") is not None and part not in there:
             raise ConfigError(
-                f"A learning rate is given for {part}, but nothing of it is trained.",
+                f"A learning rate is given for {part}, which is not trained.",
                 where=f"optimizer.{part}_lr",
-                fix="Remove it, or choose what is trained in the section adapter.",
+                fix="Remove it, or train that part (section adapter).",
             )
     if section.text_encoder_stop is not None and not there & set(TEXT):
         raise ConfigError(

@@ -54,7 +54,7 @@ class Trainer(Generic[RowsT]):
         identity: What the run is (plain data); resuming with another identity is refused.
 
     Raises:
-        ConfigError: If the precision or the optimizer cannot be had on this machine, or a learning rate
+        ConfigError: If the precision or the optimizer is not available on this machine, or a learning rate
             is given for what is not trained.
     """
 

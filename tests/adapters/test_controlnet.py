@@ -164,15 +164,15 @@ def test_gradients_are_those_of_plain_diffusers(
 
 
 @pytest.mark.parametrize("section", [NEW, LOW_RANK], ids=["full", "low rank"])
-def test_what_is_written_does_what_was_learnt(
+def test_what_is_written_does_what_was_learned(
     backbone: Backbone, tmp_path: Path, section: ControlNetSection
 ) -> None:
     adapter = stirred(ControlNet(backbone, section)).eval()
     given = inputs(backbone)
     with torch.no_grad():
-        learnt = adapter(*given)
+        learned = adapter(*given)
         plain = written(adapter, tmp_path / "controlnet")
-        torch.testing.assert_close(backbone.predict(*given, plain), learnt, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(backbone.predict(*given, plain), learned, rtol=1e-5, atol=1e-6)
     # And it can be gone on with.
     again = ControlNet(backbone, ControlNetSection(start=tmp_path))
     state = again.state()

@@ -24,7 +24,7 @@ def test_a_name_that_means_nothing(name: str) -> None:
 
 def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(ModelError, match="no checkpoint"):
+    with pytest.raises(ModelError, match="not a checkpoint"):
         load(tmp_path / "notes.txt")
 
 

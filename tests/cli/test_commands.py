@@ -65,7 +65,7 @@ def test_run_resumes_the_folder_it_is_given(
     assert main(["run", "out"]) == 0, "a new run of the same recipe"
     assert (here / "runs" / "out" / result.name).read_bytes() == whole
     assert main(["run", "out", "--resume"]) == 0
-    assert "Going on after step 2 of 4." in capsys.readouterr().out
+    assert "Resuming from step 2 of 4." in capsys.readouterr().out
     assert result.read_bytes() == whole
 
 

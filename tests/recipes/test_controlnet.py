@@ -79,7 +79,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tiny_models: dict[str, Path]) ->
     shutil.rmtree(folder / "controlnet")
     shutil.rmtree(folder / "checkpoints" / "step-000004")
     _, said = train(tiny_models["sd2"], *changes, resume=True)
-    assert "Going on after step 2 of 4." in said
+    assert "Resuming from step 2 of 4." in said
     assert (folder / WEIGHTS).read_bytes() == whole
 
 

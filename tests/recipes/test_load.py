@@ -254,7 +254,7 @@ def test_a_long_value_is_not_repeated_whole(change: str) -> None:
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
-    with pytest.raises(ConfigError, match="no file"):
+    with pytest.raises(ConfigError, match="not a file"):
         load_recipe(tmp_path / "pipe.yaml")
 
 

@@ -161,7 +161,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tiny_models: dict[str, Path], pi
     unfinished(folder, 2)
     again, said = train(*arguments, resume=True)
     assert again == folder
-    assert "Going on after step 2 of 4." in said
+    assert "Resuming from step 2 of 4." in said
     assert (folder / DIFFUSERS).read_bytes() == whole
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4]
@@ -276,7 +276,7 @@ def test_a_finished_run_is_carried_on(tiny_models: dict[str, Path], pictures: Pa
     first = (folder / DIFFUSERS).read_bytes()
     again, said = train(*arguments, "training.steps=4", resume=True)
     assert again == folder
-    assert "Going on after step 2 of 4." in said
+    assert "Resuming from step 2 of 4." in said
     assert (folder / DIFFUSERS).read_bytes() == (straight / DIFFUSERS).read_bytes()
     assert (folder / "results-step-000002" / DIFFUSERS).read_bytes() == first
     assert load_recipe(folder / "recipe.yaml").training.steps == 4
@@ -326,7 +326,7 @@ def test_a_refused_resume_names_the_files_that_changed(
     (mycat / "3.png").unlink()
     shutil.copy(pictures / "2.png", mycat / "2.png")
     _, said = train(mycat, tiny_models["sd1"], "training.steps=3", resume=True)
-    assert "Going on after step 2 of 3." in said
+    assert "Resuming from step 2 of 3." in said
 
 
 def test_the_fix_of_other_settings_works(tiny_models: dict[str, Path], pictures: Path) -> None:

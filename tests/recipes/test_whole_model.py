@@ -166,7 +166,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tiny_models: dict[str, Path], pi
     shutil.rmtree(folder / "model")
     shutil.rmtree(folder / "checkpoints" / "step-000004")
     again, said = train("dreambooth", pictures, tiny_models["sdxl"], *changes, resume=True)
-    assert again == folder and "Going on after step 2 of 4." in said
+    assert again == folder and "Resuming from step 2 of 4." in said
     assert unet.read_bytes() == whole
 
 
