@@ -127,8 +127,8 @@ def pickle_refused(file: Path) -> ModelError:
     return ModelError(
         "These weights are a pickle file, which is only loaded on your explicit word.",
         where=str(file),
-        fix="Get the .safetensors version. Training commands can be allowed to read it with --set "
-        "model.allow_pickle=true (only weights are read, no code).",
+        fix="Get the .safetensors version, or allow this one with --set model.allow_pickle=true (only "
+        "weights are read, no code).",
     )
 
 

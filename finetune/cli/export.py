@@ -7,10 +7,10 @@ from typing import Literal
 
 import click
 
-from finetune.cli.flags import SettingsCommand, setting_flag
+from finetune.cli.flags import SettingsCommand, given_model, model_flags
 from finetune.cli.terminal import quiet_loading, tell
-from finetune.config import ModelSection
 from finetune.files import check_writable
+from finetune.recipes.load import MODEL_KEYS
 
 
 def _export(
@@ -19,6 +19,7 @@ def _export(
     as_lora: Path | None,
     rank: int | None,
     model: str | None,
+    changes: tuple[str, ...],
     dtype: Literal["fp32", "fp16"],
 ) -> None:
     from finetune.backbones import load_backbone
@@ -32,10 +33,11 @@ def _export(
         raise click.UsageError("--rank belongs to --as-lora.")
     if as_lora is not None and dtype != "fp32":
         raise click.UsageError("--dtype belongs to --merged.")
+    given = given_model(model, changes)
     quiet_loading()
     check_free(out)
     check_writable(out.parent)
-    section, sentence = choose_model(model, [run])
+    section, sentence = choose_model(given, [run])
     tell(sentence)
     backbone = load_backbone(section)
     if as_lora is not None:
@@ -78,9 +80,7 @@ export_command = SettingsCommand(
             type=click.IntRange(min=1),
             help="Rank that a DoRA gets as a plain LoRA; 64 if not given.",
         ),
-        setting_flag(
-            "--model", ModelSection.model_fields["name"], default="the model that the LoRA was made for"
-        ),
+        *model_flags("the model that the LoRA was made for"),
         click.Option(
             ["--dtype"],
             type=click.Choice(["fp32", "fp16"]),
@@ -89,4 +89,5 @@ export_command = SettingsCommand(
             help="Precision of the written weights.",
         ),
     ],
+    keys=MODEL_KEYS,
 )

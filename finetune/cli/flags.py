@@ -13,10 +13,11 @@ from typing import Any, Literal, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
+from finetune.config import ModelSection
 from finetune.errors import ConfigError
 from finetune.recipes.base import setting_fields
 from finetune.recipes.faults import cut
-from finetune.recipes.load import RECIPES, Setting, parse_set
+from finetune.recipes.load import MODEL_KEYS, RECIPES, Setting, build_model, parse_set
 from finetune.recipes.other_names import ANSWERS, key_here
 from finetune.recipes.presets import preset_values, presets
 
@@ -59,7 +60,7 @@ class SettingsCommand(click.Command):
         if known := key_here(name, self.keys):
             own = next((flag for flag, key in FLAGS.items() if key == known), f"--set {known}=VALUE")
             return f"Here it is {own}."
-        return ANSWERS.get(name) if self.keys else None
+        return ANSWERS.get(name) if "training.steps" in self.keys else None
 
 
 def setting_flag(
@@ -119,14 +120,36 @@ def _preset_default(kind: str, key: str, field: FieldInfo) -> str | None:
     return f"{_default(field.default)}; {others}" if _default(field.default) else others
 
 
-def set_flag() -> click.Option:
+def set_flag(text: str = "Change any other setting of the recipe") -> click.Option:
     """`--set section.key=value`, any number of times."""
     return click.Option(
         ["--set", "changes"],
         multiple=True,
         metavar="SECTION.KEY=VALUE",
-        help="Change any other setting of the recipe; may be repeated.",
+        help=f"{text}; may be repeated.",
     )
+
+
+def model_flags(default: str) -> list[click.Parameter]:
+    """`--model`, and `--set` for the settings of a model that have no flag.
+
+    Args:
+        default: What help says of a model that is not named.
+    """
+    others = ", ".join(key for key in MODEL_KEYS if key != FLAGS["--model"])
+    return [
+        setting_flag("--model", ModelSection.model_fields["name"], default=default),
+        set_flag(f"Change another setting of the model ({others})"),
+    ]
+
+
+def given_model(model: str | None, changes: Sequence[str]) -> ModelSection:
+    """What `model_flags` were given.
+
+    Raises:
+        ConfigError: All faults at once, each with its flag.
+    """
+    return build_model(flag_settings({"model": model, "changes": changes}))
 
 
 def flag_settings(values: Mapping[str, Any]) -> list[Setting]:

@@ -8,12 +8,13 @@ from typing import Any, get_args
 import click
 from pydantic_core import PydanticCustomError
 
-from finetune.cli.flags import SettingsCommand, setting_flag
+from finetune.cli.flags import SettingsCommand, given_model, model_flags, setting_flag
 from finetune.cli.terminal import progress, quiet_loading, tell
-from finetune.config import ControlKind, ModelSection, TrainingSection
+from finetune.config import ControlKind, TrainingSection
 from finetune.config.base import check_text
 from finetune.errors import ConfigError
 from finetune.files import check_writable
+from finetune.recipes.load import MODEL_KEYS
 from finetune.sampling.settings import (
     SamplingSection,
     parse_controls,
@@ -26,6 +27,7 @@ from finetune.sampling.settings import (
 def _sample(
     prompts: tuple[str, ...],
     model: str | None,
+    changes: tuple[str, ...],
     loras: tuple[str, ...],
     embeddings: tuple[str, ...],
     controlnets: tuple[str, ...],
@@ -41,6 +43,7 @@ def _sample(
     _check_prompts(prompts)
     given = {name: value for name, value in values.items() if value is not None}
     settings = sampling_section(**given)
+    section = given_model(model, changes)
     specs = [parse_lora(lora) for lora in loras]
     words = [parse_embedding(embedding) for embedding in embeddings]
     controls = parse_controls(controlnets, control_scales, control_starts, control_ends, control_preprocess)
@@ -56,7 +59,7 @@ def _sample(
 
     quiet_loading()
     section, sentence = choose_model(
-        model, [path for path, _ in specs], [path for path, _ in words], [c.path for c in controls]
+        section, [path for path, _ in specs], [path for path, _ in words], [c.path for c in controls]
     )
     tell(sentence)
     sampler = Sampler.load(
@@ -99,11 +102,7 @@ sample_command = SettingsCommand(
     help="Make pictures of prompts, with any model, any LoRAs and any ControlNets.",
     params=[
         click.Argument(["prompts"], nargs=-1, required=True, metavar="PROMPT..."),
-        setting_flag(
-            "--model",
-            ModelSection.model_fields["name"],
-            default="the model that the first LoRA or ControlNet was made for, else auto",
-        ),
+        *model_flags("the model that the first LoRA or ControlNet was made for, else auto"),
         click.Option(
             ["--lora", "loras"],
             multiple=True,
@@ -157,4 +156,5 @@ sample_command = SettingsCommand(
             help="Where the pictures go; nothing in it is overwritten.",
         ),
     ],
+    keys=MODEL_KEYS,
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
-from pydantic import BaseModel, ValidationInfo, field_validator
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from typing_extensions import Self
 
@@ -70,11 +70,6 @@ class Recipe(Section, ABC):
     training: TrainingSection = TrainingSection()
     preview: PreviewSection = PreviewSection()
     output: OutputSection = OutputSection()
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
-        return value  # each section looks at its own, and can name the setting
 
     @property
     def trains_text(self) -> bool:
@@ -311,13 +306,13 @@ def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def sections(kind: type[Recipe]) -> dict[str, type[BaseModel]]:
+def sections(kind: type[Section]) -> dict[str, type[BaseModel]]:
     """The sections of a kind of recipe by name: `{"model": ModelSection, …}`."""
     annotations = {name: field.annotation for name, field in kind.model_fields.items()}
     return {n: a for n, a in annotations.items() if isinstance(a, type) and issubclass(a, BaseModel)}
 
 
-def setting_fields(kind: type[Recipe]) -> dict[str, FieldInfo]:
+def setting_fields(kind: type[Section]) -> dict[str, FieldInfo]:
     """The definition of every dotted key of a kind of recipe, in the order of the YAML file."""
     return {
         f"{name}.{key}": field

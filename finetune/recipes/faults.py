@@ -102,10 +102,11 @@ def _instead(key: str, keys: Sequence[str]) -> str:
         return ANSWERS[name]
     if near := nearest_key(key, keys):
         return f"Did you mean {near}?"
-    section = key.rpartition(".")[0]
+    names = list(dict.fromkeys(k.partition(".")[0] for k in keys))
+    section = key.rpartition(".")[0] if len(names) > 1 else names[0]
     if siblings := [k.rpartition(".")[2] for k in keys if section and k.startswith(section + ".")]:
         return f"The settings of {section} are {', '.join(siblings)}."
-    return f"The sections are {', '.join(dict.fromkeys(k.partition('.')[0] for k in keys))}."
+    return f"The sections are {', '.join(names)}."
 
 
 def read_validation_error(error: ValidationError, fields: Mapping[str, FieldInfo]) -> list[Fault]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from finetune.config import ModelSection, Section
 from finetune.errors import ConfigError
 from finetune.recipes.base import Recipe, sections, setting_fields
 from finetune.recipes.controlnet import ControlNetRecipe
@@ -31,7 +32,7 @@ RECIPES: dict[str, type[Recipe]] = {
     "embedding": EmbeddingRecipe,
     "pretrain": PretrainRecipe,
 }
-
+Sections = TypeVar("Sections", bound=Section)
 
 LARGEST = 1_000_000
 """Bytes of a recipe's file; a complete one has about 4,000."""
@@ -137,20 +138,39 @@ def build(kind: str, settings: Iterable[Setting]) -> Recipe:
     Raises:
         ConfigError: All faults at once, each with its place and the fix.
     """
-    recipe_type = RECIPES[kind]
+    return _checked(RECIPES[kind], settings)
+
+
+class _UsedModel(Section):
+    model: ModelSection = ModelSection()
+
+
+MODEL_KEYS = list(setting_fields(_UsedModel))
+
+
+def build_model(settings: Iterable[Setting]) -> ModelSection:
+    """The model as given to a command that has no recipe; only what was given counts as set.
+
+    Raises:
+        ConfigError: All faults at once, as in `build`.
+    """
+    return _checked(_UsedModel, settings).model
+
+
+def _checked(kind: type[Sections], settings: Iterable[Setting]) -> Sections:
     given = {setting.key: setting for setting in settings}
     origins = {key: setting.origin for key, setting in given.items()}
-    fields = setting_fields(recipe_type)
-    names = sections(recipe_type)
+    fields = setting_fields(kind)
+    names = sections(kind)
     faults = [unknown_key(key, list(fields)) for key in given if key not in fields and key not in names]
     try:
-        recipe = recipe_type.model_validate(_nested(given, fields, names))
+        made = kind.model_validate(_nested(given, fields, names))
     except ValidationError as error:
         faults += read_validation_error(error, fields)
     else:
-        faults += recipe.faults()
+        faults += made.faults()
     raise_faults(faults, origins)
-    return recipe
+    return made
 
 
 def _nested(given: Mapping[str, Setting], fields: Container[str], names: Container[str]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def resolved(section: ModelSection) -> tuple[ModelSection, str]:
 
 
 def choose_model(
-    name: str | None,
+    given: ModelSection,
     loras: Sequence[Path] = (),
     embeddings: Sequence[Path] = (),
     controlnets: Sequence[Path] = (),
@@ -33,7 +33,7 @@ def choose_model(
     """The model to sample from.
 
     Args:
-        name: What the user named, or None.
+        given: What the user said of it; a setting that was not given comes from what decides.
         loras: Run folders or LoRA files; without a name, the first that says its model decides.
         embeddings: Run folders or files of new words, which decide after the LoRAs.
         controlnets: Run folders or diffusers folders, which decide after those.
@@ -42,21 +42,18 @@ def choose_model(
         The resolved section, and a sentence for the user: which model it is, and why.
 
     Raises:
-        ConfigError: If no model can be called `name`.
         WeightsError: If there is no LoRA or ControlNet at one of the places; told before a model is loaded.
     """
-    named = None if name is None else ModelSection.named(name)
     for lora in loras:
         find_lora(lora)
     for controlnet in controlnets:
         find_branch(controlnet)
-    if named is not None:
-        return resolved(named)
-    for made in (*loras, *embeddings, *controlnets):
+    for made in () if "name" in given.model_fields_set else (*loras, *embeddings, *controlnets):
         if section := model_of(made):
-            section, sentence = resolved(section)
+            changes = given.model_dump(exclude_unset=True)
+            section, sentence = resolved(section.model_copy(update=changes))
             return section, f"{sentence.rstrip('.')}, because {made} was made for it."
-    return resolved(ModelSection())
+    return resolved(given)
 
 
 def model_of(made: Path) -> ModelSection | None:

@@ -8,9 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from finetune.cli import main
+from finetune.config import ModelSection
+from finetune.formats.read import DIFFUSERS_FILE
+from finetune.recipes.load import build_model, parse_set
+from finetune.recipes.model import choose_model
 
 Output = pytest.CaptureFixture[str]
 
@@ -48,6 +54,42 @@ def test_train_sample_export(
     assert main(["export", "runs/mycat-lora", "--as-lora", "plain.safetensors"]) == 0
     assert "differs from the original by 0.00%" in capsys.readouterr().out
     assert main(["sample", "a cat", "--lora", "plain.safetensors", "--model", model, "--steps", "1"]) == 0
+
+
+def test_a_pickled_model_is_used_on_the_users_word(
+    here: Path, tiny_models: dict[str, Path], pictures: Path, capsys: Output
+) -> None:
+    shutil.copytree(tiny_models["sd1"], "old")
+    file = here / "old" / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(file), file.with_suffix(".bin"))
+    file.unlink()
+    allowed = ["--set", "model.allow_pickle=true"]
+    small = ["--steps", "1", "--rank", "2", "--set", "preview.every=0"]
+    assert main(["lora", "--instance-dir", str(pictures), "--model", "old", *small, *allowed]) == 0
+    for command in (
+        ["sample", "a cat", "--steps", "1", "--model", "old"],
+        # A file's word, here the run's own recipe, is not the user's.
+        ["sample", "a cat", "--steps", "1", "--lora", "runs/mycat-lora"],
+        ["export", "runs/mycat-lora", "--merged", "merged"],
+    ):
+        capsys.readouterr()
+        assert main(command) == 2
+        assert "allow this one with --set model.allow_pickle=true" in capsys.readouterr().err
+        assert main([*command, *allowed]) == 0
+        assert "Model: old" in capsys.readouterr().out
+    assert (here / "merged" / "model_index.json").is_file()
+
+
+def test_other_settings_of_a_model_come_from_what_was_made_for_it(here: Path) -> None:
+    (here / "run").mkdir()
+    (here / "run" / "recipe.yaml").write_text("model: {name: a/b, revision: old, prediction_type: epsilon}")
+    (here / "run" / DIFFUSERS_FILE).touch()
+
+    def chosen(*changes: str) -> ModelSection:
+        return choose_model(build_model(map(parse_set, changes)), [here / "run"])[0]
+
+    assert chosen("model.revision=new") == ModelSection(name="a/b", revision="new", prediction_type="epsilon")
+    assert chosen("model.name=c/d") == ModelSection(name="c/d")
 
 
 def test_run_resumes_the_folder_it_is_given(

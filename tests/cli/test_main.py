@@ -111,10 +111,10 @@ def test_the_command_line_is_frozen() -> None:
         assert len(flags[kind]) <= 15, kind
     sample = """--control-end --control-image --control-preprocess --control-scale --control-start
         --controlnet --embedding --guidance --lora --model --negative --num --output-dir --precision
-        --scheduler --seed --size --steps"""
+        --scheduler --seed --set --size --steps"""
     assert flags["run"] == ["--output-dir", "--resume", "--set"]
     assert flags["sample"] == sample.split()
-    assert flags["export"] == ["--as-lora", "--dtype", "--merged", "--model", "--rank"]
+    assert flags["export"] == ["--as-lora", "--dtype", "--merged", "--model", "--rank", "--set"]
 
 
 @pytest.mark.parametrize("kind", RECIPES)
@@ -171,7 +171,13 @@ def test_every_flag_stands_for_a_setting_and_shows_its_description(kind: str, ca
         (["sample", "a cat", "--lora", "none"], "where: none"),
         (["sample", "a cat", "--model", "none"], "none"),
         (["sample", "a cat", "--model", "none", "--precision", "fp31"], "fix"),
+        (["sample", "a cat", "--allow-pickle"], "reached with --set model.allow_pickle=VALUE"),
+        (["sample", "a cat", "--set", "training.steps=3"], "The settings of model are name, revision,"),
+        (["sample", "a cat", "--model", "x", "--set", "model.name=x"], "given twice"),
+        (["sample", "a cat", "--set", "model.name=none"], "There is no model 'none'"),
+        (["sample", "a cat", "--resume_from_checkpoint", "x"], "See finetune sample --help."),
         (["export", "none", "--merged", "out"], "where: none"),
+        (["export", "none", "--revision", "x"], "reached with --set model.revision=VALUE"),
         (["export", "none"], "--merged FOLDER or --as-lora FILE"),
         (["export", "none", "--merged", "out", "--rank", "4"], "--rank belongs to --as-lora"),
         (["export", "none", "--as-lora", "out", "--dtype", "fp16"], "--dtype belongs to --merged"),
@@ -195,10 +201,28 @@ def test_bad_input_is_one_message_and_leaves_nothing(
 def test_a_model_that_cannot_be_called_so_is_told(command: list[str], name: str, capsys: Output) -> None:
     assert main([*command, "--model", name]) == 2
     said = capsys.readouterr().err
-    assert "The name of a model must be text" in said
+    assert "model.name must be text" in said
     assert "where: --model" in said
     assert len(said) < 500
     assert "\x1b[2J" not in said
+
+
+@pytest.mark.parametrize("command", [["sample", "a cat"], ["export", "run", "--merged", "out"]])
+@pytest.mark.parametrize(
+    ("change", "what", "fix"),
+    [
+        ("model.allow_pickel=true", "is not a setting.", "Did you mean model.allow_pickle?"),
+        ("model.allow_pickle=maybe", "must be true or false, not 'maybe'.", "Also load .ckpt"),
+        ("model.prediction_type=epsilom", "must be one of auto, epsilon,", "Did you mean epsilon?"),
+        ("model.allow_pickle", "sets nothing.", "Write --set section.key=value."),
+    ],
+)
+def test_wrong_settings_of_a_model_are_told(
+    command: list[str], change: str, what: str, fix: str, capsys: Output
+) -> None:
+    assert main([*command, "--set", change]) == 2
+    said = capsys.readouterr().err
+    assert all(words in said for words in (what, f"where: --set {change}\n", f"fix:   {fix}"))
 
 
 def test_a_fault_of_our_own_is_exit_code_1(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,6 +169,8 @@ def test_wrong_settings_are_refused(shared: Sampler, wrong: dict[str, Any]) -> N
 def test_wrong_precision_is_refused(tiny_models: dict[str, Path]) -> None:
     with pytest.raises(ConfigError, match="no precision named `fp8`"):
         Sampler.load(str(tiny_models["sd1"]), precision="fp8")
+    with pytest.raises(ConfigError, match="The name of a model must be text"):
+        Sampler.load("a\x1b[2J")
 
 
 def test_a_picture_that_is_not_finite_is_an_error(tiny_models: dict[str, Path]) -> None:
