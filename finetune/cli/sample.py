@@ -8,6 +8,7 @@ from typing import Any, get_args
 import click
 from pydantic_core import PydanticCustomError
 
+from finetune.cli.controlnet import FORM, parse_controlnet
 from finetune.cli.flags import SettingsCommand, given_model, model_flags, setting_flag
 from finetune.cli.terminal import progress, quiet_loading, tell
 from finetune.config import ControlKind, TrainingSection
@@ -17,7 +18,6 @@ from finetune.files import check_writable
 from finetune.recipes.load import MODEL_KEYS
 from finetune.sampling.settings import (
     SamplingSection,
-    parse_controls,
     parse_embedding,
     parse_lora,
     sampling_section,
@@ -31,10 +31,6 @@ def _sample(
     loras: tuple[str, ...],
     embeddings: tuple[str, ...],
     controlnets: tuple[str, ...],
-    control_images: tuple[Path, ...],
-    control_scales: tuple[float, ...],
-    control_starts: tuple[float, ...],
-    control_ends: tuple[float, ...],
     control_preprocess: ControlKind,
     precision: str | None,
     output_dir: Path,
@@ -46,28 +42,23 @@ def _sample(
     section = given_model(model, changes)
     specs = [parse_lora(lora) for lora in loras]
     words = [parse_embedding(embedding) for embedding in embeddings]
-    controls = parse_controls(controlnets, control_scales, control_starts, control_ends, control_preprocess)
-    if len(control_images) != len(controls):
-        raise ConfigError(
-            f"{len(controls)} ControlNets are given but {len(control_images)} control pictures.",
-            where="--controlnet, --control-image",
-            fix="Give a control picture for each ControlNet, in the same order.",
-        )
+    controls = [parse_controlnet(text, control_preprocess) for text in controlnets]
+    branches, images = [spec for spec, _ in controls], [picture for _, picture in controls]
     check_writable(output_dir)
     from finetune.recipes.model import choose_model
     from finetune.sampling import Sampler, save_samples
 
     quiet_loading()
     section, sentence = choose_model(
-        section, [path for path, _ in specs], [path for path, _ in words], [c.path for c in controls]
+        section, [path for path, _ in specs], [path for path, _ in words], [spec.path for spec in branches]
     )
     tell(sentence)
     sampler = Sampler.load(
-        section, loras=specs, embeddings=words, controlnets=controls, precision=precision or "auto"
+        section, loras=specs, embeddings=words, controlnets=branches, precision=precision or "auto"
     )
     choices = settings.model_dump(exclude_unset=True)
     with progress("Sampling") as report:
-        samples = sampler(list(prompts), control_images=control_images or None, progress=report, **choices)
+        samples = sampler(list(prompts), control_images=images or None, progress=report, **choices)
     for note in dict.fromkeys(note for sample in samples for note in sample.notes):
         tell(note)
     saved = save_samples(samples, output_dir)
@@ -84,16 +75,6 @@ def _check_prompts(prompts: tuple[str, ...]) -> None:
         raise ConfigError(
             f"A prompt must be {error.message()}.", where="PROMPT", fix="Write the prompt anew."
         ) from None
-
-
-def _control_option(name: str, text: str, default: float) -> click.Option:
-    return click.Option(
-        [f"--control-{name}", f"control_{name}s"],
-        multiple=True,
-        type=float,
-        metavar="NUMBER",
-        help=f"{text} Once for all, or once for each.  [default: {default:g}]",
-    )
 
 
 sample_command = SettingsCommand(
@@ -120,26 +101,17 @@ sample_command = SettingsCommand(
         click.Option(
             ["--controlnet", "controlnets"],
             multiple=True,
-            metavar="FOLDER",
-            help="A run folder or a diffusers folder of a ControlNet; may be repeated.",
+            metavar=FORM,
+            help="A run folder or a diffusers folder of a ControlNet, the picture that it is to follow, how "
+            "strongly it acts (1 if not given) and from which share of the steps to which (0-1); may be "
+            "repeated. The first picture gives the size if there is no --size.",
         ),
-        click.Option(
-            ["--control-image", "control_images"],
-            multiple=True,
-            type=click.Path(path_type=Path),
-            metavar="PICTURE",
-            help="What the ControlNet is to follow, one for each. The first gives the size if there is no "
-            "--size.",
-        ),
-        _control_option("scale", "How strongly the ControlNet acts.", 1),
-        _control_option("start", "Share of the steps after which it begins to act.", 0),
-        _control_option("end", "Share of the steps after which it acts no more.", 1),
         click.Option(
             ["--control-preprocess"],
             type=click.Choice(get_args(ControlKind)),
             default="none",
             show_default=True,
-            help="Make the control picture from --control-image, as the ControlNet's training did.",
+            help="Make the control pictures from those given, as the ControlNet's training did.",
         ),
         *(setting_flag(f"--{name}", field) for name, field in SamplingSection.model_fields.items()),
         setting_flag(

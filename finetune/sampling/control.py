@@ -75,7 +75,7 @@ def control_rows(
             if controls
             else "A control picture is given without a ControlNet.",
             where="control pictures",
-            fix="Give a control picture for each ControlNet: --controlnet DIR --control-image PNG.",
+            fix="Give as many control pictures as ControlNets, in the same order.",
         )
     entries: list[Any] = [images] if isinstance(images, Image.Image | str | Path) else list(images)
     if len(controls) == 1 and len(entries) != 1:

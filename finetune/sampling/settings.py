@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, get_args
@@ -174,38 +173,12 @@ class ControlSpec:
         if not math.isfinite(self.scale):
             raise ConfigError(
                 f"The scale {self.scale} of a ControlNet is not a finite number.",
-                where="--control-scale",
+                where=str(self.path),
                 fix="Give a scale such as 0.8, or none for 1.",
             )
         if not 0 <= self.start < self.end <= 1:
             raise ConfigError(
                 f"A ControlNet cannot act from {self.start:g} to {self.end:g} of the steps.",
-                where="--control-start, --control-end",
+                where=str(self.path),
                 fix="Give shares between 0 and 1, the start before the end.",
             )
-
-
-def parse_controls(
-    paths: Sequence[str | Path],
-    scales: Sequence[float] = (),
-    starts: Sequence[float] = (),
-    ends: Sequence[float] = (),
-    preprocess: ControlKind = "none",
-) -> list[ControlSpec]:
-    """ControlNets with their settings; a setting is given once for all, or once for each.
-
-    Raises:
-        ConfigError: If there are not as many values as ControlNets, or one is out of range.
-    """
-    given = {"--control-scale": (scales, 1.0), "--control-start": (starts, 0.0), "--control-end": (ends, 1.0)}
-    columns: list[list[float]] = []
-    for flag, (values, default) in given.items():
-        if len(values) not in (0, 1, len(paths)) or (values and not paths):
-            raise ConfigError(
-                f"{len(values)} values are given for {len(paths)} ControlNets.",
-                where=flag,
-                fix="Give it once for all ControlNets, or once for each.",
-            )
-        columns.append(list(values) if len(values) > 1 else [*(values or [default])] * len(paths))
-    rows = zip(paths, *columns, strict=True)
-    return [ControlSpec(Path(path), scale, start, end, preprocess) for path, scale, start, end in rows]

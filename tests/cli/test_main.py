@@ -109,9 +109,8 @@ def test_the_command_line_is_frozen() -> None:
         common_here = common.replace("--model ", "") if kind == "pretrain" else common
         assert flags[kind] == sorted(f"{common_here} {flagged}".split()), kind
         assert len(flags[kind]) <= 15, kind
-    sample = """--control-end --control-image --control-preprocess --control-scale --control-start
-        --controlnet --embedding --guidance --lora --model --negative --num --output-dir --precision
-        --scheduler --seed --set --size --steps"""
+    sample = """--control-preprocess --controlnet --embedding --guidance --lora --model --negative --num
+        --output-dir --precision --scheduler --seed --set --size --steps"""
     assert flags["run"] == ["--output-dir", "--resume", "--set"]
     assert flags["sample"] == sample.split()
     assert flags["export"] == ["--as-lora", "--dtype", "--merged", "--model", "--rank", "--set"]

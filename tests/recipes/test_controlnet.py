@@ -63,7 +63,7 @@ def test_what_a_run_leaves(family: str, tiny_folder: Path, rank: tuple[str, ...]
         metadata = file.metadata()
     assert metadata["finetune.step"] == "2"
     assert json.loads(metadata["finetune.recipe"])["data"]["data_dir"] == "pairs"
-    assert any("--controlnet runs/pairs-controlnet --control-image" in line for line in said)
+    assert any("--controlnet runs/pairs-controlnet:PICTURE.png" in line for line in said)
     assert load_recipe(folder / "recipe.yaml").output.name == "pairs-controlnet"
 
 
@@ -97,26 +97,27 @@ def test_going_on_with_a_controlnet(tiny_models: dict[str, Path]) -> None:
 def test_sampling_by_command(tiny_models: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     folder, _ = train(tiny_models["sdxl"])
     few = ["--steps", "1", "--guidance", "1"]
-    control = ["--controlnet", str(folder), "--control-image", "pairs/maps/0.png"]
-    scaled = [*control, "--control-scale", "0.5", "--control-end", "0.8"]
-    assert main(["sample", "a cat", *control, *scaled[:4], "--control-scale", "0.5", *few]) == 0
+    control = f"{folder}:pairs/maps/0.png"
+    several = ["--controlnet", control, "--controlnet", f"{control}:0.5:0.25-0.75"]
+    assert main(["sample", "a cat", *several, "--control-preprocess", "edges", *few]) == 0
     said = capsys.readouterr().out
     assert f"because {folder} was made for it" in said
     with Image.open("samples/a-cat-0.png") as picture:
         made = json.loads(picture.text["finetune"])["samples"][0]  # type: ignore[attr-defined]
-    assert [c["scale"] for c in made["controlnets"]] == [0.5, 0.5]
+    alike = {"name": "pairs-controlnet", "preprocess": "edges"}
+    assert made["controlnets"] == [
+        {**alike, "scale": 1.0, "start": 0.0, "end": 1.0},
+        {**alike, "scale": 0.5, "start": 0.25, "end": 0.75},
+    ]
     for wrong, word in {
-        ("--controlnet", str(folder)): "1 ControlNets are given but 0 control pictures",
-        ("--control-image", "pairs/0.png"): "0 ControlNets are given but 1 control pictures",
-        (*control, "--control-scale", "nan"): "not a finite number",
-        (*control, "--control-start", "0.5", "--control-end", "0.5"): "cannot act from",
-        (*control, "--control-scale", "1", "--control-scale", "2"): "2 values are given for 1 ControlNets",
-        ("--control-scale", "1"): "1 values are given for 0",
-        ("--controlnet", "pairs", "--control-image", "pairs/0.png"): "no ControlNet here",
-        (*control[:3], "missing.png"): "cannot be read",
+        str(folder): "The control picture is missing.",
+        f"{control}:1:0.5-0.2": "cannot act from",
+        "pairs:pairs/0.png": "no ControlNet here",
     }.items():
-        assert main(["sample", "a cat", *few, *wrong]) == 2
-        assert word in capsys.readouterr().err
+        assert main(["sample", "a cat", *few, "--controlnet", wrong]) == 2
+        out, err = capsys.readouterr()
+        assert word in err
+        assert "Model" not in out, "told before a model is chosen and loaded"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""What `--controlnet DIR:PICTURE[:SCALE[:START-END]]` means."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetune.config import ControlKind
+from finetune.errors import ConfigError
+from finetune.recipes.faults import cut
+from finetune.sampling.settings import ControlSpec
+
+FORM = "DIR:PICTURE[:SCALE[:START-END]]"
+_FIX = f"Write --controlnet {FORM}, e.g. runs/pairs-controlnet:sketch.png:0.8."
+
+
+def parse_controlnet(text: str, preprocess: ControlKind = "none") -> tuple[ControlSpec, Path]:
+    """Reads what `--controlnet` was given: the ControlNet, and its control picture.
+
+    A drive or a name may hold colons too, so the folder and the picture are those that exist.
+
+    Raises:
+        ConfigError: If it can be read in no way or in several, or a number is out of range.
+    """
+    where = f"--controlnet {cut(text)}"
+    readings = _readings(text)
+    fitting = [
+        (folder, picture, numbers) for folder, picture, tail in readings if (numbers := _numbers(tail))
+    ]
+    if len(fitting) > 1:
+        pairs = " or ".join(f"{picture!r} for {folder!r}" for folder, picture, _ in fitting[:2])
+        fix = "Rename one, so that only one way to read it is left."
+        raise ConfigError(f"This could mean the picture {pairs}.", where=where, fix=fix)
+    if not fitting:
+        what = _bad_numbers(readings[0][2]) if readings else _missing(text)
+        raise ConfigError(what, where=where, fix=_FIX)
+    folder, picture, numbers = fitting[0]
+    return ControlSpec(Path(folder), *numbers, preprocess), Path(picture)
+
+
+def _readings(text: str) -> list[tuple[str, str, list[str]]]:
+    """Each way to cut at colons that begins with an existing folder and picture, and what follows them."""
+    parts = text.split(":")
+    folders = [(_joined(parts[:n]), n) for n in range(1, len(parts)) if _is_folder(parts[:n])]
+    cuts = [(folder, n, end) for folder, n in folders for end in range(n + 1, len(parts) + 1)]
+    found = ((folder, _joined(parts[n:end]), parts[end:]) for folder, n, end in cuts)
+    return [reading for reading in found if os.path.isfile(os.path.expanduser(reading[1]))]
+
+
+def _is_folder(parts: Sequence[str]) -> bool:
+    return os.path.isdir(os.path.expanduser(_joined(parts)))
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return ":".join(parts)
+
+
+def _numbers(tail: Sequence[str]) -> tuple[float, float, float] | None:
+    """Scale, start and end from what follows the picture; None if it has not the form."""
+    scale, window, *more = [*tail, *("1", "0-1")[len(tail) :]]
+    start, _, end = window.partition("-")
+    try:
+        return None if more else (float(scale), float(start), float(end))
+    except ValueError:
+        return None
+
+
+def _bad_numbers(tail: Sequence[str]) -> str:
+    return f"{cut(_joined(tail))!r} is no scale, nor a scale with a start and an end."
+
+
+def _missing(text: str) -> str:
+    parts = text.split(":")
+    known = [n for n in range(1, len(parts) + 1) if _is_folder(parts[:n])]
+    if not known:
+        return "There is no such folder of a ControlNet."
+    given = parts[known[-1] :]
+    # What can be read as numbers from the right is not meant as the picture's name.
+    picture = _joined(given[: next(n for n in range(len(given) + 1) if _numbers(given[n:]))])
+    return f"There is no picture {cut(picture)!r}." if picture else "The control picture is missing."
