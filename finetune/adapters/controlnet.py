@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from finetune.adapters import peft_inside
 from finetune.adapters.base import Adapter, ParameterGroup, check_state
 from finetune.adapters.inject import LayerSize, adaptable, inject
 from finetune.adapters.updates import LowRankUpdate
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from finetune.backbones import Backbone
 
 ROOT = "controlnet."
-_LAYER = ".base_layer"
 _ZEROS_AND_EMBEDDING = "controlnet_"  # what diffusers' names of these parts begin with
 
 
@@ -134,9 +134,8 @@ class ControlNet(Adapter):
     def _base(self) -> dict[str, Tensor]:
         """All weights but the updates, fp32 on the CPU, by the names they have without them."""
         return {
-            name.replace(_LAYER, ""): parameter.detach().to("cpu", torch.float32)
-            for name, parameter in self.branch.named_parameters()
-            if ".lora_" not in name
+            name: parameter.detach().to("cpu", torch.float32)
+            for name, parameter in peft_inside.without_peft(self.branch).items()
         }
 
     def updates(self) -> dict[str, tuple[Tensor, Tensor]]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+from peft import inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from finetune.adapters import peft_inside
 from finetune.adapters.updates import Update
 
 UpdateT = TypeVar("UpdateT", bound=Update)
@@ -62,15 +63,13 @@ def inject(
     # PEFT lets only the newest adapter act and be trained, so what was before is noted and restored.
     active = {layer: list(layer.active_adapters) for layer in _tuned_layers(module)}
     trained = {p: p.requires_grad for p in module.parameters()}
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # Several adapters on one model are meant to be.
-        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-        kind.model(module, config, name)
+    with torch.random.fork_rng(devices=[]), peft_inside.several_are_meant():
+        inject_adapter_in_model(config, module, name)
     for layer in _tuned_layers(module):
-        layer.set_adapter(active.get(layer, []) + [name] * (name in _adapters(layer)))
+        peft_inside.choose(layer, [*active.get(layer, []), name])
     for parameter, trains in trained.items():
         parameter.requires_grad_(trains)
-    updates = {layer: kind(module.get_submodule(layer), name) for layer in sizes}
+    updates = {layer: kind(module.get_submodule(layer), name, size.rank) for layer, size in sizes.items()}
     for update in updates.values():
         update.to_fp32()
     return updates
@@ -101,31 +100,9 @@ def eject(module: nn.Module, name: str | None = None) -> None:
     for parent in list(module.modules()):
         for child_name, child in list(parent.named_children()):
             if isinstance(child, BaseTunerLayer):
-                setattr(parent, child_name, _without(child, name))
-    configs: Any = getattr(module, "peft_config", {})
-    for adapter in [name] if name is not None else list(configs):
-        configs.pop(adapter, None)
-    if not configs and hasattr(module, "peft_config"):
-        del module.peft_config
-
-
-def _without(layer: Any, name: str | None) -> Any:
-    """The layer without an update; layers of one kind may be around those of another."""
-    if not isinstance(layer, BaseTunerLayer):
-        return layer
-    if name is not None and name in _adapters(layer):
-        layer.delete_adapter(name)
-    inner = _without(layer.base_layer, name)
-    if name is None or not _adapters(layer):
-        return inner
-    layer.base_layer = inner
-    return layer
+                setattr(parent, child_name, peft_inside.without(child, name))
+    peft_inside.forget(module, name)
 
 
 def _tuned_layers(module: nn.Module) -> list[Any]:
     return [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
-
-
-def _adapters(layer: Any) -> set[str]:
-    """The names of the adapters that a layer of PEFT's holds."""
-    return {name for kind in layer.adapter_layer_names for name in getattr(layer, kind)}

@@ -9,11 +9,9 @@ from typing import Any, ClassVar
 
 import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig
-from peft.tuners.loha import LoHaModel
-from peft.tuners.lokr import LoKrModel
-from peft.tuners.lora import LoraModel
 from torch import Tensor, nn
 
+from finetune.adapters import peft_inside
 from finetune.adapters.weights import Hadamard, Kronecker, LayerWeights, LowRank
 from finetune.diffusion.random import generator
 
@@ -24,28 +22,27 @@ class Update(ABC):
     Args:
         layer: A `peft.tuners.tuners_utils.BaseTunerLayer`.
         name: The adapter's name in it.
+        rank: The rank it was made with.
 
     Attributes:
-        model: PEFT's class that puts such layers into a module.
-        config: The class of its settings.
+        config: The class of PEFT's settings for such updates.
     """
 
-    model: ClassVar[Any]
     config: ClassVar[Any]
     _alpha: ClassVar[str] = "alpha"
 
-    def __init__(self, layer: nn.Module, name: str) -> None:
+    def __init__(self, layer: nn.Module, name: str, rank: int) -> None:
         self._layer: Any = layer  # PEFT's attributes are typed as Tensor | Module
-        self._name = name
+        self._name, self._rank = name, rank
 
     @classmethod
     def settings(cls, rank: int, alpha: float, **others: Any) -> Any:
         """PEFT's settings: the usual rank and alpha, and `others` by PEFT's names."""
         return cls.config(**{"r": rank, cls._alpha: alpha}, **others)
 
-    @abstractmethod
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters by PEFT's names, in a stable order."""
+        return peft_inside.parameters_of(self._layer, self._name)
 
     @abstractmethod
     def start(self, seed: int, layer: str) -> None:
@@ -75,8 +72,7 @@ class Update(ABC):
 
     def switch(self, on: bool) -> None:
         """Lets the update act, or not."""
-        # PEFT's own `enable_adapters` would also freeze the parameters.
-        self._layer._disable_adapters = not on
+        peft_inside.switch(self._layer, on)
 
     def merge(self) -> Tensor:
         """Adds the update to the pretrained weight; the layer then acts as a plain one.
@@ -93,8 +89,9 @@ class Update(ABC):
 
     def restore(self, weight: Tensor) -> None:
         """Undoes `merge` to the bit, given what it returned; also after the layer has been ejected."""
+        if self._layer.merged:
+            self._layer.unmerge()  # subtracts, which rounds: what it leaves is put right
         self._layer.get_base_layer().weight.data = weight
-        self._layer.merged_adapters.clear()
 
     def to_fp32(self) -> None:
         """Turns the update to fp32; PEFT gives it the dtype of the layer that it sits on."""
@@ -105,34 +102,28 @@ class Update(ABC):
 class LowRankUpdate(Update):
     """LoRA, and DoRA."""
 
-    model = LoraModel
     config = LoraConfig
     _alpha = "lora_alpha"
 
     @property
     def down(self) -> nn.Parameter:
         """A: `[rank, in]` or `[rank, in, kh, kw]`."""
-        weight: nn.Parameter = self._layer.lora_A[self._name].weight
-        return weight
+        return self.parameters()["lora_A.weight"]
 
     @property
     def up(self) -> nn.Parameter:
         """B: `[out, rank]` or `[out, rank, 1, 1]`."""
-        weight: nn.Parameter = self._layer.lora_B[self._name].weight
-        return weight
+        return self.parameters()["lora_B.weight"]
 
     @property
     def magnitude(self) -> nn.Parameter | None:
         """DoRA's magnitude, `[out]` or `[1, out, 1, 1]`; None for plain LoRA."""
-        if self._name not in self._layer.lora_magnitude_vector:
-            return None
-        weight: nn.Parameter = self._layer.lora_magnitude_vector[self._name].weight
-        return weight
+        return self.parameters().get("lora_magnitude_vector")
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """`lora_A`, `lora_B` and, for DoRA, the magnitude."""
-        named = {"lora_A.weight": self.down, "lora_B.weight": self.up}
-        return named if self.magnitude is None else named | {"lora_magnitude_vector": self.magnitude}
+        names = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
+        return {names.get(kind, kind): parameter for kind, parameter in super().parameters().items()}
 
     def start(self, seed: int, layer: str) -> None:
         """Kaiming-uniform A; B is zero already."""
@@ -156,36 +147,23 @@ class LowRankUpdate(Update):
 
     def set_dropout(self, dropout: nn.Module) -> None:
         """Replaces the dropout on the input of the low-rank layers."""
-        self._layer.lora_dropout[self._name] = dropout
+        peft_inside.set_dropout(self._layer, self._name, dropout)
 
     @torch.no_grad()
     def to_fp32(self) -> None:
-        """As `Update.to_fp32`, and the magnitude anew."""
-        for parameter in (self.down, self.up):
-            parameter.data = parameter.data.float()
+        """As `Update.to_fp32`, with the magnitude that an update starts with anew."""
+        super().to_fp32()
         if self.magnitude is not None:
-            # Computed anew, for it must be the fp32 norm or the update would not start as the identity.
-            self._layer.lora_magnitude_vector[self._name].update_layer(
-                base_layer=self._layer.get_base_layer(),
-                lora_A=self.down,
-                lora_B=self.up,
-                scaling=self._layer.scaling[self._name],
-            )
+            # It must be each output's norm in fp32, or the update would not start as the identity.
+            weight: Tensor = self._layer.get_base_layer().weight.float()
+            norms = torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)))
+            self.magnitude.copy_(norms.view_as(self.magnitude))
 
 
 class _Factors(Update):
     """LyCORIS's layers: every parameter is in a dict of its own, by adapter."""
 
     zero: ClassVar[Sequence[str]]
-
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """Those of the layer's factors that there are."""
-        kinds = self._layer.adapter_layer_names
-        return {
-            kind: getattr(self._layer, kind)[self._name]
-            for kind in kinds
-            if self._name in getattr(self._layer, kind)
-        }
 
     def start(self, seed: int, layer: str) -> None:
         """Kaiming-uniform factors; one of them is zero already."""
@@ -196,17 +174,16 @@ class _Factors(Update):
     def fill(self, weights: Hadamard | Kronecker) -> None:
         """Replaces the factors: files divide a layer otherwise than PEFT would."""
         device = self._layer.get_base_layer().weight.device
-        for kind in self.parameters():
-            del getattr(self._layer, kind)[self._name]
-        for kind, value in factors(weights).items():
-            frozen = nn.Parameter(value.to(device, torch.float32, copy=True), requires_grad=False)
-            getattr(self._layer, kind)[self._name] = frozen
+        frozen = {
+            kind: nn.Parameter(value.to(device, torch.float32, copy=True), requires_grad=False)
+            for kind, value in factors(weights).items()
+        }
+        peft_inside.replace_parameters(self._layer, self._name, frozen)
 
 
 class HadamardUpdate(_Factors):
     """LoHa."""
 
-    model = LoHaModel
     config = LoHaConfig
     zero = ("hada_w2_b",)
 
@@ -219,7 +196,6 @@ class HadamardUpdate(_Factors):
 class KroneckerUpdate(_Factors):
     """LoKr."""
 
-    model = LoKrModel
     config = LoKrConfig
     zero = ("lokr_w1",)
 
@@ -231,7 +207,7 @@ class KroneckerUpdate(_Factors):
         shape = tuple(self._layer.get_base_layer().weight.shape)
         if not whole:
             return Kronecker(w1, w2, alpha, shape)
-        scale = alpha / self._layer.r[self._name]
+        scale = alpha / self._rank
         return Kronecker((w1[0] * scale,), w2, float(max(w2[0].shape[:2])), shape)
 
 

@@ -10,7 +10,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from diffusers import DiffusionPipeline
-from huggingface_hub import constants, errors, hf_hub_download
+from huggingface_hub import HfApi, errors, hf_hub_download, is_offline_mode
 
 from finetune.backbones.families import SUPPORTED, family_of, refuse_other_pipelines
 from finetune.config import ModelSection
@@ -50,10 +50,10 @@ def download(repository: str, section: ModelSection) -> Path:
 
 def _offline() -> bool:
     # One short question instead of the library's half a minute of retries for each file.
-    if constants.HF_HUB_OFFLINE:
+    if is_offline_mode():
         return True
     try:
-        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
+        urlopen(Request(HfApi().endpoint, method="HEAD"), timeout=5).close()
     except HTTPError:
         return False  # an answer, if not the one hoped for
     except URLError as error:

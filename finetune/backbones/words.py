@@ -90,13 +90,9 @@ class AddedWord:
             self.tables.append((make or grown)(old, first, rows))
             encoder.set_input_embeddings(self.tables[-1])
             encoder.config.vocab_size = first + len(rows)
-            self._set_end(encoder, tokenizer.eos_token_id)
-
-    def _set_end(self, encoder: Any, end: int) -> None:
-        for holder in (encoder.config, *encoder.modules()):
-            if isinstance(known := getattr(holder, "eos_token_id", None), int):
-                self._ends.append((holder, known))
-                holder.eos_token_id = end
+            for holder in _end_holders(encoder):
+                self._ends.append((holder, holder.eos_token_id))
+                holder.eos_token_id = tokenizer.eos_token_id
 
     def remove(self) -> None:
         """Takes the word out: tokenizers and text encoders are what they were before."""
@@ -106,6 +102,16 @@ class AddedWord:
             encoder.config.vocab_size = size
         for holder, end in self._ends:
             holder.eos_token_id = end
+
+
+def _end_holders(encoder: Any) -> list[Any]:
+    """What tells a text encoder at which token pooled text is taken: each has an `eos_token_id`.
+
+    Relies on the part of transformers' CLIP that pools (5.23: `CLIPTextModel`) keeping a copy of its
+    configuration's, which no public call changes. `tests/test_inside_libraries.py` checks it.
+    """
+    holders = (encoder.config, *encoder.modules())
+    return [holder for holder in holders if isinstance(getattr(holder, "eos_token_id", None), int)]
 
 
 def grown(old: nn.Embedding, first: int, rows: Tensor) -> nn.Embedding:

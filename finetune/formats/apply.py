@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.adapters import peft_inside
 from finetune.adapters.inject import LayerSize, eject, inject
 from finetune.adapters.updates import ALGORITHMS, Update, algorithm_of
 from finetune.adapters.weights import LayerWeights, LoRAWeights, LowRank
@@ -149,5 +150,5 @@ def _parts(pipeline: Any) -> dict[str, nn.Module]:
 
 
 def _free_name(roots: Mapping[str, nn.Module], others: Collection[str]) -> str:
-    taken = {name for module in roots.values() for name in getattr(module, "peft_config", {})} | set(others)
+    taken = {name for module in roots.values() for name in peft_inside.adapters_on(module)} | set(others)
     return next(name for i in range(len(taken) + 1) if (name := f"lora_{i}") not in taken)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft.utils.other import get_pattern_key
 from torch import Tensor
 
+from finetune.adapters import peft_inside
 from finetune.adapters.weights import Hadamard, Kronecker, LayerWeights, LowRank
 from finetune.formats.keys import Role
 
@@ -35,8 +35,8 @@ class Strength:
     def _value(self, key: str, pattern_key: str) -> float | None:
         if key not in self.config:
             return None
-        pattern = self.config.get(pattern_key) or {}
-        return float(pattern.get(get_pattern_key(list(pattern), self.layer), self.config[key]))
+        patterns = self.config.get(pattern_key) or {}
+        return float(peft_inside.by_pattern(patterns, self.layer, self.config[key]))
 
     def alpha(self, rank: int) -> float:
         """Of a LoRA; without settings, diffusers takes alpha = rank."""

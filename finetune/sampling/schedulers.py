@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from diffusers import (
     PNDMScheduler,
 )
 
+from finetune.backbones.quiet import quiet
 from finetune.errors import ConfigError
 from finetune.sampling.settings import scheduler_fix
 
@@ -105,13 +105,8 @@ def make_scheduler(name: str, own: Any) -> Any:
         )
     # The model's config names settings of its own class that another class has no use for; diffusers
     # logs each of them as a warning, which is noise here.
-    logger = logging.getLogger("diffusers.configuration_utils")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
+    with quiet():
         return sampler.cls.from_config(config, **sampler.fixed)
-    finally:
-        logger.setLevel(level)
 
 
 def _require_zero_snr(name: str, sampler: _Sampler) -> None:

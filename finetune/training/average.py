@@ -17,6 +17,10 @@ from finetune.errors import ConfigError
 class Average:
     """Keeps an exponential moving average by name, on top of diffusers' `EMAModel`.
 
+    Relies on `EMAModel` (diffusers 0.42) counting its steps in `optimization_step`, which its
+    `load_state_dict` could set only along with a copy of everything. `tests/test_inside_libraries.py`
+    checks it.
+
     Step t keeps `min(decay, t / (9 + t))` of the average and adds the rest from the parameters, so
     that the first steps are forgotten quickly; the very first takes the parameters as they are.
 
@@ -32,7 +36,7 @@ class Average:
     @property
     def values(self) -> dict[str, Tensor]:
         """The average by name."""
-        return dict(zip(self._parameters, self._model.shadow_params, strict=True))
+        return dict(zip(self._parameters, self._model.state_dict()["shadow_params"], strict=True))
 
     def update(self, step: int) -> None:
         """Moves the average after optimizer step `step` (counted from 1)."""

@@ -27,6 +27,19 @@ def checked_precision(training: TrainingSection) -> str:
     return precision
 
 
+def forget_earlier_runs() -> None:
+    """Lets a process's next `Accelerator` have a precision and a device of its own.
+
+    accelerate keeps the precision of a process's first run and would refuse another in its second, and
+    whoever asked it before may not have said that there is no GPU.
+
+    Relies on `AcceleratorState._reset_state` (accelerate 1.15) forgetting both, with the processes left
+    joined; the only public call that parts with an old state, `end_training`, parts the processes instead.
+    `tests/test_inside_libraries.py` checks it.
+    """
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def make_accelerator(training: TrainingSection, folder: RunFolder, *, trains_text: bool) -> Accelerator:
     """The accelerator that a run with these settings goes through.
 
@@ -39,9 +52,7 @@ def make_accelerator(training: TrainingSection, folder: RunFolder, *, trains_tex
         ConfigError: If the precision is not available on this machine.
     """
     precision = checked_precision(training)
-    # accelerate keeps the precision of a process's first run and would refuse another in its second, and
-    # whoever asked it before may not have said that there is no GPU. The processes stay joined.
-    AcceleratorState._reset_state(reset_partial_state=True)
+    forget_earlier_runs()
     # SDXL reads a layer before the last of its first text encoder, so the last gets no gradient.
     unused = DistributedDataParallelKwargs(find_unused_parameters=trains_text)
     return Accelerator(

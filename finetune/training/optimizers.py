@@ -146,19 +146,25 @@ def _found(module: str, name: str) -> Callable[..., torch.optim.Optimizer]:
 def rate_factor(section: OptimizerSection, steps: int) -> Callable[[int], float]:
     """The learning rate's factor as a pure function of the step (so that resuming needs no state).
 
+    Each is asked of a new schedule that begins there.
+
     The formulas are those of diffusers' schedules: a linear warm-up over `warmup_steps`, then
     constant, or down to 0 at `steps`: linearly, along half a cosine or several one after another, or
     with a power of what is left.
     """
     name = "constant_with_warmup" if section.schedule == "constant" else section.schedule
-    idle = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule = get_scheduler(
-        name,
-        idle,
-        num_warmup_steps=section.warmup_steps,
-        num_training_steps=steps,
-        num_cycles=section.schedule_cycles or RESTARTS_CYCLES,
-        power=section.schedule_power or POLYNOMIAL_POWER,
-    )
-    factor: Callable[[int], float] = schedule.lr_lambdas[0]
+
+    def factor(step: int) -> float:
+        group = {"params": [torch.zeros(1, requires_grad=True)], "initial_lr": 1.0}
+        schedule = get_scheduler(
+            name,
+            torch.optim.SGD([group], lr=1.0),
+            num_warmup_steps=section.warmup_steps,
+            num_training_steps=steps,
+            num_cycles=section.schedule_cycles or RESTARTS_CYCLES,
+            power=section.schedule_power or POLYNOMIAL_POWER,
+            last_epoch=step - 1,
+        )
+        return float(schedule.get_last_lr()[0])
+
     return factor

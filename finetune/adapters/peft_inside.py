@@ -1,0 +1,166 @@
+"""What is relied on of PEFT's layers and models beyond its documented calls; nothing else touches it.
+
+Checked with PEFT 0.21.2. `tests/adapters/test_peft_inside.py` says and checks what each function relies on,
+and fails where a release changes it.
+
+A layer is a `peft.tuners.tuners_utils.BaseTunerLayer` everywhere here.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import get_pattern_key
+from torch import nn
+
+
+def parameters_of(layer: Any, adapter: str) -> dict[str, nn.Parameter]:
+    """The parameters of one adapter in a layer, by PEFT's names: `lora_A`, `hada_w1_a`, `lokr_w2`, ….
+
+    Relies on `adapter_layer_names` telling the attributes that hold them, and on each of these holding,
+    by adapter, a parameter or a module with one named `weight`. PEFT has no call that gives them.
+
+    Args:
+        layer: PEFT's layer.
+        adapter: The adapter's name.
+    """
+    held = {kind: getattr(layer, kind) for kind in layer.adapter_layer_names}
+    own = {kind: holder[adapter] for kind, holder in held.items() if adapter in holder}
+    return {kind: part if isinstance(part, nn.Parameter) else part.weight for kind, part in own.items()}
+
+
+def replace_parameters(layer: Any, adapter: str, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Gives an adapter of a LoHa or LoKr layer other factors, perhaps of other names and shapes.
+
+    Relies on `parameters_of`, and on the layer looking at each forward pass which factors there are, since
+    PEFT's own `update_layer` divides a layer in its own way only.
+
+    Args:
+        layer: PEFT's layer.
+        adapter: The adapter's name.
+        parameters: By PEFT's names.
+    """
+    for kind in parameters_of(layer, adapter):
+        del getattr(layer, kind)[adapter]
+    for kind, parameter in parameters.items():
+        getattr(layer, kind)[adapter] = parameter
+
+
+def set_dropout(layer: Any, adapter: str, dropout: nn.Module) -> None:
+    """Replaces the dropout on the input of a LoRA's matrices.
+
+    Relies on `lora_dropout` holding it by adapter, and on the layer calling it: PEFT's settings know
+    `nn.Dropout` alone, which draws from the global generator.
+    """
+    layer.lora_dropout[adapter] = dropout
+
+
+def switch(layer: Any, on: bool) -> None:
+    """Lets all adapters of a layer act, or none.
+
+    Relies on `_disable_adapters` being all that the forward pass asks. PEFT's public `enable_adapters` sets
+    it too, but also freezes all parameters and later trains every active one; to put that right would
+    take a tenth of a millisecond for each layer, twice in every step that preserves prompts.
+    """
+    layer._disable_adapters = not on
+
+
+def without(layer: Any, adapter: str | None) -> Any:
+    """A layer without an adapter: itself, or what lies beneath if it has no other left.
+
+    Relies on `base_layer` being the layer beneath, which may be one of PEFT's too (of another kind), and
+    on what `parameters_of` relies on. PEFT's `unload` knows one kind of layer, and all adapters at once.
+
+    Args:
+        layer: Any layer.
+        adapter: The adapter's name; all of them if None.
+    """
+    if not isinstance(layer, BaseTunerLayer):
+        return layer
+    if adapter is not None and adapter in _adapters_in(layer):
+        layer.delete_adapter(adapter)
+    inner = without(layer.base_layer, adapter)
+    if adapter is None or not _adapters_in(layer):
+        return inner
+    layer.base_layer = inner
+    return layer
+
+
+def choose(layer: Any, adapters: Collection[str]) -> None:
+    """Makes those of `adapters` that a layer holds its active ones, in this order.
+
+    Relies on what `parameters_of` relies on, to leave out those that lie in a layer beneath or above.
+    """
+    layer.set_adapter([name for name in adapters if name in _adapters_in(layer)])
+
+
+def _adapters_in(layer: Any) -> set[str]:
+    return {name for kind in layer.adapter_layer_names for name in getattr(layer, kind)}
+
+
+def adapters_on(module: nn.Module) -> list[str]:
+    """The names of the adapters that PEFT has put into a module.
+
+    Relies on `peft_config` being a dict by adapter that `inject_adapter_in_model` leaves on the module.
+    """
+    return list(getattr(module, "peft_config", {}))
+
+
+def forget(module: nn.Module, adapter: str | None) -> None:
+    """Takes out of a module what PEFT notes there of an adapter whose layers are gone.
+
+    Relies on what `adapters_on` relies on: without it, the next adapter would get a warning, or the
+    settings of the one that is gone.
+
+    Args:
+        module: What the adapter was injected into.
+        adapter: Its name; all of them if None.
+    """
+    configs: Any = getattr(module, "peft_config", None)
+    if configs is None:
+        return
+    for name in [adapter] if adapter is not None else list(configs):
+        configs.pop(name, None)
+    if not configs:
+        del module.peft_config
+
+
+@contextmanager
+def several_are_meant() -> Iterator[None]:
+    """Inside, PEFT does not warn that a module gets a second adapter.
+
+    Relies on the words of the warning, which has no class of its own.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        yield
+
+
+def without_peft(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that a module has without its LoRAs, by the names it then has for them.
+
+    Relies on PEFT's names of parameters: `base_layer` for what lies beneath, `lora_…` for what is its own.
+    """
+    return {
+        name.replace(".base_layer", ""): parameter
+        for name, parameter in module.named_parameters()
+        if ".lora_" not in name
+    }
+
+
+def by_pattern(patterns: Mapping[str, Any], layer: str, otherwise: Any) -> Any:
+    """What `rank_pattern` or `alpha_pattern` says of a layer, as PEFT itself reads it.
+
+    Relies on `get_pattern_key` of `peft.utils.other`: the rule is written down nowhere else, and files are
+    to mean here what they mean to PEFT.
+
+    Args:
+        patterns: Values by pattern, from PEFT's settings.
+        layer: The layer's name.
+        otherwise: The value of layers that no pattern fits.
+    """
+    return patterns.get(get_pattern_key(list(patterns), layer), otherwise)
