@@ -6,7 +6,7 @@ A release that changes it fails here, by name. PEFT's is in `tests/adapters/test
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from accelerate import Accelerator, PartialState
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.optimization import get_scheduler
 from diffusers.utils import logging as diffusers_logging
+from pydantic import BaseModel, ValidationError
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -21,10 +22,28 @@ from finetune.backbones.quiet import quiet
 from finetune.backbones.words import _end_holders
 from finetune.config import OptimizerSection, TrainingSection
 from finetune.config.optimizer import RESTARTS_CYCLES
+from finetune.recipes.faults import _choices
 from finetune.training.average import Average
 from finetune.training.device import forget_earlier_runs, make_accelerator
 from finetune.training.optimizers import rate_factor
 from finetune.training.run_folder import RunFolder
+
+
+class Chosen(BaseModel):
+    one: Literal["a"]
+    two: Literal["a", "b"]
+    three: Literal["a", "b", "c"]
+
+
+# --- pydantic --------------------------------------------------------------------------------------
+
+
+def test_pydantic_tells_the_choices_of_a_setting_in_quotes_one_after_another() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Chosen.model_validate({"one": "x", "two": "x", "three": "x"})
+    found = [_choices(error) for error in caught.value.errors(include_url=False)]
+    assert found == [["a"], ["a", "b"], ["a", "b", "c"]]
+
 
 # --- accelerate ------------------------------------------------------------------------------------
 

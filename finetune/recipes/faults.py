@@ -137,6 +137,7 @@ def _fault(key: str, items: list[Mapping[str, Any]], field: FieldInfo | None) ->
 
 
 def _choices(item: Mapping[str, Any]) -> list[str]:
+    """What could have been chosen, where pydantic (2.14) tells it as text: `'a', 'b' or 'c'`."""
     return str(item["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from finetune.adapters import peft_inside
 from finetune.adapters.inject import LayerSize, eject, inject
-from finetune.adapters.updates import LowRankUpdate
+from finetune.adapters.updates import ALGORITHMS, LowRankUpdate
 
 CONFIGS: dict[str, Callable[..., Any]] = {
     "lora": lambda **more: LoraConfig(init_lora_weights=False, **more),
@@ -32,6 +32,8 @@ each_kind = pytest.mark.parametrize("kind", CONFIGS)
 
 class Small(nn.Module):
     """A linear layer behind a convolution."""
+
+    linear: Any  # PEFT puts one of its layers in its place
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,6 +148,19 @@ def test_a_layer_without_its_adapters_is_the_one_beneath(first: str, second: str
     assert peft_inside.without(left, "one") is plain
 
 
+@pytest.mark.parametrize(("lower", "upper"), [("lora", "loha"), ("loha", "lokr"), ("lokr", "dora")])
+@torch.no_grad()
+def test_a_layer_of_one_kind_stays_around_what_one_of_another_kind_was_around(lower: str, upper: str) -> None:
+    module, alone = Small(), Small()
+    plain = module.linear
+    put_on(module, lower, "one")
+    layer = put_on(module, upper, "another")
+    put_on(alone, upper, "another")
+    assert peft_inside.without(layer, "one") is layer
+    assert layer.base_layer is plain
+    assert torch.equal(module(picture()), alone(picture()))
+
+
 @each_kind
 def test_a_layer_loses_all_adapters_at_once(kind: str) -> None:
     module = Small()
@@ -258,6 +273,21 @@ def test_unmerging_ends_the_merged_state_also_without_the_adapter(kind: str) -> 
             layer.delete_adapter("one")
         layer.unmerge()
         assert not layer.merged
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@torch.no_grad()
+def test_a_restored_layer_acts_as_before_it_was_merged(algorithm: str) -> None:
+    module = Small()
+    update = inject(module, {"linear": LayerSize(1, 1.0)}, "one", ALGORITHMS[algorithm])["linear"]
+    draw = torch.Generator().manual_seed(3)
+    for parameter in update.parameters().values():
+        parameter.copy_(torch.randn(parameter.shape, generator=draw))
+    before, weight = module(picture()), module.linear.get_base_layer().weight.data
+    update.restore(update.merge())
+    assert torch.equal(module(picture()), before)
+    assert module.linear.get_base_layer().weight.data.data_ptr() == weight.data_ptr()
+    assert torch.equal(weight, Small().linear.weight)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
