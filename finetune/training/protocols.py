@@ -61,7 +61,7 @@ class Trained(Protocol):
         ...
 
 
-Objective = Callable[[Any, RowsT], Tensor]
+Loss = Callable[[Any, RowsT], Tensor]
 """(model, batch) → weighted loss of each row, `[B]` in fp32."""
 
 Hook = Callable[[int], None]

@@ -32,7 +32,7 @@ from finetune.training.groups import logged_rates, rate_groups, set_rates
 from finetune.training.metrics import Metrics, StepLosses
 from finetune.training.optimizers import make_optimizer, rate_factor
 from finetune.training.progress import Progress, Rate, stop_signal
-from finetune.training.protocols import Hook, Objective, RowsT, Source, Trained
+from finetune.training.protocols import Hook, Loss, RowsT, Source, Trained
 from finetune.training.resume import check_fit, check_identity, newest_whole, non_finite
 from finetune.training.run_folder import RunFolder
 
@@ -61,7 +61,7 @@ class Trainer(Generic[RowsT]):
     def __init__(
         self,
         model: nn.Module,
-        objective: Objective[RowsT],
+        objective: Loss[RowsT],
         source: Source[RowsT],
         training: TrainingSection,
         optimizer: OptimizerSection,
