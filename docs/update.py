@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from finetune.cli.flags import FLAGS
-from finetune.recipes.base import setting_fields
+from finetune.recipes.fields import setting_fields
 from finetune.recipes.load import RECIPES
 from finetune.recipes.presets import preset_values, presets
 

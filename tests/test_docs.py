@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from finetune.recipes.base import setting_fields
+from finetune.recipes.fields import setting_fields
 from finetune.recipes.load import RECIPES
 from storybook.pictures import NEAR_MISS_SHARE, TEXTURE_SHARE
 from storybook.world import ANIMALS, BELL_SHARE, COLOURS, HAT_SHARE, HELD_OUT, PATTERN_SHARE, SCENES

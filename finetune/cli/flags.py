@@ -15,8 +15,8 @@ from pydantic.fields import FieldInfo
 
 from finetune.config import ModelSection
 from finetune.errors import ConfigError
-from finetune.recipes.base import setting_fields
 from finetune.recipes.faults import cut
+from finetune.recipes.fields import setting_fields
 from finetune.recipes.load import MODEL_KEYS, RECIPES, Setting, build_model, parse_set
 from finetune.recipes.other_names import ANSWERS, key_here
 from finetune.recipes.presets import preset_values, presets

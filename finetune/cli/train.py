@@ -10,7 +10,8 @@ import click
 from finetune.cli.flags import SettingsCommand, flag_settings, recipe_flags, set_flag, setting_flag
 from finetune.cli.terminal import progress, quiet_loading, tell
 from finetune.config import OutputSection
-from finetune.recipes.base import Recipe, setting_fields
+from finetune.recipes.base import Recipe
+from finetune.recipes.fields import setting_fields
 from finetune.recipes.load import RECIPES, Setting, build, read_recipe_file
 
 

@@ -137,6 +137,27 @@ class OptimizerSection(Section):
                 "Make it shorter, or remove it.",
             )
 
+    def not_trained(self, *, text: bool, word: bool) -> Iterator[Fault]:
+        """Learning rates of what a run does not train, as in `faults`.
+
+        Args:
+            text: Whether it trains the text encoders.
+            word: Whether it learns a new word beside something else.
+        """
+        for key in ("text_encoder_lr", "text_encoder_2_lr"):
+            if getattr(self, key) is not None and not text:
+                yield Fault(
+                    "A learning rate is given for the text encoder, but it is not trained.",
+                    f"optimizer.{key}",
+                    f"Set adapter.text_encoder=true, or remove optimizer.{key}.",
+                )
+        if self.embedding_lr is not None and not word:
+            yield Fault(
+                "A learning rate is given for a new word, but none is learned beside something else.",
+                "optimizer.embedding_lr",
+                "Remove it (of a word alone it is optimizer.lr), or name a word with adapter.placeholder.",
+            )
+
     def _not_schedule_free(self) -> Iterator[Fault]:
         if self.schedule != "constant":
             yield Fault(

@@ -1,4 +1,4 @@
-"""What every recipe has in common: the sections of a run and how they are written down.
+"""What every recipe has in common: the sections of a run, and the parts that are made from them.
 
 Nothing here imports torch, so that the command line can show help at once. The parts a recipe
 chooses (its adapter, the files it leaves) are made by methods that import what they need.
@@ -12,9 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import yaml
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 from typing_extensions import Self
 
 from finetune.config import (
@@ -29,7 +26,8 @@ from finetune.config import (
     public_name,
 )
 from finetune.config.base import LONGEST_NAME, Fault
-from finetune.files import whole_file
+from finetune.recipes.fields import sections, setting_fields
+from finetune.recipes.plain_yaml import write_yaml
 from finetune.recipes.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -206,19 +204,7 @@ class Recipe(Section, ABC):
             own, _, setting = key.partition(".")
             if getattr(getattr(self, own), setting) != setting_fields(type(self))[key].default:
                 yield Fault(f"{key} has no effect on {self.kind}.", key, "Leave it out.")
-        for key in ("text_encoder_lr", "text_encoder_2_lr"):
-            if getattr(self.optimizer, key) is not None and not self.trains_text:
-                yield Fault(
-                    "A learning rate is given for the text encoder, but it is not trained.",
-                    f"optimizer.{key}",
-                    f"Set adapter.text_encoder=true, or remove optimizer.{key}.",
-                )
-        if self.optimizer.embedding_lr is not None and not self.learns_word:
-            yield Fault(
-                "A learning rate is given for a new word, but none is learned beside something else.",
-                "optimizer.embedding_lr",
-                "Remove it (of a word alone it is optimizer.lr), or name a word with adapter.placeholder.",
-            )
+        yield from self.optimizer.not_trained(text=self.trains_text, word=self.learns_word)
         if self.objective.changes_schedule and not self.carries_schedule:
             chosen = "beta_schedule" if self.objective.beta_schedule != "auto" else "zero_terminal_snr"
             yield Fault(
@@ -279,43 +265,9 @@ class Recipe(Section, ABC):
         dump["model"]["name"] = public_name(self.model.name)
         return dump
 
-    def to_yaml(self) -> str:
-        """The recipe as YAML, every setting written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
     def save_in(self, folder: RunFolder) -> None:
-        """Writes the resolved recipe of a run into its folder."""
-        # Without the folder, so that running it again makes a new one.
-        output = self.output.model_copy(update={"dir": None})
+        """Writes the resolved recipe of a run into its folder, every setting written out."""
+        values = self.model_dump(mode="json")
+        values["output"]["dir"] = None  # running it again makes a new folder
         comment = f"The resolved recipe of this run: `finetune run {folder.recipe}` repeats it."
-        self.model_copy(update={"output": output}).save(folder.recipe, comment)
-
-    def save(self, path: Path, comment: str = "") -> None:
-        """Writes the YAML file, below `comment` if there is one."""
-        with whole_file(path) as aside:
-            head = "".join(f"# {line}\n" for line in comment.splitlines())
-            aside.write_text(head + self.to_yaml(), encoding="utf-8")
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested settings with their dotted keys: `("optimizer.lr", 0.0001)`, …."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def sections(kind: type[Section]) -> dict[str, type[BaseModel]]:
-    """The sections of a kind of recipe by name: `{"model": ModelSection, …}`."""
-    annotations = {name: field.annotation for name, field in kind.model_fields.items()}
-    return {n: a for n, a in annotations.items() if isinstance(a, type) and issubclass(a, BaseModel)}
-
-
-def setting_fields(kind: type[Section]) -> dict[str, FieldInfo]:
-    """The definition of every dotted key of a kind of recipe, in the order of the YAML file."""
-    return {
-        f"{name}.{key}": field
-        for name, section in sections(kind).items()
-        for key, field in section.model_fields.items()
-    }
+        write_yaml(folder.recipe, values, comment)

@@ -14,11 +14,12 @@ from pydantic import ValidationError
 
 from finetune.config import ModelSection, Section
 from finetune.errors import ConfigError
-from finetune.recipes.base import Recipe, sections, setting_fields
+from finetune.recipes.base import Recipe
 from finetune.recipes.controlnet import ControlNetRecipe
 from finetune.recipes.dreambooth import DreamBoothRecipe
 from finetune.recipes.embedding import EmbeddingRecipe
 from finetune.recipes.faults import cut, nearest, raise_faults, read_validation_error, show, unknown_key
+from finetune.recipes.fields import sections, setting_fields
 from finetune.recipes.full import FullRecipe
 from finetune.recipes.lora import LoRARecipe
 from finetune.recipes.plain_yaml import parse_with_lines, parse_yaml

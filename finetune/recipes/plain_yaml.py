@@ -1,13 +1,15 @@
-"""Plain data from YAML: text, numbers, true or false, lists and names with values; nothing else (P6)."""
+"""YAML of plain data: text, numbers, true or false, lists and names with values; nothing else (P6)."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from finetune.errors import ConfigError
+from finetune.files import whole_file
 
 MOST = 10_000
 """Values that a text may hold, those counted again that an alias (`*name`) repeats."""
@@ -93,6 +95,12 @@ def _lines(node: yaml.Node, above: str = "") -> Iterator[tuple[str, int]]:
             yield f"{above}{key.value}", key.start_mark.line + 1
             if not above:
                 yield from _lines(value, f"{key.value}.")
+def write_yaml(path: Path, values: dict[str, Any], comment: str) -> None:
+    """Writes plain data as a YAML file, below `comment`."""
+    head = "".join(f"# {line}\n" for line in comment.splitlines())
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    with whole_file(path) as aside:
+        aside.write_text(head + text, encoding="utf-8")
 
 
 def _too_many(node: yaml.Node) -> yaml.constructor.ConstructorError:

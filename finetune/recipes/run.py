@@ -22,8 +22,9 @@ from finetune.data.record import write_record
 from finetune.diffusion.objective import Objective
 from finetune.diffusion.schedule import scheduler_for
 from finetune.formats import DataFacts, run_metadata
-from finetune.recipes.base import Recipe, flatten
+from finetune.recipes.base import Recipe
 from finetune.recipes.faults import raise_faults
+from finetune.recipes.fields import flatten
 from finetune.recipes.foreign import tell_if_foreign
 from finetune.recipes.place import claimed_by_all
 from finetune.recipes.presets import warmup_note, with_preset

@@ -14,7 +14,7 @@ import yaml
 
 from finetune.errors import ConfigError
 from finetune.recipes import RECIPES
-from finetune.recipes.base import setting_fields
+from finetune.recipes.fields import setting_fields
 from finetune.recipes.load import load_recipe
 from tests.campaigns.campaign import Campaign, Verdict, time_limit
 from tests.campaigns.child import finetune

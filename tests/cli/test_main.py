@@ -16,7 +16,7 @@ from finetune.cli import main
 from finetune.cli.flags import FLAGS
 from finetune.cli.main import cli
 from finetune.recipes import RECIPES
-from finetune.recipes.base import setting_fields
+from finetune.recipes.fields import setting_fields
 
 Output = pytest.CaptureFixture[str]
 

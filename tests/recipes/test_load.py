@@ -11,10 +11,11 @@ import pytest
 from finetune.cli.flags import FLAGS
 from finetune.errors import ConfigError
 from finetune.recipes import RECIPES, LoRARecipe, Recipe, build, load_recipe
-from finetune.recipes.base import setting_fields
 from finetune.recipes.faults import nearest, nearest_key
+from finetune.recipes.fields import setting_fields
 from finetune.recipes.load import Setting, parse_set, read_recipe_file
 from finetune.recipes.other_names import OTHER_NAMES, key_here
+from finetune.recipes.plain_yaml import write_yaml
 from finetune.recipes.presets import warmup_note, with_preset
 
 KEYS = list(setting_fields(LoRARecipe))
@@ -37,7 +38,7 @@ def test_yaml_and_changes_make_a_recipe(tmp_path: Path) -> None:
 
 def test_the_written_recipe_reads_back_equal(tmp_path: Path) -> None:
     recipe = lora("adapter.targets=[to_q, to_v]", "preview.prompts=['on', 'a: b', 'ä']", "optimizer.lr=3e-5")
-    recipe.save(tmp_path / "recipe.yaml", "two\nlines")
+    write_yaml(tmp_path / "recipe.yaml", recipe.model_dump(mode="json"), "two\nlines")
     text = (tmp_path / "recipe.yaml").read_text(encoding="utf-8")
     assert text.startswith("# two\n# lines\nkind: lora\n")
     again = load_recipe(tmp_path / "recipe.yaml")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from finetune.recipes import RECIPES, build, with_preset
-from finetune.recipes.base import setting_fields
+from finetune.recipes.fields import setting_fields
 from finetune.recipes.load import Setting
 from finetune.recipes.presets import preset_values, presets
 

@@ -1,0 +1,33 @@
+"""The sections and settings of a kind of recipe, and their dotted keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested settings with their dotted keys: `("optimizer.lr", 0.0001)`, …."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def sections(kind: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """The sections of a kind of recipe by name: `{"model": ModelSection, …}`."""
+    annotations = {name: field.annotation for name, field in kind.model_fields.items()}
+    return {n: a for n, a in annotations.items() if isinstance(a, type) and issubclass(a, BaseModel)}
+
+
+def setting_fields(kind: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The definition of every dotted key of a kind of recipe, in the order of the YAML file."""
+    return {
+        f"{name}.{key}": field
+        for name, section in sections(kind).items()
+        for key, field in section.model_fields.items()
+    }
