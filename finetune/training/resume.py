@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from finetune.backbones.finite import is_finite
 from finetune.errors import ConfigError, WeightsError
 from finetune.training.checkpoint import Checkpoint, read_checkpoint
 from finetune.training.run_folder import RunFolder
@@ -92,20 +91,3 @@ def _shape(tensor: Tensor | None) -> str:
     if tensor is None:
         return "missing"
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-
-
-def non_finite(checkpoint: Checkpoint) -> str | None:
-    """The name of a tensor in a checkpoint that holds NaN or infinity, or None."""
-    for name, tensor in _tensors(checkpoint.weights, checkpoint.average, checkpoint.optimizer):
-        if not is_finite(tensor):
-            return name
-    return None
-
-
-def _tensors(*nested: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Tensor]]:
-    for values in nested:
-        for key, value in values.items():
-            if isinstance(value, Tensor):
-                yield f"{path}{key}", value
-            elif isinstance(value, dict):
-                yield from _tensors(value, path=f"{path}{key}/")

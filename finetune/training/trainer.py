@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, Generic, cast
 
 import torch
-from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import nn
 
 from finetune.config import OptimizerSection, TrainingSection
-from finetune.errors import ConfigError, Interrupted, NonFiniteLoss, PlaceError, of_the_system
+from finetune.errors import ConfigError, Interrupted, PlaceError, of_the_system
 from finetune.training.average import make_average
 from finetune.training.checkpoint import (
     Checkpoint,
@@ -29,15 +28,13 @@ from finetune.training.checkpoint import (
 )
 from finetune.training.device import make_accelerator
 from finetune.training.groups import logged_rates, rate_groups, set_rates
+from finetune.training.guards import Guards
 from finetune.training.metrics import Metrics, StepLosses
 from finetune.training.optimizers import make_optimizer, rate_factor
 from finetune.training.progress import Progress, Rate, stop_signal
 from finetune.training.protocols import Hook, Loss, RowsT, Source, Trained
-from finetune.training.resume import check_fit, check_identity, newest_whole, non_finite
+from finetune.training.resume import check_fit, check_identity, newest_whole
 from finetune.training.run_folder import RunFolder
-
-MOST_OVERFLOWS = 25
-"""Steps in a row that fp16 may skip while it looks for its loss scale: each halves it, from 65,536 on."""
 
 
 class Trainer(Generic[RowsT]):
@@ -90,7 +87,7 @@ class Trainer(Generic[RowsT]):
         self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
         self.average = make_average(self.parameters, self.optimizer, training, optimizer)
         self.step = 0
-        self._overflows = 0
+        self.guards = Guards(self.accelerator, folder, training.steps)
         self.notes: tuple[str, ...] = ()
 
     @property
@@ -112,7 +109,7 @@ class Trainer(Generic[RowsT]):
         rate = Rate(self.rows_per_step)
         self.model.train()
         # A kill or an interruption may have come between the last checkpoint and its preview.
-        if self._any(self.step > 0 and not self.folder.sample(self.step).exists()):
+        if self.guards.any_process(self.step > 0 and not self.folder.sample(self.step).exists()):
             self._call_hooks()
         with stop_signal(told=main) as stop, Progress(self.training.steps, self.step, shown=main) as progress:
             for losses, norm in self._steps():
@@ -122,7 +119,7 @@ class Trainer(Generic[RowsT]):
                 if metrics and (self.step % self.training.log_every == 0 or self._done):
                     metrics.write(self.step, **values)
                     self.accelerator.log(values, step=self.step)
-                stopping = self._any(stop.asked)
+                stopping = self.guards.any_process(stop.asked)
                 if self.step % self.training.checkpoint_every == 0 or self._done or stopping:
                     self.save()
                 if stopping and not self._done:
@@ -152,11 +149,7 @@ class Trainer(Generic[RowsT]):
             scaler=scaler.state_dict() if scaler else {},
             run=self.identity,
         )
-        if bad := non_finite(checkpoint):
-            raise NonFiniteLoss(
-                f"The weights became infinite or NaN at step {self.step}, {bad} first. {self._last_good()}\n"
-                "  fix:   Lower the learning rate or the weight decay, or train with --precision fp32."
-            )
+        self.guards.weights(checkpoint)
         if self.accelerator.is_main_process:
             self._write(checkpoint)
         self.accelerator.wait_for_everyone()
@@ -169,7 +162,7 @@ class Trainer(Generic[RowsT]):
             told = of_the_system(error)
             raise PlaceError(
                 f"The checkpoint of step {checkpoint.step} cannot be written: {told.what if told else error} "
-                f"{self._last_good()}",
+                f"{self.guards.last_good()}",
                 where=str(path),
                 fix="Make room or name another place; --resume goes on from the last good checkpoint.",
             ) from error
@@ -263,56 +256,20 @@ class Trainer(Generic[RowsT]):
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 self.trained.set_samples(batch.numbers, self.training.seed)
                 losses = self.objective(self.model, batch.to(self.accelerator.device))
-                self._check(losses, batch)
+                self.guards.losses(self.step + 1, losses, batch.names)
                 # Processes are averaged by the backward pass; batches are summed by it.
                 loss = losses.sum() * (self.accelerator.num_processes / self.rows_per_step)
                 self.accelerator.backward(loss)
                 told.add(losses, batch.learned)
-        norm = self._clip()
+        limit = self.training.max_grad_norm or math.inf
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters.values(), limit))
+        self.guards.gradient(self.step + 1, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         if self.average:
             self.average.update(self.step)
         return told.means(), norm
-
-    def _clip(self) -> float:
-        limit, fp16 = self.training.max_grad_norm or math.inf, self.accelerator.scaler is not None
-        norm = float(self.accelerator.clip_grad_norm_(self.parameters.values(), limit))
-        # fp16 finds its loss scale by running into overflows, and then skips the step.
-        self._overflows = 0 if math.isfinite(norm) else self._overflows + 1
-        learned_nothing = self._overflows == self.training.steps  # and yet it would end like any other run
-        if self._overflows and not fp16:
-            what = f"The gradient became {norm} at step {self.step + 1}."
-            fix = "Lower the learning rate, or train with --precision fp32."
-        elif self._overflows > MOST_OVERFLOWS or learned_nothing:
-            what = f"The gradients of the last {self._overflows} steps were too large for fp16."
-            fix = "Train with --precision bf16 or fp32, or for more steps if these were few."
-        else:
-            return norm
-        raise NonFiniteLoss(f"{what} {self._last_good()}\n  fix:   {fix}")
-
-    def _check(self, losses: Tensor, batch: RowsT) -> None:
-        if not self._any(not bool(torch.isfinite(losses).all())):
-            return
-        rows = zip(batch.names, losses.tolist(), strict=True)
-        bad = gather_object([name for name, loss in rows if not math.isfinite(loss)])
-        raise NonFiniteLoss(
-            f"The loss became NaN or infinite at step {self.step + 1}, on {', '.join(bad)}. "
-            f"{self._last_good()}\n"
-            "  fix:   Lower the learning rate, train with --precision fp32, or look at these files."
-        )
-
-    def _any(self, here: bool) -> bool:
-        """Whether it is so in any process: all must stop together, or some would wait forever."""
-        if self.accelerator.num_processes == 1:
-            return here
-        flag = torch.tensor(float(here), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, "sum"))
-
-    def _last_good(self) -> str:
-        latest = self.folder.latest()
-        return f"The last good checkpoint is {latest}." if latest else "There is no checkpoint yet."
 
     def _call_hooks(self) -> None:
         due = [hook for every, hook in self.hooks if self.step % every == 0 or self._done]

@@ -1,0 +1,94 @@
+"""What stops a run that went wrong: losses, gradients or weights that are not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from finetune.backbones.finite import is_finite
+from finetune.errors import NonFiniteLoss
+from finetune.training.checkpoint import Checkpoint
+from finetune.training.run_folder import RunFolder
+
+MOST_OVERFLOWS = 25
+"""Steps in a row that fp16 may skip while it looks for its loss scale: each halves it, from 65,536 on."""
+
+
+class Guards:
+    """Raise `NonFiniteLoss` in all processes alike; the message names the last good checkpoint.
+
+    Args:
+        accelerator: Knows the other processes, and whether fp16 skips steps.
+        folder: Where the checkpoints are.
+        steps: Steps of the whole run.
+    """
+
+    def __init__(self, accelerator: Accelerator, folder: RunFolder, steps: int) -> None:
+        self._accelerator, self._folder, self._steps = accelerator, folder, steps
+        self._overflows = 0
+
+    def losses(self, step: int, losses: Tensor, names: Sequence[str]) -> None:
+        """Checks the losses `[B]` of a batch, of which the bad rows are told by their names."""
+        if not self.any_process(not bool(torch.isfinite(losses).all())):
+            return
+        rows = zip(names, losses.tolist(), strict=True)
+        bad = gather_object([name for name, loss in rows if not math.isfinite(loss)])
+        raise self._error(
+            f"The loss became NaN or infinite at step {step}, on {', '.join(bad)}.",
+            "Lower the learning rate, train with --precision fp32, or look at these files.",
+        )
+
+    def gradient(self, step: int, norm: float) -> None:
+        """Checks the norm of a step's gradient; the same in all processes."""
+        # fp16 finds its loss scale by running into overflows, and then skips the step.
+        self._overflows = 0 if math.isfinite(norm) else self._overflows + 1
+        learned_nothing = self._overflows == self._steps  # and yet it would end like any other run
+        if self._overflows and self._accelerator.scaler is None:
+            raise self._error(
+                f"The gradient became {norm} at step {step}.",
+                "Lower the learning rate, or train with --precision fp32.",
+            )
+        if self._overflows > MOST_OVERFLOWS or learned_nothing:
+            raise self._error(
+                f"The gradients of the last {self._overflows} steps were too large for fp16.",
+                "Train with --precision bf16 or fp32, or for more steps if these were few.",
+            )
+
+    def weights(self, checkpoint: Checkpoint) -> None:
+        """Checks what is about to be written."""
+        tensors = _tensors(checkpoint.weights, checkpoint.average, checkpoint.optimizer)
+        if bad := next((name for name, tensor in tensors if not is_finite(tensor)), None):
+            raise self._error(
+                f"The weights became infinite or NaN at step {checkpoint.step}, {bad} first.",
+                "Lower the learning rate or the weight decay, or train with --precision fp32.",
+            )
+
+    def any_process(self, here: bool) -> bool:
+        """Whether it is so in any process: all must stop together, or some would wait forever."""
+        if self._accelerator.num_processes == 1:
+            return here
+        flag = torch.tensor(float(here), device=self._accelerator.device)
+        return bool(self._accelerator.reduce(flag, "sum"))
+
+    def last_good(self) -> str:
+        """Says which checkpoint is the newest."""
+        latest = self._folder.latest()
+        return f"The last good checkpoint is {latest}." if latest else "There is no checkpoint yet."
+
+    def _error(self, what: str, fix: str) -> NonFiniteLoss:
+        return NonFiniteLoss(f"{what} {self.last_good()}\n  fix:   {fix}")
+
+
+def _tensors(*nested: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Tensor]]:
+    for values in nested:
+        for key, value in values.items():
+            if isinstance(value, Tensor):
+                yield f"{path}{key}", value
+            elif isinstance(value, dict):
+                yield from _tensors(value, path=f"{path}{key}/")
