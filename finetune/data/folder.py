@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,27 +147,59 @@ def scan_folder(folder: Path | str, prompt: str | None = None) -> Folder:
     return Folder(folder, tuple(r.picture for r in read), tuple(skipped), tuple(notes))
 
 
-def entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The visible files and subfolders of `folder`, by name.
+def entries(folder: Path, setting: str = "") -> tuple[list[Path], list[Path]]:
+    """The visible files and subfolders of `folder`, by name; errors name the setting that gives it.
 
     Raises:
         DataError: If there is no such folder, or it cannot be read.
     """
+    where = f"{setting} = {folder}" if setting else str(folder)
     if not folder.exists():
-        raise DataError("There is no such folder.", where=str(folder), fix="Check the path for typos.")
+        raise DataError("There is no such folder.", where=where, fix="Check the path for typos.")
     if not folder.is_dir():
         raise DataError(
             "This is a file, but a folder of pictures is needed.",
-            where=str(folder),
+            where=where,
             fix=f"Give the folder that holds the pictures, e.g. {folder.parent}.",
         )
     try:
         found = sorted((e for e in folder.iterdir() if not e.name.startswith(".")), key=lambda e: e.name)
     except OSError as error:
         raise DataError(
-            f"The folder cannot be read: {error.strerror}.", where=str(folder), fix="Check its permissions."
+            f"The folder cannot be read: {error.strerror}.", where=where, fix="Check its permissions."
         ) from error
     return [e for e in found if e.is_file()], [e for e in found if e.is_dir()]
+
+
+def companions(
+    pictures: Sequence[Path], folder: Path, kind: str, setting: str
+) -> tuple[list[Path | None], list[str]]:
+    """The picture in another folder that goes with each of some pictures, by its name without ending.
+
+    Args:
+        pictures: Their files.
+        folder: The other folder.
+        kind: What it holds, for messages: "masks".
+        setting: The dotted key that gives the folder, for messages.
+
+    Returns:
+        The file that goes with each, or None; and a note of files that go with none.
+
+    Raises:
+        DataError: If the folder cannot be read, or two files would go with the same picture.
+    """
+    found: dict[str, Path] = {}
+    for file in entries(folder, setting)[0]:
+        if file.suffix.lower() in SUFFIXES and found.setdefault(file.stem, file) != file:
+            raise DataError(
+                f"Two {kind} are for the same picture: {found[file.stem].name} and {file.name}.",
+                where=f"{setting} = {folder}",
+                fix="Remove one of them.",
+            )
+    stems = {picture.stem for picture in pictures}
+    alone = [file.name for stem, file in found.items() if stem not in stems]
+    notes = [f"{kind} without a picture of the same name: {listing(alone)}"] if alone else []
+    return [found.get(picture.stem) for picture in pictures], notes
 
 
 def read_picture(path: Path, caption: str) -> tuple[Picture, tuple[str, ...]]:

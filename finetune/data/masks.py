@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from finetune.config import DataSection
 from finetune.data.cache import ContentCache, content_key
-from finetune.data.decode import SUFFIXES, PictureError, decode_alpha, decode_picture, quiet_pillow
-from finetune.data.folder import Picture
+from finetune.data.decode import PictureError, decode_alpha, decode_picture, quiet_pillow
+from finetune.data.folder import Picture, companions
 from finetune.data.latents import View
 from finetune.data.notes import listing
 from finetune.data.preprocess import VERSION, alike, cut_out, place
@@ -74,11 +74,11 @@ class Masks:
         self._pictures, self._size, self._factor, self._cache = pictures, size, factor, cache
         self._floor = data.unmasked_weight
         self._folder = data.mask_dir.expanduser() if data.mask_dir else None
-        found = _in_folder(self._folder) if self._folder else {}
-        self._paths = _matched(pictures, found, self._folder) if self._folder else [p.path for p in pictures]
-        self._unused = sorted(path.name for path in set(found.values()) - set(self._paths))
+        paths, self._notes = (
+            _mask_files(pictures, self._folder) if self._folder else ([p.path for p in pictures], [])
+        )
         with quiet_pillow(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            self._masks = list(pool.map(self._checked, pictures, self._paths))
+            self._masks = list(pool.map(self._checked, pictures, paths))
 
     def rows(self, views: Sequence[View]) -> Tensor:
         """`[B, 1, h, w]` fp32 in [0, 1]: how much the loss counts at each latent.
@@ -112,10 +112,7 @@ class Masks:
         """Lines for the user."""
         what = f"masks in {self._folder} are white" if self._folder else "pictures are opaque"
         elsewhere = f"; elsewhere it counts {self._floor:g}" if self._floor else ""
-        lines = [f"the loss counts where the {what}{elsewhere}"]
-        if self._unused:
-            lines.append(f"masks without a picture of the same name: {listing(self._unused)}")
-        return lines
+        return [f"the loss counts where the {what}{elsewhere}", *self._notes]
 
     def _cached(self, view: View) -> Tensor:
         picture, mask = self._pictures[view.picture], self._masks[view.picture]
@@ -191,33 +188,14 @@ def _bytes(path: Path) -> bytes:
         ) from error
 
 
-def _in_folder(folder: Path) -> dict[str, Path]:
-    """The mask files of a folder by the name without its ending."""
-    if not folder.is_dir():
-        raise DataError("There is no such folder.", where=f"data.mask_dir = {folder}", fix="Check the path.")
-    try:
-        files = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in SUFFIXES and f.name[0] != "."]
-    except OSError as error:
+def _mask_files(pictures: Sequence[Picture], folder: Path) -> tuple[list[Path], list[str]]:
+    """The mask of each picture, by name, and a note of those without a picture."""
+    setting = "data.mask_dir"
+    files, notes = companions([p.path for p in pictures], folder, "masks", setting)
+    if missing := [p.path for p, file in zip(pictures, files, strict=True) if file is None]:
         raise DataError(
-            f"The folder cannot be read: {error.strerror}.", where=str(folder), fix="Check its permissions."
-        ) from error
-    found: dict[str, Path] = {}
-    for file in files:
-        if found.setdefault(file.stem, file) != file:
-            raise DataError(
-                f"Two masks are for the same picture: {found[file.stem].name} and {file.name}.",
-                where=str(folder),
-                fix="Remove one of them.",
-            )
-    return found
-
-
-def _matched(pictures: Sequence[Picture], found: dict[str, Path], folder: Path | None) -> list[Path]:
-    """The mask of each picture, by name."""
-    if missing := [p.path.name for p in pictures if p.path.stem not in found]:
-        raise DataError(
-            f"Pictures without a mask of the same name: {listing(missing)}.",
-            where=f"data.mask_dir = {folder}",
-            fix=f"Add {Path(missing[0]).stem}.png and so on, all white where everything counts.",
+            f"Pictures without a mask of the same name: {listing([p.name for p in missing])}.",
+            where=f"{setting} = {folder}",
+            fix=f"Add {missing[0].stem}.png and so on, all white where everything counts.",
         )
-    return [found[p.path.stem] for p in pictures]
+    return [file for file in files if file], notes

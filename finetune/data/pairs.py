@@ -6,13 +6,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from finetune.config import PairsSection
 from finetune.data.decode import SUFFIXES, PictureError, quiet_pillow
-from finetune.data.folder import Folder, Picture, Skipped, caption_file, entries, read_picture
+from finetune.data.folder import Folder, Picture, Skipped, caption_file, companions, entries, read_picture
 from finetune.data.notes import count, listing, twin_notes
 from finetune.data.preprocess import alike
 from finetune.errors import DataError
@@ -102,8 +102,6 @@ def _entries(
 ) -> tuple[list[_Entry], list[str], list[Skipped]]:
     """The pairs by the folder's metadata or by their names, notes, and pictures without a partner."""
     metadata = folder / METADATA
-    beside = _by_stem(section.conditioning_dir.expanduser()) if section.conditioning_dir else None
-    made = section.preprocess != "none"
     if metadata.is_file():
         found, notes = _from_metadata(metadata)
         _check_given_once(found, metadata, section)
@@ -111,7 +109,7 @@ def _entries(
     else:
         found = [_Entry(f, None, None) for f in files if f.suffix.lower() in SUFFIXES]
         notes, listed = [], {e.picture.resolve() for e in found}
-        if not made and beside is None:
+        if section.preprocess == "none" and section.conditioning_dir is None:
             raise DataError(
                 "The pictures have no control pictures.",
                 where=str(folder),
@@ -121,33 +119,17 @@ def _entries(
     if not found:
         raise DataError("There are no pictures to train on.", where=str(folder), fix="Put some into it.")
     skipped: list[Skipped] = []
-    if beside is not None:
-        alone = [e.picture for e in found if e.picture.stem not in beside]
-        skipped = [
-            Skipped(p, f"no control picture of that name in {section.conditioning_dir}") for p in alone
-        ]
-        found = [
-            _Entry(e.picture, beside[e.picture.stem], e.caption) for e in found if e.picture not in alone
-        ]
-        used = {e.picture.stem for e in found}
-        if unused := [path.name for stem, path in beside.items() if stem not in used]:
-            notes.append(f"control pictures without a picture of the same name: {listing(unused)}")
+    if other := section.conditioning_dir:
+        controls, unused = companions(
+            [e.picture for e in found], other.expanduser(), "control pictures", "data.conditioning_dir"
+        )
+        pairs = list(zip(found, controls, strict=True))
+        reason = f"no control picture of that name in {other}"
+        skipped = [Skipped(entry.picture, reason) for entry, control in pairs if control is None]
+        found = [replace(entry, control=control) for entry, control in pairs if control]
+        notes += unused
     unlisted = [f.name for f in files if f.suffix.lower() in SUFFIXES and f.resolve() not in listed]
     return found, notes + ([f"not in {METADATA}: {listing(unlisted)}"] if unlisted else []), skipped
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    """The pictures of a folder by name without ending."""
-    files, _ = entries(folder)
-    found: dict[str, Path] = {}
-    for file in files:
-        if file.suffix.lower() in SUFFIXES and found.setdefault(file.stem, file) != file:
-            raise DataError(
-                f"Two control pictures are for the same picture: {found[file.stem].name} and {file.name}.",
-                where=str(folder),
-                fix="Remove one of them.",
-            )
-    return found
 
 
 def _check_given_once(found: Sequence[_Entry], metadata: Path, section: PairsSection) -> None:
