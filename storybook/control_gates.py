@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from finetune.sampling.control import control_image
 from finetune.sampling.grid import grid
 from finetune.sampling.sampler import Sampler
 from storybook.oracle import Oracle, agrees
 from storybook.pairs import Scene, draw_scene
-from storybook.pictures import SIZE, pixels_of
+from storybook.pictures import SIZE, rebuilt
 from storybook.segmenter import Segmenter, overlap
 
 STREAM, STEPS, GUIDANCE = 9, 25, 4.0
@@ -71,10 +70,12 @@ def check_controlnet(
     steered = _sampled(sampler, prompts, controls)
     free = _sampled(sampler, prompts, None)
     verdicts = [agrees(r, s.spec) for r, s in zip(oracle.read(steered), scenes, strict=True)]
+    _, decoded = rebuilt(sampler.backbone, [scene.picture for scene in scenes])
+    ceiling = [control_image(row / 2 + 0.5) for row in decoded]
     read = segmenter.read(steered)
     overlaps = {
         "samples": overlap(read, truth),
-        "ceiling: scenes through the VAE": overlap(segmenter.read(_rebuilt(sampler, scenes)), truth),
+        "ceiling: scenes through the VAE": overlap(segmenter.read(ceiling), truth),
         "samples and others' silhouettes": overlap(read, truth.roll(1, 0)),
         "base model without control": overlap(segmenter.read(free), truth),
     }
@@ -103,15 +104,6 @@ def _sampled(
         guidance=GUIDANCE,
     )
     return [sample.image for sample in samples]
-
-
-def _rebuilt(sampler: Sampler, scenes: Sequence[Scene]) -> list[Image.Image]:
-    stack = np.stack([np.asarray(scene.picture).transpose(2, 0, 1) for scene in scenes])
-    pixels = pixels_of(torch.from_numpy(stack))
-    assert pixels.shape[-1] == SIZE
-    mean, _ = sampler.backbone.encode_pixels(pixels)
-    decoded: Tensor = sampler.backbone.decode(mean)
-    return [control_image(row / 2 + 0.5) for row in decoded]
 
 
 def _sheet(

@@ -27,7 +27,7 @@ from storybook.control_gates import check_controlnet, show_controlnet
 from storybook.drawing import draw
 from storybook.oracle import Oracle, Reading, agrees
 from storybook.pairs import CONTROLS
-from storybook.pictures import SIZE, pixels_of
+from storybook.pictures import SIZE, rebuilt
 from storybook.segmenter import Segmenter
 from storybook.world import COLOURS, SCENES, SUBJECT, Spec, sample_spec
 
@@ -49,18 +49,15 @@ def check_vae(sampler: Sampler, count: int = 200, photos: Path | None = None) ->
     """PSNR of reconstructions of held-out scenes and, if a folder is given, of its pictures at 64 px."""
     rng = np.random.default_rng([STREAM, 1])
     scenes = [draw(sample_spec(rng, held_out=True), rng, SIZE) for _ in range(count)]
-    figures = {"held-out scenes, dB": _reconstructed(sampler, scenes)}
+    figures = {"held-out scenes, dB": _rebuilt_psnr(sampler, scenes)}
     if photos:
         files = sorted(f for f in photos.rglob("*") if f.suffix.lower() in {".jpg", ".jpeg", ".png"})
-        figures["photographs, dB"] = _reconstructed(sampler, [_square(Image.open(f)) for f in files])
+        figures["photographs, dB"] = _rebuilt_psnr(sampler, [_square(Image.open(f)) for f in files])
     return figures
 
 
-def _reconstructed(sampler: Sampler, pictures: Sequence[Image.Image]) -> float:
-    stack = np.stack([np.asarray(p.convert("RGB")).transpose(2, 0, 1) for p in pictures])
-    pixels = pixels_of(torch.from_numpy(stack))
-    mean, _ = sampler.backbone.encode_pixels(pixels)
-    return float(psnr(pixels, sampler.backbone.decode(mean)).mean())
+def _rebuilt_psnr(sampler: Sampler, pictures: Sequence[Image.Image]) -> float:
+    return float(psnr(*rebuilt(sampler.backbone, pictures)).mean())
 
 
 def _square(picture: Image.Image) -> Image.Image:

@@ -9,9 +9,7 @@ python -m storybook.oracle_training --check [--out oracle.safetensors] [--vae FO
 from __future__ import annotations
 
 import argparse
-import math
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from storybook.drawing import draw
+from storybook.network_training import AfterStep, told, train_network
 from storybook.networks import save_network
 from storybook.oracle import COATS, HATS, HEADS, SIZE, OracleNetwork
 from storybook.oracle_wear import wear
@@ -36,15 +35,11 @@ from storybook.world import (
     near_miss,
 )
 
-Progress = Callable[[int, int, float], None]
-"""Called with the step, the number of steps, and the loss."""
-
 TRAINING_STREAM = 0
 """Number of the random stream that training pictures are drawn from; checks use others."""
 
 _UNKNOWN = -100  # A label that the loss passes over.
 _BATCH = 96
-_RATE = 3e-3
 
 
 @dataclass(frozen=True)
@@ -132,7 +127,7 @@ def train_oracle(
     out: Path,
     seed: int = 0,
     steps: int = 1500,
-    progress: Progress | None = None,
+    progress: AfterStep | None = None,
     pictures: int = 30_000,
 ) -> OracleNetwork:
     """Trains an oracle and writes it as fp16 safetensors.
@@ -149,38 +144,29 @@ def train_oracle(
     Returns:
         The trained network.
     """
-    data = draw_pictures(pictures, seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = OracleNetwork()
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=0.02)
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.empty(0, dtype=torch.int64)
-    for step in range(1, steps + 1):
-        if len(order) < _BATCH:
-            order = torch.cat([order, torch.randperm(pictures, generator=generator)])
-        chosen, order = order[:_BATCH], order[_BATCH:]
-        batch = wear(data.pixels[chosen].float() / 255, generator)
-        for group in optimizer.param_groups:
-            group["lr"] = _RATE * _schedule(step, steps)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = network(batch.contiguous(memory_format=torch.channels_last))
-        loss = loss_of(logits, {name: labels[chosen] for name, labels in data.labels.items()})
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 2.0)
-        optimizer.step()
-        if progress:
-            progress(step, steps, loss.item())
+    network = train_network(
+        OracleNetwork,
+        _batches(draw_pictures(pictures, seed), torch.Generator().manual_seed(seed)),
+        loss_of,
+        seed=seed,
+        steps=steps,
+        rise=max(1, steps // 20),
+        max_grad_norm=2.0,
+        after=progress,
+    )
     save_network(network, out)
     return network
 
 
-def _schedule(step: int, steps: int) -> float:
-    """Rises for a twentieth of the steps, then falls along half a cosine."""
-    rise = max(1, steps // 20)
-    return min(1.0, step / rise) * 0.5 * (1 + math.cos(math.pi * step / (steps + 1)))
+def _batches(data: Pictures, generator: torch.Generator) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Worn pictures with their labels, without end: all in one order, then in another."""
+    order = torch.empty(0, dtype=torch.int64)
+    while True:
+        if len(order) < _BATCH:
+            order = torch.cat([order, torch.randperm(len(data.pixels), generator=generator)])
+        chosen, order = order[:_BATCH], order[_BATCH:]
+        labels = {name: labels[chosen] for name, labels in data.labels.items()}
+        yield wear(data.pixels[chosen].float() / 255, generator), labels
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -200,14 +186,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not given.check:
         if given.out is None:
             parser.error("--out says where to write the oracle")
-        started = time.monotonic()
-
-        def tell(step: int, steps: int, loss: float) -> None:
-            if step % 100 == 0 or step == steps:
-                passed = time.monotonic() - started
-                print(f"step {step}/{steps}  loss {loss:.4f}  {passed:.0f} s", flush=True)
-
-        train_oracle(given.out, given.seed, given.steps, tell, given.pictures)
+        train_oracle(given.out, given.seed, given.steps, told(), given.pictures)
     print(table(given.out, given.count, given.vae))
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
+from finetune.backbones import Backbone
 from storybook.captions import caption
 from storybook.drawing import draw
 from storybook.textures import draw_texture
@@ -30,9 +32,12 @@ TEXTURE_SHARE, NEAR_MISS_SHARE = 0.30, 0.08
 Draw = Callable[[np.random.Generator], tuple[np.ndarray, str | None]]
 
 
-def pixels_of(pictures: Tensor) -> Tensor:
-    """uint8 `[B, 3, S, S]` to fp32 in [-1, 1]."""
-    return pictures.float() / 127.5 - 1
+def rebuilt(backbone: Backbone, pictures: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
+    """Pictures of one size and what the autoencoder makes of them: twice `[B, 3, S, S]` in [-1, 1]."""
+    stack = np.stack([np.asarray(p.convert("RGB")).transpose(2, 0, 1) for p in pictures])
+    pixels = torch.from_numpy(stack).float() / 127.5 - 1
+    mean, _ = backbone.encode_pixels(pixels)
+    return pixels, backbone.decode(mean)
 
 
 def scene(rng: np.random.Generator) -> tuple[np.ndarray, str]:

@@ -9,7 +9,7 @@ python -m storybook.segmenter_training --check [--out segmenter.safetensors]
 from __future__ import annotations
 
 import argparse
-import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from storybook.drawing import draw_with_mask
+from storybook.network_training import told, train_network
 from storybook.networks import save_network
 from storybook.oracle_training import any_spec
 from storybook.oracle_wear import fade
+from storybook.pictures import SIZE
 from storybook.segmenter import Segmenter, SegmenterNetwork, overlap
 
-SIZE = 64
 _STREAM, _CHECKS = 21, 22  # numbers of the random streams of training and of checks
-_BATCH, _RATE = 64, 3e-3
+_BATCH = 64
 
 
 def draw_masked(count: int, seed: int, stream: int = _STREAM) -> tuple[Tensor, Tensor]:
@@ -53,30 +54,27 @@ def train_segmenter(out: Path, seed: int = 0, steps: int = 800, pictures: int = 
         steps: Steps of 64 pictures each.
         pictures: How many to draw; they are used again and again, worn off differently each time.
     """
-    drawn, masks = draw_masked(pictures, seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = SegmenterNetwork()
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=0.02)
-    generator = torch.Generator().manual_seed(seed)
-    for step in range(1, steps + 1):
-        chosen = torch.randint(pictures, (_BATCH,), generator=generator)
+    network = train_network(
+        SegmenterNetwork,
+        _batches(*draw_masked(pictures, seed), torch.Generator().manual_seed(seed)),
+        lambda logits, masks: F.binary_cross_entropy_with_logits(logits.float(), masks),
+        seed=seed,
+        steps=steps,
+        rise=40,
+        after=told(),
+    )
+    save_network(network, out)
+    return Segmenter.load(out)
+
+
+def _batches(drawn: Tensor, masks: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Worn pictures with their masks, without end; every second batch or so is mirrored."""
+    while True:
+        chosen = torch.randint(len(drawn), (_BATCH,), generator=generator)
         batch, target = fade(drawn[chosen].float() / 255, generator), masks[chosen].float()
         if torch.rand((), generator=generator) < 0.5:
             batch, target = batch.flip(-1), target.flip(-1)
-        for group in optimizer.param_groups:
-            group["lr"] = _RATE * min(1.0, step / 40) * 0.5 * (1 + math.cos(math.pi * step / (steps + 1)))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = network(batch.contiguous(memory_format=torch.channels_last))
-        loss = F.binary_cross_entropy_with_logits(logits.float(), target)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if step % 100 == 0 or step == steps:
-            print(f"step {step}/{steps}  loss {loss.item():.4f}", flush=True)
-    save_network(network, out)
-    return Segmenter.load(out)
+        yield batch, target
 
 
 def check(segmenter: Segmenter, count: int = 1000, seed: int = 0) -> dict[str, float]:
