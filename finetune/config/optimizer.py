@@ -138,12 +138,7 @@ class OptimizerSection(Section):
             )
 
     def not_trained(self, *, text: bool, word: bool) -> Iterator[Fault]:
-        """Learning rates of what a run does not train, as in `faults`.
-
-        Args:
-            text: Whether it trains the text encoders.
-            word: Whether it learns a new word beside something else.
-        """
+        """Learning rates of what a run does not train: its text encoders, a word beside something else."""
         for key in ("text_encoder_lr", "text_encoder_2_lr"):
             if getattr(self, key) is not None and not text:
                 yield Fault(

@@ -50,22 +50,7 @@ class Picture:
         Raises:
             DataError: If the file is gone or no longer holds the bytes it was scanned with.
         """
-        try:
-            data = self.path.read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"A picture of the run can no longer be read: {error.strerror}.",
-                where=str(self.path),
-                fix="Put the file back and run again.",
-            ) from error
-        # Its latents are cached under the scanned digest; other bytes would make the cache lie.
-        if hashlib.sha256(data).hexdigest() != self.digest:
-            raise DataError(
-                "A picture was changed while the run used it.",
-                where=str(self.path),
-                fix="Leave the folder alone during training, and run again.",
-            )
-        return decode_picture(data).image
+        return decode_picture(unchanged(self.path, self.digest, "picture")).image
 
 
 @dataclass(frozen=True)
@@ -202,16 +187,49 @@ def companions(
     return [found.get(picture.stem) for picture in pictures], notes
 
 
+def unchanged(path: Path, digest: str, kind: str) -> bytes:
+    """The bytes of a file of the run, a `kind`, if they still have the digest they were scanned with.
+
+    Raises:
+        DataError: If the file is gone or was changed.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"A {kind} of the run can no longer be read: {error.strerror}.",
+            where=str(path),
+            fix="Put the file back and run again.",
+        ) from error
+    # What is made of it is cached under the scanned digest; other bytes would make the cache lie.
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise DataError(
+            f"A {kind} was changed while the run used it.",
+            where=str(path),
+            fix="Leave the folder alone during training, and run again.",
+        )
+    return data
+
+
+def file_bytes(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        PictureError: If it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PictureError(f"the file cannot be read ({error.strerror})") from error
+
+
 def read_picture(path: Path, caption: str) -> tuple[Picture, tuple[str, ...]]:
     """Reads a picture file in full, and what its owner should know about it.
 
     Raises:
         PictureError: If it cannot be trained on.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise PictureError(f"the file cannot be read ({error.strerror})") from error
+    data = file_bytes(path)
     decoded = decode_picture(data)
     width, height = decoded.image.size
     return Picture(path, caption, hashlib.sha256(data).hexdigest(), width, height), decoded.notes

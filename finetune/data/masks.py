@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from finetune.config import DataSection
 from finetune.data.cache import ContentCache, content_key
 from finetune.data.decode import PictureError, decode_alpha, decode_picture, quiet_pillow
-from finetune.data.folder import Picture, companions
+from finetune.data.folder import Picture, companions, file_bytes, unchanged
 from finetune.data.latents import View
 from finetune.data.notes import listing
 from finetune.data.preprocess import VERSION, alike, cut_out, place
@@ -34,14 +34,7 @@ class _Mask:
 
     def read(self) -> Image.Image:
         """8-bit grey, upright; call it inside `quiet_pillow`."""
-        data = _bytes(self.path)
-        # Its rows are cached under this digest; other bytes would make the cache lie.
-        if hashlib.sha256(data).hexdigest() != self.digest:
-            raise DataError(
-                "A mask was changed while the run used it.",
-                where=str(self.path),
-                fix="Leave the folder alone during training, and run again.",
-            )
+        data = unchanged(self.path, self.digest, "mask")
         alpha = decode_alpha(data)
         return alpha if self.alpha and alpha is not None else decode_picture(data).image.convert("L")
 
@@ -136,8 +129,8 @@ class Masks:
 
     def _checked(self, picture: Picture, path: Path) -> _Mask:
         """The mask of a picture, read once in full to see that it is one."""
-        data = _bytes(path)
         try:
+            data = file_bytes(path)
             alpha = decode_alpha(data)
             grey = alpha if self._folder is None else decode_picture(data).image.convert("L")
         except PictureError as reason:
@@ -177,15 +170,6 @@ def _check_shape(mask: Image.Image, picture: Picture, path: Path) -> None:
             where=str(path),
             fix="Make the mask from this picture, without cropping or turning it.",
         )
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"A mask cannot be read: {error.strerror}.", where=str(path), fix="Put the file back."
-        ) from error
 
 
 def _mask_files(pictures: Sequence[Picture], folder: Path) -> tuple[list[Path], list[str]]:

@@ -67,7 +67,7 @@ class _Facts(BaseModel):
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Writes the folder `path`, whole or not at all, with the digests of its files."""
-    tensors, numbers = _split(checkpoint.optimizer)
+    tensors, numbers = split(checkpoint.optimizer)
     facts = _Facts(
         step=checkpoint.step,
         optimizer=numbers,
@@ -131,7 +131,7 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
 
 
-def _split(state: Mapping[Any, Any], path: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
+def split(state: Mapping[Any, Any], path: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Takes a nested dictionary apart into tensors by path and a like dictionary of what is left."""
     tensors: dict[str, Tensor] = {}
     rest: dict[str, Any] = {}
@@ -139,7 +139,7 @@ def _split(state: Mapping[Any, Any], path: str = "") -> tuple[dict[str, Tensor],
         if isinstance(value, Tensor):
             tensors[f"{path}{key}"] = value
         elif isinstance(value, Mapping):  # bitsandbytes nests its quantisation tables
-            inner, rest[str(key)] = _split(value, f"{path}{key}/")
+            inner, rest[str(key)] = split(value, f"{path}{key}/")
             tensors.update(inner)
         else:
             rest[str(key)] = value
@@ -147,7 +147,7 @@ def _split(state: Mapping[Any, Any], path: str = "") -> tuple[dict[str, Tensor],
 
 
 def _join(tensors: Mapping[str, Tensor], rest: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    """The reverse of `_split`."""
+    """The reverse of `split`."""
     for path, tensor in tensors.items():
         *folders, name = path.split("/")
         place = rest

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from finetune.backbones.finite import is_finite
 from finetune.errors import NonFiniteLoss
-from finetune.training.checkpoint import Checkpoint
+from finetune.training.checkpoint import Checkpoint, split
 from finetune.training.run_folder import RunFolder
 
 MOST_OVERFLOWS = 25
@@ -62,10 +61,10 @@ class Guards:
 
     def weights(self, checkpoint: Checkpoint) -> None:
         """Checks what is about to be written."""
-        tensors = _tensors(checkpoint.weights, checkpoint.average, checkpoint.optimizer)
-        if bad := next((name for name, tensor in tensors if not is_finite(tensor)), None):
+        kept = (checkpoint.weights, checkpoint.average, split(checkpoint.optimizer)[0])
+        if bad := [name for tensors in kept for name, t in tensors.items() if not is_finite(t)]:
             raise self._error(
-                f"The weights became infinite or NaN at step {checkpoint.step}, {bad} first.",
+                f"The weights became infinite or NaN at step {checkpoint.step}, {bad[0]} first.",
                 "Lower the learning rate or the weight decay, or train with --precision fp32.",
             )
 
@@ -83,12 +82,3 @@ class Guards:
 
     def _error(self, what: str, fix: str) -> NonFiniteLoss:
         return NonFiniteLoss(f"{what} {self.last_good()}\n  fix:   {fix}")
-
-
-def _tensors(*nested: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Tensor]]:
-    for values in nested:
-        for key, value in values.items():
-            if isinstance(value, Tensor):
-                yield f"{path}{key}", value
-            elif isinstance(value, dict):
-                yield from _tensors(value, path=f"{path}{key}/")
