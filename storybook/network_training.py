@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from storybook.networks import NetworkT
-
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 TargetT = TypeVar("TargetT")
 
 AfterStep = Callable[[int, int, float], None]

@@ -1,20 +1,19 @@
-"""What the small networks that read pictures share: their layers, and how they are kept in a file."""
+"""What the small networks that read pictures share: their layers and their files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from typing_extensions import Self
 
 from finetune.errors import WeightsError
 from finetune.files import whole_file
-
-NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -33,28 +32,42 @@ def save_network(network: nn.Module, out: Path) -> None:
         save_file(state, aside, metadata={"format": "pt"})
 
 
-def load_network(make: Callable[[], NetworkT], path: Path, name: str) -> NetworkT:
-    """Reads a network in single precision.
+class Reader:
+    """Reads pictures with a trained network, on the CPU.
 
-    Args:
-        make: Makes one of the right structure.
-        path: The file.
-        name: `oracle` or `segmenter`, for the message.
-
-    Raises:
-        WeightsError: The file is missing, damaged, or of another network.
+    Attributes:
+        name: Of its file and of the module that trains it.
+        make: Makes the network.
     """
-    # Only the shapes are wanted here: no weights are drawn, the random state stays as it is.
-    with torch.device("meta"):
-        network = make()
-    try:
-        state = load_file(path)
-        state = {key: t.float() if t.is_floating_point() else t for key, t in state.items()}
-        network.load_state_dict(state, assign=True)
-    except (OSError, SafetensorError, RuntimeError) as fault:
-        raise WeightsError(
-            f"The {name}'s weights cannot be read: {str(fault).splitlines()[0]}",
-            where=str(path),
-            fix=f"Train one with `python -m storybook.{name}_training --out FILE`.",
-        ) from fault
-    return network
+
+    name: ClassVar[str]
+    make: ClassVar[type[nn.Module]]
+
+    def __init__(self, network: nn.Module) -> None:
+        """Takes a network, which it puts into evaluation mode."""
+        self.network = network.float().eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> Self:
+        """Loads the bundled network, or another one that was trained.
+
+        Raises:
+            WeightsError: The file is missing, damaged, or of another network.
+        """
+        if path is None:
+            with as_file(files("storybook") / "models" / f"{cls.name}.safetensors") as bundled:
+                return cls.load(bundled)
+        # Only the shapes are wanted here: no weights are drawn, the random state stays as it is.
+        with torch.device("meta"):
+            network = cls.make()
+        try:
+            state = load_file(path)
+            state = {key: t.float() if t.is_floating_point() else t for key, t in state.items()}
+            network.load_state_dict(state, assign=True)
+        except (OSError, SafetensorError, RuntimeError) as fault:
+            raise WeightsError(
+                f"The {cls.name}'s weights cannot be read: {str(fault).splitlines()[0]}",
+                where=str(path),
+                fix=f"Train one with `python -m storybook.{cls.name}_training --out FILE`.",
+            ) from fault
+        return cls(network)

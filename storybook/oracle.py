@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import as_file, files
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from storybook.networks import convolution, load_network
+from storybook.networks import Reader, convolution
 from storybook.world import ANIMALS, COLOURS, PATTERNS, SCENES, Spec
 
 SIZE = 64
@@ -139,31 +137,17 @@ class OracleNetwork(nn.Module):
         return {name: head(pooled[:, i]) for i, (name, head) in enumerate(self.heads.items())}
 
 
-class Oracle:
+class Oracle(Reader):
     """Reads pictures of the storybook world with a trained network, on the CPU."""
 
-    def __init__(self, network: OracleNetwork) -> None:
-        """Takes a network, which it puts into evaluation mode."""
-        self.network = network.float().eval().requires_grad_(False)
-
-    @classmethod
-    def load(cls, path: Path | None = None) -> Oracle:
-        """Loads the bundled oracle, or another one that was trained.
-
-        Raises:
-            WeightsError: The file is missing, damaged, or not an oracle.
-        """
-        if path is None:
-            with as_file(files("storybook") / "models" / "oracle.safetensors") as bundled:
-                return cls.load(bundled)
-        return cls(load_network(OracleNetwork, path, "oracle"))
+    name, make = "oracle", OracleNetwork
 
     def read(self, images: Sequence[Image.Image]) -> list[Reading]:
         """Reads pictures of any size and mode; other sizes are brought to 64 pixels."""
         readings: list[Reading] = []
         for start in range(0, len(images), _BATCH):
             batch = images[start : start + _BATCH]
-            readings += self.read_pixels(torch.stack([_pixels(image) for image in batch]))
+            readings += self.read_pixels(torch.stack([pixels_of(image) for image in batch]))
         return readings
 
     @torch.inference_mode()
@@ -200,7 +184,8 @@ def _reading(answers: dict[str, int], confidences: dict[str, float], yes: dict[s
     )
 
 
-def _pixels(image: Image.Image) -> Tensor:
+def pixels_of(image: Image.Image) -> Tensor:
+    """A picture of any size and mode as the network reads it: `[3, 64, 64]` in [0, 1]."""
     image = image.convert("RGB")
     if image.size != (SIZE, SIZE):
         # The world's own pictures are averages over boxes of finer ones.

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from storybook.drawing import draw
-from storybook.oracle import Oracle, Reading, agrees
+from storybook.oracle import Oracle, Reading, agrees, pixels_of
 from storybook.oracle_wear import wear
 from storybook.world import COLOURS, SCENES, SUBJECT, Spec, is_subject, near_miss, sample_spec
 
@@ -69,7 +68,7 @@ def check(oracle: Oracle, count: int, change: Change | None = None, seed: int = 
     drawn = check_specs(count, seed)
     readings: list[Reading] = []
     for start in range(0, count, _BATCH):
-        batch = torch.stack([_pixels(draw(spec, rng)) for spec, rng in drawn[start : start + _BATCH]])
+        batch = torch.stack([pixels_of(draw(spec, rng)) for spec, rng in drawn[start : start + _BATCH]])
         readings += oracle.read_pixels(change(batch) if change else batch)
     return score(readings, [spec for spec, _ in drawn])
 
@@ -107,7 +106,3 @@ def table(path: Path | None, count: int = 3000, vae: Path | None = None) -> str:
             lines.append(f"{'':13}" + "".join(f"{key:>10}" for key in figures))
         lines.append(f"{name:13}" + "".join(f"{100 * value:10.1f}" for value in figures.values()))
     return "\n".join(lines)
-
-
-def _pixels(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255

@@ -8,15 +8,13 @@ convolutional network, trained on drawn scenes whose true masks the drawing prog
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import as_file, files
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from storybook.networks import convolution, load_network
+from storybook.networks import Reader, convolution
 
 _WIDTHS = (32, 64, 96)
 _BATCH = 128
@@ -54,24 +52,10 @@ class SegmenterNetwork(nn.Module):
         return logits[:, 0]
 
 
-class Segmenter:
+class Segmenter(Reader):
     """Reads silhouettes with a trained network, on the CPU."""
 
-    def __init__(self, network: SegmenterNetwork) -> None:
-        """Takes a network, which it puts into evaluation mode."""
-        self.network = network.float().eval().requires_grad_(False)
-
-    @classmethod
-    def load(cls, path: Path | None = None) -> Segmenter:
-        """Loads the bundled segmenter, or another one that was trained.
-
-        Raises:
-            WeightsError: The file is missing, damaged, or not a segmenter.
-        """
-        if path is None:
-            with as_file(files("storybook") / "models" / "segmenter.safetensors") as bundled:
-                return cls.load(bundled)
-        return cls(load_network(SegmenterNetwork, path, "segmenter"))
+    name, make = "segmenter", SegmenterNetwork
 
     @torch.inference_mode()
     def read(self, pictures: Sequence[Image.Image]) -> Tensor:
