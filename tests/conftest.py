@@ -49,6 +49,13 @@ def backbone(tiny_folder: Path) -> Backbone:
     return load_backbone(ModelSection(name=str(tiny_folder)))
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, an empty one: what is made by default goes below it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder `mycat` of three pictures, a broken one among them; do not write into it."""

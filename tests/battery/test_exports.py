@@ -27,16 +27,10 @@ CONTROL = Image.fromarray(np.random.default_rng(5).integers(0, 256, (32, 32, 3),
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_fresh_model_with_the_export_draws_the_same(
-    case: Case,
-    family: Family,
-    tiny_folder: Path,
-    pictures: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    case: Case, family: Family, tiny_folder: Path, pictures: Path, here: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     extra = () if case.kind in ("lora", "embedding") else ("output.weights=fp32",)
-    this = put_together(case, tiny_folder, pictures, tmp_path / "run", *extra)
+    this = put_together(case, tiny_folder, pictures, here / "run", *extra)
     before = picture(this, in_memory(this))
     this.trainer.run()
     with this.trainer.evaluating():

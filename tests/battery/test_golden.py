@@ -16,15 +16,9 @@ GOLDEN: dict[str, list[float]] = json.loads(FILE.read_text())
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_first_losses_are_as_before(
-    case: Case,
-    family: Family,
-    tiny_folder: Path,
-    pictures: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    case: Case, family: Family, tiny_folder: Path, pictures: Path, here: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    found = losses(case, tiny_folder, pictures, tmp_path / "run")
+    found = losses(case, tiny_folder, pictures, here / "run")
     assert found == pytest.approx(GOLDEN[f"{case.name} {family}"], rel=1e-3)
 
 

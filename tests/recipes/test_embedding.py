@@ -17,13 +17,7 @@ from finetune.sampling import Sampler
 SMALL = ("training.steps=3", "preview.every=0", "training.checkpoint_every=1")
 ALONE = "learned_embeds.safetensors"
 one_family = pytest.mark.parametrize("family", ["sd1"], indirect=True)
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Runs go below an empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def train(kind: str, pictures: Path, model: Path, *changes: str, said: list[str] | None = None) -> Result:

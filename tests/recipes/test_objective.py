@@ -19,13 +19,7 @@ from finetune.recipes.load import Setting, parse_set
 from finetune.recipes.run import run
 
 SMALL = ("training.steps=2", "training.precision=fp32", "preview.every=0", "optimizer.warmup_steps=0")
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Runs go below an empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def recipe(kind: str, pictures: Path, model: Path, *changes: str) -> Recipe:

@@ -31,13 +31,7 @@ SMALL = (
     *("training.steps=4", "training.batch_size=2", "training.checkpoint_every=2", "training.log_every=1"),
     *("preview.every=2", "preview.num=1", "preview.steps=2", "optimizer.warmup_steps=0"),
 )
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Runs go below an empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.fixture

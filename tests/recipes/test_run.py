@@ -27,13 +27,7 @@ from tests.tiny import Family
 
 SMALL = ("adapter.rank=2", "training.steps=2", "preview.every=0", "training.log_every=1")
 DIFFUSERS = "pytorch_lora_weights.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Runs go below an empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def recipe(pictures: Path, model: Path, *changes: str) -> Recipe:

@@ -26,13 +26,7 @@ from tests.tiny import Family
 SMALL = ("training.steps=2", "preview.every=0", "optimizer.name=adamw", "optimizer.warmup_steps=0")
 WHOLE = ("output.weights=fp32", "training.ema=false")
 CLASS = ("data.class_prompt=a cat", "data.num_class_images=3")
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Runs go below an empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def train(kind: str, pictures: Path, model: Path, *changes: str, resume: bool = False) -> tuple[Path, str]:
