@@ -35,7 +35,7 @@ def train_network(
     Args:
         make: Makes the network, with the global random generator's weights.
         batches: Pictures `[B, 3, S, S]` in [0, 1], and what is to be read in them.
-        loss_of: What the network says and what is to be read, to the loss.
+        loss_of: The loss of what the network says, by what is to be read.
         seed: Decides the first weights; the caller's random state stays as it is.
         steps: Batches to take.
         rise: Steps in which the learning rate rises, while it falls along half a cosine.

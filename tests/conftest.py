@@ -40,6 +40,15 @@ def tiny_folder(family: Family, tiny_models: dict[str, Path]) -> Path:
     return tiny_models[family]
 
 
+@pytest.fixture(scope="module")
+def loaded(tiny_models: dict[str, Path]) -> dict[str, Backbone]:
+    """One backbone of each family; do not change them."""
+    from finetune.backbones import load_backbone
+    from finetune.config import ModelSection
+
+    return {family: load_backbone(ModelSection(name=str(path))) for family, path in tiny_models.items()}
+
+
 @pytest.fixture
 def backbone(tiny_folder: Path) -> Backbone:
     """A freshly loaded tiny backbone of `family`; the test may change it."""

@@ -14,18 +14,12 @@ from diffusers import ControlNetModel
 from torch import Tensor
 
 from finetune.adapters import ControlNet
-from finetune.backbones import Backbone, load_backbone
-from finetune.config import ControlNetSection, ModelSection
+from finetune.backbones import Backbone
+from finetune.config import ControlNetSection
 from finetune.diffusion.batch import Conditioning
 from finetune.formats import write_controlnet
 
 NEW, LOW_RANK = ControlNetSection(), ControlNetSection(rank=2)
-
-
-@pytest.fixture(scope="module")
-def loaded(tiny_models: dict[str, Path]) -> dict[str, Backbone]:
-    """One backbone of each family; do not change them."""
-    return {family: load_backbone(ModelSection(name=str(path))) for family, path in tiny_models.items()}
 
 
 @pytest.fixture

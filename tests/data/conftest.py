@@ -21,15 +21,6 @@ def painted(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
-@pytest.fixture(scope="session")
-def loaded(tiny_models: dict[str, Path]) -> dict[str, Backbone]:
-    """One backbone of each family; do not change them."""
-    from finetune.backbones import load_backbone
-    from finetune.config import ModelSection
-
-    return {family: load_backbone(ModelSection(name=str(path))) for family, path in tiny_models.items()}
-
-
 @pytest.fixture
 def backbone(family: str, loaded: dict[str, Backbone]) -> Backbone:
     """A tiny backbone of `family` that the test may change: copying is faster than loading."""

@@ -47,11 +47,6 @@ def branches(tiny_models: dict[str, Path], tmp_path_factory: pytest.TempPathFact
     return {family: folder / family for family in FAMILIES}
 
 
-@pytest.fixture(scope="module")
-def loaded(tiny_models: dict[str, Path]) -> dict[str, Backbone]:
-    return {family: load_backbone(ModelSection(name=str(path))) for family, path in tiny_models.items()}
-
-
 @pytest.fixture
 def sampler(family: Family, loaded: dict[str, Backbone]) -> Sampler:
     return Sampler(loaded[family])

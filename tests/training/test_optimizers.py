@@ -27,7 +27,7 @@ from finetune.recipes.presets import with_preset
 from finetune.training import RunFolder, check_trainable
 from finetune.training.checkpoint import optimizer_counters, optimizer_state, read_checkpoint
 from finetune.training.optimizers import make_optimizer, rate_factor
-from tests.training.test_trainer import Model, Source, killed_at, make, mirror_loss
+from tests.training.test_trainer import Model, Source, killed_at, make, take_steps
 
 LIBRARIES: dict[str, Callable[[Any], Any]] = {
     "adamw8bit": lambda p: bitsandbytes.optim.AdamW8bit(p, lr=0.01, weight_decay=0.1),
@@ -62,12 +62,7 @@ def test_a_step_is_the_library_s(tmp_path: Path, name: str) -> None:
     optimizer = LIBRARIES[name](model.parameters())
     if name == "schedule_free_adamw":
         optimizer.train()
-    for step in range(5):
-        loss = mirror_loss(model, Source().batch(range(4 * step, 4 * step + 4))).mean()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-        optimizer.step()
+    take_steps(5, model, optimizer)
     for parameter, value in model.named_parameters():
         assert not torch.equal(value, dict(Model().named_parameters())[parameter])
         assert torch.allclose(trainer.parameters[parameter], value, atol=1e-6)

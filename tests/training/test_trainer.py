@@ -85,6 +85,16 @@ def make(folder: Path, *, optimizer: dict[str, Any] | None = None, objective: An
     )
 
 
+def take_steps(count: int, model: Model, optimizer: torch.optim.Optimizer) -> None:
+    """The first steps of a run of `make`, written out."""
+    for step in range(count):
+        loss = mirror_loss(model, Source().batch(range(4 * step, 4 * step + 4))).mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+
+
 def killed_at(step: int) -> tuple[int, Callable[[int], None]]:
     def kill(now: int) -> None:
         if now == step:
@@ -150,13 +160,7 @@ def test_a_step_is_adamw_on_the_mean_loss(tmp_path: Path) -> None:
     trainer = make(tmp_path, steps=3, max_grad_norm=0.5, optimizer={"weight_decay": 0.1})
     trainer.run()
     model = Model()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
-    for step in range(3):
-        loss = mirror_loss(model, Source().batch(range(4 * step, 4 * step + 4))).mean()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-        optimizer.step()
+    take_steps(3, model, torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1))
     for name, value in model.named_parameters():
         assert torch.allclose(trainer.parameters[name], value, atol=1e-6)
 
