@@ -22,13 +22,10 @@ def test_there_are_recipes() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_the_recipe_runs(
-    file: Path, tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mycat").mkdir()
+def test_the_recipe_runs(file: Path, tiny_models: dict[str, Path], here: Path) -> None:
+    (here / "mycat").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (48, 40, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "mycat" / "1.png")
+    Image.fromarray(pixels).save(here / "mycat" / "1.png")
     kind, settings = read_recipe_file(file)
     named = {setting.key: setting.value for setting in settings}
     changes = {
@@ -50,7 +47,7 @@ def test_the_recipe_runs(
     if "data.class_prompt" in named:
         changes["data.num_class_images"] = 1
     if kind == "controlnet" and "data.preprocess" not in named:
-        shutil.copytree(tmp_path / "mycat", tmp_path / "control")
+        shutil.copytree(here / "mycat", here / "control")
         changes["data.conditioning_dir"] = "control"
     recipe = build(kind, [*settings, *(Setting(key, value, "test") for key, value in changes.items())])
     result = run(recipe, tell=lambda line: None)

@@ -27,12 +27,9 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture
-def made(
-    case: Case, tiny_folder: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Assemble:
-    """Puts the case's run together, in a folder of its own for each name."""
-    monkeypatch.chdir(tmp_path)  # class pictures go below it
-    return lambda name="run", *changes: put_together(case, tiny_folder, pictures, tmp_path / name, *changes)
+def made(case: Case, tiny_folder: Path, pictures: Path, here: Path) -> Assemble:
+    """Puts the case's run together, in a folder of its own for each name; class pictures go beside it."""
+    return lambda name="run", *changes: put_together(case, tiny_folder, pictures, here / name, *changes)
 
 
 WORDS = ("a cat", "a dog on snow")  # every model of the family knows them

@@ -25,7 +25,10 @@ from finetune.sampling import Sampler
 from finetune.training import RunFolder
 from finetune.training.optimizers import make_optimizer
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.usefixtures("here"),
+]
 
 SMALL = (
     *("training.steps=4", "training.batch_size=2", "training.accumulation=1", "training.checkpoint_every=2"),
@@ -42,12 +45,6 @@ OWN = {
         *("architecture.unet_channels=[16, 32]", "architecture.text_width=32"),
     ),
 }
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def train(kind: str, model: Path, pictures: Path, *changes: str, resume: bool = False) -> Path:
