@@ -175,8 +175,6 @@ class Backbone(ABC):
         ids = [t for t in (self.time_ids(*row) for row in rows) if t is not None]
         return Conditioning(tokens=self.tokenize(captions), time_ids=torch.cat(ids) if ids else None)
 
-    # --- pictures ------------------------------------------------------------------------------
-
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures to the posterior of their latents, scaled as the UNet wants them, always in fp32.
@@ -193,8 +191,6 @@ class Backbone(ABC):
     def decode(self, scaled: Tensor) -> Tensor:
         """Scaled latents `[B, C, h, w]` to pictures `[B, 3, h x f, w x f]` in [-1, 1], fp32."""
         return latents.decode(self.vae, scaled)
-
-    # --- the UNet ------------------------------------------------------------------------------
 
     def predict(
         self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, branch: Any = None
@@ -235,8 +231,7 @@ class Backbone(ABC):
             branches: `ControlNetModel`s that take part.
 
         Returns:
-            A `StableDiffusionPipeline`, or a `StableDiffusionXLPipeline` for SDXL; with branches the
-            `…ControlNetPipeline` of the family.
+            A `pipeline_class`, or a `branched_class` if there are branches.
         """
         parts = {**self.module_roots(), "vae": self.vae, **self.pipeline_options}
         for number, tokenizer in enumerate(self.tokenizers):

@@ -105,13 +105,13 @@ def apply_lora(target: Backbone | Any, weights: LoRAWeights, scale: float = 1.0)
         raise TypeError("new words are added to a Backbone, not to a pipeline")
     words = _add_words(target, weights.words)
     roots = target.module_roots() if isinstance(target, Backbone) else _parts(target)
-    names: dict[str, str] = {}
+    names: dict[tuple[str, bool], str] = {}
     updates: dict[tuple[str, str], Update] = {}
     for part, layers in weights.parts().items():
-        for algorithm in dict.fromkeys(map(algorithm_of, layers.values())):
-            name = names.setdefault(algorithm, _free_name(roots, names.values()))
-            chosen = {key: layer for key, layer in layers.items() if algorithm_of(layer) == algorithm}
-            injected = _inject(roots[part], part, chosen, name, ALGORITHMS[algorithm])
+        for kind in dict.fromkeys(map(_kind, layers.values())):
+            name = names.setdefault(kind, _free_name(roots, names.values()))
+            chosen = {key: layer for key, layer in layers.items() if _kind(layer) == kind}
+            injected = _inject(roots[part], part, chosen, name, kind)
             updates |= {(part, key): update for key, update in injected.items()}
     for key, update in updates.items():
         update.fill(weights.layers[key])
@@ -133,15 +133,21 @@ def _add_words(target: Any, words: Sequence[Word]) -> list[AddedWord]:
     return added
 
 
+def _kind(layer: LayerWeights) -> tuple[str, bool]:
+    """The algorithm, and whether there are DoRA magnitudes: what one adapter of PEFT's has in common."""
+    return algorithm_of(layer), isinstance(layer, LowRank) and layer.magnitude is not None
+
+
 def _inject(
-    module: nn.Module, part: str, layers: Mapping[str, LayerWeights], name: str, kind: type[Update]
+    module: nn.Module, part: str, layers: Mapping[str, LayerWeights], name: str, kind: tuple[str, bool]
 ) -> dict[str, Update]:
     """Layers of one kind in one part of the model, by their names in files."""
+    algorithm, magnitudes = kind
     live = {key if part == "unet" else live_text_name(module, key): key for key in layers}
     sizes = {own: LayerSize(layers[key].rank, layers[key].alpha) for own, key in live.items()}
-    magnitudes = any(isinstance(layer, LowRank) and layer.magnitude is not None for layer in layers.values())
     settings = {"use_dora": True} if magnitudes else {}
-    return {live[own]: update for own, update in inject(module, sizes, name, kind, **settings).items()}
+    injected = inject(module, sizes, name, ALGORITHMS[algorithm], **settings)
+    return {live[own]: update for own, update in injected.items()}
 
 
 def _parts(pipeline: Any) -> dict[str, nn.Module]:

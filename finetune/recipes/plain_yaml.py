@@ -95,6 +95,8 @@ def _lines(node: yaml.Node, above: str = "") -> Iterator[tuple[str, int]]:
             yield f"{above}{key.value}", key.start_mark.line + 1
             if not above:
                 yield from _lines(value, f"{key.value}.")
+
+
 def write_yaml(path: Path, values: dict[str, Any], comment: str) -> None:
     """Writes plain data as a YAML file, below `comment`."""
     head = "".join(f"# {line}\n" for line in comment.splitlines())

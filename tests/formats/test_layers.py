@@ -8,6 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from finetune.adapters.weights import LoRAWeights, LowRank
+from finetune.backbones import Backbone
+from finetune.formats import apply_lora
 from finetune.formats.keys import Role
 from finetune.formats.layers import Strength, layer_weights
 
@@ -62,3 +65,26 @@ def test_the_left_factor_of_a_lokr_is_the_outer_one() -> None:
     ]
     for row in rows:
         assert layer_weights(row, (4, 4), Strength("q", {})).delta().tolist() == product
+
+
+@pytest.mark.parametrize("family", ["sd1"], indirect=True)
+@torch.no_grad()
+def test_a_file_may_hold_layers_with_magnitudes_and_without(backbone: Backbone) -> None:
+    attention = "mid_block.attentions.0.transformer_blocks.0.attn1"
+    q, k = (backbone.unet.get_submodule(f"{attention}.{name}").weight.clone() for name in ("to_q", "to_k"))
+    drawn = torch.Generator().manual_seed(0)
+    down, up = (torch.randn(*shape, generator=drawn) for shape in ((2, q.shape[1]), (q.shape[0], 2)))
+    magnitude = torch.rand(len(q), generator=drawn) + 1
+    layers = {
+        ("unet", f"{attention}.to_q"): LowRank(down, up, 2.0, magnitude=magnitude),
+        ("unet", f"{attention}.to_k"): LowRank(down, up, 2.0),
+    }
+    apply_lora(backbone, LoRAWeights(layers))
+    x = torch.randn(3, q.shape[1], generator=drawn)
+    direction = q + up @ down
+    wanted = {
+        "to_q": x @ (magnitude[:, None] * direction / direction.norm(dim=1, keepdim=True)).T,
+        "to_k": x @ (k + up @ down).T,
+    }
+    for name, value in wanted.items():
+        torch.testing.assert_close(backbone.unet.get_submodule(f"{attention}.{name}")(x), value)
