@@ -24,7 +24,7 @@ _SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_
 def untrained_backbone(
     section: ArchitectureSection, captions: Iterable[str], resolution: int, prediction_type: str, seed: int
 ) -> Backbone:
-    """Drawn weights in the classes of Stable Diffusion 1, and a tokenizer that knows some captions.
+    """Random weights in the classes of Stable Diffusion 1, and a tokenizer that knows some captions.
 
     Args:
         section: The sizes.
@@ -99,7 +99,7 @@ def make_tokenizer(captions: Iterable[str], vocabulary: int, length: int) -> CLI
 
 
 def make_autoencoder(sizes: dict[str, Any], resolution: int) -> AutoencoderKL:
-    """An `AutoencoderKL` with drawn weights, without attention.
+    """An `AutoencoderKL` with random weights, without attention.
 
     Args:
         sizes: From `ArchitectureSection.sizes`.

@@ -40,7 +40,7 @@ def train_autoencoder(
 
     Args:
         recipe: Resolved.
-        vae: Of drawn weights.
+        vae: With random weights.
         pictures: The captioned ones; those of `autoencoder.data_dir` come to them.
         folder: The run folder.
         report: Tells the user of long work.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class PretrainRecipe(WholeModelRecipe):
     """Trains an autoencoder, then UNet and text encoder on its latents.
 
-    The second stage is that of the `full` recipe, on a model of drawn weights.
+    The second stage is that of the `full` recipe, on a model with random weights.
     """
 
     unused: ClassVar[frozenset[str]] = frozenset(
@@ -62,7 +62,7 @@ class PretrainRecipe(WholeModelRecipe):
             )
 
     def load(self, pictures: Folder, report: Reporter) -> tuple[Self, Backbone]:
-        """A model of drawn weights, whose tokenizer has learned from the captions."""
+        """A model with random weights, whose tokenizer has learned from the captions."""
         from finetune.backbones.untrained import untrained_backbone
 
         target = self.objective.target
@@ -77,8 +77,8 @@ class PretrainRecipe(WholeModelRecipe):
             "text encoder": backbone.text_encoders[0],
         }
         millions = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in parts.items()}
-        told = ", ".join(f"{name} {count:.1f}" for name, count in millions.items())
-        report.tell(f"A new model, of drawn weights; million parameters: {told}.")
+        told = ", ".join(f"{name} {count:.1f} M" for name, count in millions.items())
+        report.tell(f"New model with random weights, parameters: {told}.")
         return self, backbone
 
     def make_adapter(self, backbone: Backbone) -> Adapter:
