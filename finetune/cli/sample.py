@@ -42,6 +42,8 @@ def _sample(
     section = given_model(model, changes)
     specs = [parse_lora(lora) for lora in loras]
     words = [parse_embedding(embedding) for embedding in embeddings]
+    if control_preprocess != "none" and not controlnets:
+        raise click.UsageError("--control-preprocess belongs to --controlnet.")
     controls = [parse_controlnet(text, control_preprocess) for text in controlnets]
     branches, images = [spec for spec, _ in controls], [picture for _, picture in controls]
     check_writable(output_dir)

@@ -180,6 +180,7 @@ def test_every_flag_stands_for_a_setting_and_shows_its_description(kind: str, ca
         (["export", "none"], "--merged FOLDER or --as-lora FILE"),
         (["export", "none", "--merged", "out", "--rank", "4"], "--rank belongs to --as-lora"),
         (["export", "none", "--as-lora", "out", "--dtype", "fp16"], "--dtype belongs to --merged"),
+        (["sample", "a cat", "--control-preprocess", "edges"], "--control-preprocess belongs to"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
