@@ -16,9 +16,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from finetune.backbones import load_backbone
 from finetune.cli import main
+from finetune.config import ModelSection
 from finetune.errors import ConfigError, UserError
-from finetune.recipes import Recipe, build, load_recipe
+from finetune.recipes import RECIPES, Recipe, build, load_recipe
 from finetune.recipes.load import Setting, parse_set
 from finetune.recipes.place import claimed, state_of
 from finetune.recipes.run import run
@@ -371,3 +373,19 @@ def test_bad_input_leaves_nothing_behind(
         train(pictures, tiny_models["sd1"], *changes)
     assert caught.value.fix
     assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["lora", "embedding", "controlnet"])
+@pytest.mark.parametrize("family", ["sd1"], indirect=True)
+def test_the_seed_of_the_run_is_that_of_the_start(kind: str, tiny_folder: Path, pictures: Path) -> None:
+    extra = {"embedding": ["adapter.placeholder=<x>"], "controlnet": ["data.preprocess=grayscale"]}
+
+    def start(seed: int) -> dict[str, torch.Tensor]:
+        folder = f"data.{RECIPES[kind].folder_field}"
+        changes = [f"training.seed={seed}", *extra.get(kind, [])]
+        made = build(kind, [Setting(folder, pictures, "test"), *(parse_set(change) for change in changes)])
+        return made.make_adapter(load_backbone(ModelSection(name=str(tiny_folder)))).state()
+
+    one, same, other = start(5), start(5), start(6)
+    assert all(torch.equal(value, same[name]) for name, value in one.items())
+    assert any(not torch.equal(value, other[name]) for name, value in one.items())
