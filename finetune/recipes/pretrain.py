@@ -77,7 +77,7 @@ class PretrainRecipe(WholeModelRecipe):
             "text encoder": backbone.text_encoders[0],
         }
         millions = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in parts.items()}
-        told = ", ".join(f"{name} {count:.1f} M" for name, count in millions.items())
+        told = ", ".join(f"{name} {count:.2f} M" for name, count in millions.items())
         report.tell(f"New model with random weights, parameters: {told}.")
         return self, backbone
 
