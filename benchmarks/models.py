@@ -16,6 +16,7 @@ from finetune.backbones.clip_vocabulary import clip_tokenizers
 from finetune.backbones.families import Family
 from finetune.backbones.folder import freeze
 from finetune.backbones.known import FAMILIES
+from finetune.backbones.names import numbered
 from finetune.backbones.saving import save_folder
 from finetune.files import whole_folder
 
@@ -44,8 +45,8 @@ def random_model(family: Family, place: Path, device: str) -> Path:
 def _drawn(family: Family, configs: Path) -> Backbone:
     kinds = FAMILIES[family].encoder_classes
     encoders = tuple(
-        kinds[n](CLIPTextConfig.from_pretrained(configs / f"text_encoder{'_2' if n else ''}"))
-        for n in range(len(kinds))
+        kind(CLIPTextConfig.from_pretrained(configs / name))
+        for kind, name in zip(kinds, numbered("text_encoder", len(kinds)), strict=True)
     )
     scheduler = _scheduler(configs / "scheduler")
     unet, vae = (_part(kind, configs / name) for kind, name in _PARTS)

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from finetune.backbones import Backbone
+from finetune.data.preprocess import as_pixels
 from storybook.captions import caption
 from storybook.drawing import draw
 from storybook.textures import draw_texture
@@ -35,7 +36,7 @@ Draw = Callable[[np.random.Generator], tuple[np.ndarray, str | None]]
 def rebuilt(backbone: Backbone, pictures: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
     """Pictures of one size and what the autoencoder makes of them: twice `[B, 3, S, S]` in [-1, 1]."""
     stack = np.stack([np.asarray(p.convert("RGB")).transpose(2, 0, 1) for p in pictures])
-    pixels = torch.from_numpy(stack).float() / 127.5 - 1
+    pixels = as_pixels(torch.from_numpy(stack))
     mean, _ = backbone.encode_pixels(pixels)
     return pixels, backbone.decode(mean)
 

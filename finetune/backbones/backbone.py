@@ -16,7 +16,7 @@ from finetune.backbones import latents, text
 from finetune.backbones.families import Family
 from finetune.backbones.fingerprint import fingerprint
 from finetune.backbones.memory import move
-from finetune.backbones.names import classic_text_name
+from finetune.backbones.names import classic_text_name, numbered
 from finetune.backbones.predict import residuals, unet_arguments
 from finetune.diffusion.batch import Conditioning
 
@@ -233,9 +233,8 @@ class Backbone(ABC):
         Returns:
             A `pipeline_class`, or a `branched_class` if there are branches.
         """
-        parts = {**self.module_roots(), "vae": self.vae, **self.pipeline_options}
-        for number, tokenizer in enumerate(self.tokenizers):
-            parts[f"tokenizer_{number + 1}" if number else "tokenizer"] = tokenizer
+        tokenizers = zip(numbered("tokenizer", len(self.tokenizers)), self.tokenizers, strict=True)
+        parts = {**self.module_roots(), "vae": self.vae, **dict(tokenizers), **self.pipeline_options}
         if branches:
             # Several are wrapped by the pipeline, and one in a list would be too.
             parts["controlnet"] = list(branches) if len(branches) > 1 else branches[0]
@@ -275,10 +274,8 @@ class Backbone(ABC):
 
     def module_roots(self) -> dict[str, nn.Module]:
         """The trainable models by the names that diffusers' LoRA files prefix keys with."""
-        encoders = {
-            f"text_encoder_{i + 1}" if i else "text_encoder": e for i, e in enumerate(self.text_encoders)
-        }
-        return {"unet": self.unet} | encoders
+        names = numbered("text_encoder", len(self.text_encoders))
+        return {"unet": self.unet, **dict(zip(names, self.text_encoders, strict=True))}
 
     def file_name(self, root: str, module_name: str) -> str:
         """The classic dotted name of a live module or parameter below `root`, as in diffusers' files."""

@@ -19,6 +19,7 @@ from finetune.backbones.backbone import Backbone
 from finetune.backbones.families import SUPPORTED, family_of, refuse_other_pipelines
 from finetune.backbones.finite import integer_weight, is_finite
 from finetune.backbones.known import FAMILIES
+from finetune.backbones.names import numbered
 from finetune.backbones.quiet import quiet
 from finetune.config import ModelSection
 from finetune.errors import ModelError, OutOfMemory, UserError, memory_ran_out
@@ -39,7 +40,7 @@ def load_folder(path: Path, section: ModelSection) -> Backbone:
     index, unet_config = _read_configs(path)
     family = family_of(index, unet_config, str(path))
     model = FAMILIES[family]
-    numbers = ("", "_2")[: len(model.encoder_classes)]
+    count = len(model.encoder_classes)
     notes: list[str] = []
 
     def part(kind: type[Any], name: str) -> Any:
@@ -47,8 +48,8 @@ def load_folder(path: Path, section: ModelSection) -> Backbone:
 
     unet = part(UNet2DConditionModel, "unet")
     vae = part(AutoencoderKL, "vae")
-    encoders = tuple(part(model.encoder_classes[i], f"text_encoder{n}") for i, n in enumerate(numbers))
-    tokenizers = tuple(_load_tokenizer(path / f"tokenizer{n}") for n in numbers)
+    encoders = tuple(map(part, model.encoder_classes, numbered("text_encoder", count)))
+    tokenizers = tuple(_load_tokenizer(path / name) for name in numbered("tokenizer", count))
     backbone = model(
         family=family,
         name=section.name,

@@ -11,6 +11,12 @@ import re
 
 from torch import nn
 
+
+def numbered(stem: str, count: int) -> list[str]:
+    """What the first parts of a kind are called: `text_encoder`, `text_encoder_2`, …."""
+    return [f"{stem}_{number}" if number > 1 else stem for number in range(1, count + 1)]
+
+
 _TOP = {
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from finetune.backbones.backbone import Backbone
 from finetune.backbones.finite import refuse_non_finite
-from finetune.backbones.names import classic_text_name
+from finetune.backbones.names import classic_text_name, numbered
 from finetune.backbones.quiet import quiet
 
 
@@ -48,8 +48,9 @@ def save_folder(backbone: Backbone, folder: Path, dtype: torch.dtype | None = No
         save_file({k: v.contiguous() for k, v in weights.items()}, file, metadata={"format": "pt"})
     for file in folder.rglob("*.json"):
         _forget_paths(file)
-    for number, tokenizer in enumerate(backbone.tokenizers):
-        _save_vocabulary(tokenizer, folder / (f"tokenizer_{number + 1}" if number else "tokenizer"))
+    names = numbered("tokenizer", len(backbone.tokenizers))
+    for name, tokenizer in zip(names, backbone.tokenizers, strict=True):
+        _save_vocabulary(tokenizer, folder / name)
 
 
 _ABOUT_THE_WRITER = ("_name_or_path", "is_local", "local_files_only")

@@ -19,6 +19,7 @@ from finetune.backbones.clip_vocabulary import clip_tokenizers
 from finetune.backbones.families import Family
 from finetune.backbones.folder import check_finite, checked_scheduler, freeze
 from finetune.backbones.known import FAMILIES
+from finetune.backbones.names import numbered
 from finetune.backbones.quiet import quiet
 from finetune.config import ModelSection
 from finetune.errors import ModelError, OutOfMemory, memory_ran_out
@@ -58,8 +59,8 @@ def convert(path: Path, family: Family, configs: Path, tokenizers: tuple[Any, ..
         ModelError: If the weights do not fit the structure.
     """
     model = FAMILIES[family]
-    names = ("", "_2")[: len(model.encoder_classes)]
-    given: dict[str, Any] = {f"tokenizer{n}": t for n, t in zip(names, tokenizers, strict=True)}
+    count = len(model.encoder_classes)
+    given: dict[str, Any] = dict(zip(numbered("tokenizer", count), tokenizers, strict=True))
     if "safety_checker" in model.pipeline_options:
         given["safety_checker"] = None
     try:
@@ -72,7 +73,7 @@ def convert(path: Path, family: Family, configs: Path, tokenizers: tuple[Any, ..
             raise OutOfMemory(str(path)) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise _misfit(path, reason) from error
-    encoders = tuple(getattr(pipe, f"text_encoder{n}") for n in names)
+    encoders = tuple(getattr(pipe, part) for part in numbered("text_encoder", count))
     for module in (pipe.unet, pipe.vae, *encoders):
         _refuse_holes(module, path)
         check_finite(module, str(path))

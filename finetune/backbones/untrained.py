@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from finetune.backbones.backbone import Backbone
+from finetune.backbones.folder import freeze
 from finetune.backbones.sd import StableDiffusion
 from finetune.config.pretrain import ArchitectureSection
 
@@ -56,8 +57,7 @@ def untrained_backbone(
         tokenizers=(tokenizer,),
         scheduler=scheduler,
     )
-    for module in (unet, vae, text_encoder):
-        module.eval().requires_grad_(False)
+    freeze(backbone)
     return backbone
 
 

@@ -82,7 +82,7 @@ def _check_prompts(prompts: tuple[str, ...]) -> None:
 sample_command = SettingsCommand(
     "sample",
     callback=_sample,
-    help="Make pictures of prompts, with any model, LoRAs and ControlNets.",
+    help="Make pictures of prompts, with any model and any LoRAs.",
     params=[
         click.Argument(["prompts"], nargs=-1, required=True, metavar="PROMPT..."),
         *model_flags("the model that the first LoRA or ControlNet was made for, else auto"),

@@ -73,6 +73,7 @@ class LoRASection(Section):
 
     def faults(self) -> Iterator[Fault]:
         """As `Section.faults`."""
+        yield from super().faults()
         if self.conv_alpha is not None and self.conv_rank is None:
             yield Fault(
                 "An alpha is given for convolutions, but they get no adapter: it has no effect.",
@@ -123,6 +124,7 @@ class EmbeddingSection(Section):
 
     def faults(self) -> Iterator[Fault]:
         """As `Section.faults`."""
+        yield from super().faults()
         if self.placeholder is not None:
             yield from _word_faults(self.placeholder)
 
@@ -163,6 +165,7 @@ class ControlNetSection(Section):
 
     def faults(self) -> Iterator[Fault]:
         """As `Section.faults`."""
+        yield from super().faults()
         if self.start is not None and self.rank is not None:
             yield Fault(
                 "A low-rank branch is one of the model's own weights and cannot go on with a ControlNet.",

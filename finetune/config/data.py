@@ -56,6 +56,7 @@ class DataSection(Section):
 
     def faults(self) -> Iterator[Fault]:
         """As `Section.faults`."""
+        yield from super().faults()
         if self.crop == "random" and self.cache:
             yield Fault(
                 "Cached latents are those of one crop, so the crop cannot be drawn anew for each sample.",

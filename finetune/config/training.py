@@ -60,6 +60,7 @@ class OutputSection(Section):
 
     def faults(self) -> Iterator[Fault]:
         """As `Section.faults`."""
+        yield from super().faults()
         if self.name is not None and (fault := name_fault(self.name)):
             yield fault
 

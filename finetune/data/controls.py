@@ -15,7 +15,7 @@ from finetune.data.control import check_control_kind, control_pixels
 from finetune.data.decode import quiet_pillow
 from finetune.data.latents import View
 from finetune.data.pairs import PairedFolder
-from finetune.data.preprocess import VERSION, cut_out, place
+from finetune.data.preprocess import VERSION, place, square
 from finetune.data.source import PictureSource
 
 if TYPE_CHECKING:
@@ -87,8 +87,7 @@ class Controls:
             raw = bytearray(zlib.decompress(kept["control"].numpy().tobytes()))
             return torch.frombuffer(raw, dtype=torch.uint8).view(shape).permute(2, 0, 1)
         with quiet_pillow():
-            square = cut_out(control.read(), placement)
-        levels = ((square + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+            levels = square(control.read(), placement).permute(1, 2, 0).contiguous().numpy()
         pixels = torch.from_numpy(control_pixels(levels, self._data.preprocess, self._data.canny_thresholds))
         if self._cache:
             # Edges and silhouettes shrink to a hundredth; a large data set then fits into memory.

@@ -90,6 +90,11 @@ class _Read:
     notes: tuple[str, ...]
 
 
+def digest_of(pictures: Sequence[Picture]) -> str:
+    """SHA-256, in hex, of the files' digests in their order."""
+    return hashlib.sha256(" ".join(p.digest for p in pictures).encode()).hexdigest()
+
+
 def scan_folder(folder: Path | str, prompt: str | None = None) -> Folder:
     """Reads every picture of a folder in full and finds its caption.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from finetune.data.cache import ContentCache, content_key
 from finetune.data.decode import quiet_pillow
-from finetune.data.folder import Picture
+from finetune.data.folder import Picture, digest_of
 from finetune.data.latents import Posterior, View
 from finetune.data.preprocess import VERSION, Placement, cut_out, place
 
@@ -59,7 +58,7 @@ class PictureLatents:
 
     def digest(self) -> str:
         """SHA-256 of the files' digests in their order."""
-        return hashlib.sha256(" ".join(p.digest for p in self.pictures).encode()).hexdigest()
+        return digest_of(self.pictures)
 
     def prepare(self, flip: bool, progress: Progress | None = None) -> None:
         """Fills the cache with the centre crop of every picture, and with its mirror image if `flip`."""

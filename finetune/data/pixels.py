@@ -11,7 +11,7 @@ from torch import Tensor
 
 from finetune.data.decode import quiet_pillow
 from finetune.data.folder import Picture
-from finetune.data.preprocess import cut_out, place
+from finetune.data.preprocess import as_pixels, place, square
 from finetune.diffusion.random import picture_index, uniform
 from finetune.diffusion.reconstruction import PixelRows
 
@@ -28,7 +28,7 @@ class PixelSource:
 
     def __init__(self, pictures: Sequence[Picture], size: int, seed: int, cache: bool = True) -> None:
         self.pictures, self.size, self.seed = pictures, size, seed
-        self._kept: dict[int, Tensor] | None = {} if cache else None
+        self._cache, self._kept = cache, dict[int, Tensor]()
 
     def batch(self, numbers: Sequence[int]) -> PixelRows:
         """The pictures that these samples show."""
@@ -40,12 +40,18 @@ class PixelSource:
 
     def pixels(self, index: Sequence[int]) -> Tensor:
         """These pictures as `[B, 3, size, size]` fp32 in [-1, 1]."""
-        with quiet_pillow(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            return torch.stack(list(pool.map(self._square, index))).float() / 127.5 - 1
+        missing = [i for i in dict.fromkeys(index) if i not in self._kept]
+        read: dict[int, Tensor] = {}
+        if missing:
+            with quiet_pillow(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+                read = dict(zip(missing, pool.map(self._square, missing), strict=True))
+        if self._cache:
+            self._kept |= read
+        return as_pixels(torch.stack([read[i] if i in read else self._kept[i] for i in index]))
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Reads every picture once, if they are kept."""
-        for chunk in self.chunks() if self._kept is not None else ():
+        for chunk in self.chunks() if self._cache else ():
             self.pixels(chunk)
             if progress:
                 progress(chunk[-1] + 1, len(self.pictures))
@@ -56,11 +62,5 @@ class PixelSource:
         return (range(start, min(start + at_once, count)) for start in range(0, count, at_once))
 
     def _square(self, index: int) -> Tensor:
-        if self._kept is not None and index in self._kept:
-            return self._kept[index]
         picture = self.pictures[index]
-        placement = place((picture.height, picture.width), self.size)
-        square = ((cut_out(picture.read(), placement) + 1) * 127.5).round().to(torch.uint8)
-        if self._kept is not None:
-            self._kept[index] = square
-        return square
+        return square(picture.read(), place((picture.height, picture.width), self.size))

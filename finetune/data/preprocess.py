@@ -69,8 +69,8 @@ def place(
     return Placement(original, resized, (top, left), corner, size, mirrored)
 
 
-def cut_out(image: Image.Image, placement: Placement) -> Tensor:
-    """The square as `[3, size, size]` fp32 in [-1, 1].
+def square(image: Image.Image, placement: Placement) -> Tensor:
+    """The square as `[3, size, size]` uint8.
 
     Args:
         image: 8-bit RGB of the placement's original size.
@@ -82,5 +82,15 @@ def cut_out(image: Image.Image, placement: Placement) -> Tensor:
         image = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
     top, left = placement.cut
     image = image.crop((left, top, left + placement.size, top + placement.size))
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
-    return (pixels.flip(-1) if placement.mirrored else pixels).contiguous()
+    levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return (levels.flip(-1) if placement.mirrored else levels).contiguous()
+
+
+def as_pixels(levels: Tensor) -> Tensor:
+    """Levels of 0 to 255 as the VAE takes them: fp32 in [-1, 1]."""
+    return levels.float() / 127.5 - 1
+
+
+def cut_out(image: Image.Image, placement: Placement) -> Tensor:
+    """As `square`, in [-1, 1]: `[3, size, size]` fp32."""
+    return as_pixels(square(image, placement))

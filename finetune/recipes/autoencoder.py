@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from PIL import Image
-from torch import Tensor
 
 from finetune.adapters.autoencoder import Autoencoding
 from finetune.backbones.whitening import whiten
 from finetune.config import OptimizerSection
 from finetune.data import Folder, scan_folder
+from finetune.data.folder import digest_of
 from finetune.data.pixels import PixelSource
 from finetune.diffusion.reconstruction import PixelRows, Reconstruction
 from finetune.files import whole_folder
 from finetune.recipes.reporter import Reporter
-from finetune.sampling.grid import grid
+from finetune.sampling.grid import grid, to_images
 from finetune.sampling.png import write_png
 from finetune.training import RunFolder, Trainer
 
@@ -119,25 +116,19 @@ def _finish(
 
 
 def _identity(recipe: PretrainRecipe, source: PixelSource) -> dict[str, Any]:
-    public, digests = recipe.public(), " ".join(p.digest for p in source.pictures)
-    chosen = {f"autoencoder.{key}": value for key, value in public["autoencoder"].items()}
+    chosen = {f"autoencoder.{key}": value for key, value in recipe.public()["autoencoder"].items()}
     return {
         **chosen,
         "architecture": recipe.architecture.sizes(),
         "data.resolution": recipe.resolution,
         "training.seed": recipe.training.seed,
         "training.precision": recipe.training.precision,
-        "pictures": hashlib.sha256(digests.encode()).hexdigest(),
+        "pictures": digest_of(source.pictures),
     }
 
 
 def _preview(vae: AutoencoderKL, source: PixelSource, stage: RunFolder, step: int) -> None:
     pixels = source.pixels(range(min(SHOWN, len(source.pictures))))
     with torch.no_grad():
-        made = vae.decode(vae.encode(pixels.to(vae.device)).latent_dist.mean).sample.float().cpu()
-    write_png(grid([_image(p) for p in (*pixels, *made)], columns=len(pixels)), stage.sample(step))
-
-
-def _image(pixels: Tensor) -> Image.Image:
-    levels = ((pixels.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255)
-    return Image.fromarray(levels.numpy().astype(np.uint8))
+        made = vae.decode(vae.encode(pixels.to(vae.device)).latent_dist.mean).sample
+    write_png(grid([*to_images(pixels), *to_images(made)], columns=len(pixels)), stage.sample(step))

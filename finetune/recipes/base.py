@@ -200,9 +200,10 @@ class Recipe(Section, ABC):
             field = self.folder_field
             flag = "--" + field.replace("_", "-")
             yield Fault("No pictures are given.", f"data.{field}", f"Give a folder with {flag}.")
+        fields = setting_fields(type(self))
         for key in sorted(self.unused):
             own, _, setting = key.partition(".")
-            if getattr(getattr(self, own), setting) != setting_fields(type(self))[key].default:
+            if getattr(getattr(self, own), setting) != fields[key].default:
                 yield Fault(f"{key} has no effect on {self.kind}.", key, "Leave it out.")
         yield from self.optimizer.not_trained(text=self.trains_text, word=self.learns_word)
         if self.objective.changes_schedule and not self.carries_schedule:
@@ -259,9 +260,10 @@ class Recipe(Section, ABC):
         dump = self.model_dump(mode="json")
         dump["output"] = {"name": dump["output"]["name"]}
         del dump["data"]["cache_dir"]
-        for key, value in dump["data"].items():
-            if value is not None and key.endswith("_dir"):
-                dump["data"][key] = Path(value).resolve().name
+        for own in dump.keys() & sections(type(self)):
+            for key in dump[own]:
+                if isinstance(path := getattr(getattr(self, own), key), Path):
+                    dump[own][key] = path.resolve().name
         dump["model"]["name"] = public_name(self.model.name)
         return dump
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from finetune.config import ControlNetSection, PairsSection, WeightsOutputSection
 from finetune.recipes.base import Recipe
@@ -86,13 +86,6 @@ class ControlNetRecipe(Recipe):
         if self.adapter.start is None:
             return {}
         return {"weights of adapter-start": fingerprint([adapter.branch], [])}
-
-    def public(self) -> dict[str, Any]:
-        """As `Recipe.public`, with the last name of the ControlNet that was gone on with."""
-        dump = super().public()
-        if self.adapter.start is not None:
-            dump["adapter"]["start"] = self.adapter.start.resolve().name
-        return dump
 
     def sample_flags(self, folder: Path) -> str:
         """The ControlNet, and a place to name a control picture."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from typing_extensions import Self
 
@@ -92,10 +92,3 @@ class PretrainRecipe(WholeModelRecipe):
         from finetune.recipes.autoencoder import train_autoencoder
 
         train_autoencoder(self, backbone.vae, pictures, folder, report)
-
-    def public(self) -> dict[str, Any]:
-        """As `Recipe.public`, with the last name alone of the autoencoder's folder."""
-        dump = super().public()
-        if self.autoencoder.data_dir is not None:
-            dump["autoencoder"]["data_dir"] = self.autoencoder.data_dir.resolve().name
-        return dump

@@ -13,6 +13,7 @@ from torch import Tensor
 from finetune.backbones import Backbone
 from finetune.errors import FinetuneError
 from finetune.sampling.control import Control, control_tensor, pipeline_arguments
+from finetune.sampling.grid import to_images
 from finetune.sampling.placement import autocast_to
 from finetune.sampling.schedulers import make_scheduler
 from finetune.sampling.settings import SamplingSection
@@ -146,5 +147,4 @@ def _pictures(pixels: Tensor, jobs: Sequence[Job], dtype: torch.dtype) -> list[I
                 f'The picture of "{job.prompt}" with seed {job.seed} is not finite (computed in {dtype}).\n'
                 "  fix:   Sample with precision fp32; if it is still so, the weights are broken."
             )
-    levels = ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-    return [Image.fromarray(row) for row in levels.permute(0, 2, 3, 1).cpu().numpy()]
+    return to_images(pixels)

@@ -5,11 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 _PAPER, _INK = (255, 255, 255), (60, 60, 67)
 _LEAST, _MOST = 192, 512  # sides that a picture is enlarged or reduced to, in pixels
 _LINES = 3  # of a label, at most
+
+
+def to_images(pixels: Tensor) -> list[Image.Image]:
+    """`[B, 3, H, W]` in [-1, 1] → RGB pictures, rounded as diffusers does."""
+    levels = ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return [Image.fromarray(row) for row in levels.permute(0, 2, 3, 1).cpu().numpy()]
 
 
 def grid(
