@@ -88,11 +88,12 @@ class OutOfMemory(UserError):
 
 def memory_ran_out(error: BaseException) -> bool:
     """Whether an exception of Python, PyTorch or the system says that there is no memory left."""
-    told = str(error).lower()
+    cause = error.__cause__ or error.__context__  # libraries wrap it in errors of their own
     return (
         isinstance(error, MemoryError)
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-        or any(words in told for words in _NO_MEMORY)
+        or any(words in str(error).lower() for words in _NO_MEMORY)
+        or (cause is not None and memory_ran_out(cause))
     )
 
 
@@ -104,6 +105,9 @@ _NO_MEMORY = (
     "bad_alloc",
     "could not create a primitive",  # oneDNN says no more
     "can't start new thread",  # each wants room for its stack
+    # Python, where a library written in C had no room even for the error.
+    "error return without exception set",
+    "without setting an exception",
 )
 
 _OF_THE_SYSTEM = {

@@ -58,6 +58,17 @@ def test_an_error_says_what_where_and_fix() -> None:
     assert FinetuneError.exit_code == 1
 
 
+def wrapped(cause: Exception) -> Exception:
+    """What a library makes of `cause`."""
+    try:
+        try:
+            raise cause
+        except Exception as error:
+            raise ImportError("a part of it cannot be loaded") from error
+    except ImportError as error:
+        return error
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -67,6 +78,8 @@ def test_an_error_says_what_where_and_fix() -> None:
             "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried"
         ),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
+        SystemError("error return without exception set"),
+        wrapped(MemoryError()),
     ],
 )
 def test_too_little_memory_is_told_as_such(error: Exception) -> None:
