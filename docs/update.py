@@ -23,6 +23,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from finetune.cli.flags import FLAGS
+from finetune.config.choices import choices_of
 from finetune.recipes.fields import setting_fields
 from finetune.recipes.load import RECIPES
 from finetune.recipes.presets import preset_values, presets
@@ -80,7 +81,7 @@ def _show(value: Any) -> str:
 
 
 def _meaning(field: FieldInfo) -> str:
-    choices = [c for c in get_args(field.annotation) if isinstance(c, str)]
+    choices = list(choices_of(field) or [c for c in get_args(field.annotation) if isinstance(c, str)])
     for part in get_args(field.annotation):
         if get_origin(part) is Literal:
             choices += get_args(part)

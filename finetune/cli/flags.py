@@ -14,6 +14,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from finetune.config import ModelSection
+from finetune.config.choices import choices_of
 from finetune.errors import ConfigError
 from finetune.recipes.faults import cut
 from finetune.recipes.fields import setting_fields
@@ -90,8 +91,8 @@ def _default(value: Any) -> str:
 def _metavar(field: FieldInfo) -> str:
     # "Whole number, or nothing" is a whole number to the user.
     kinds = [k for k in get_args(field.annotation) if k is not type(None)] or [field.annotation]
-    if get_origin(field.annotation) is Literal:
-        return "|".join(str(k) for k in kinds)
+    if (choices := choices_of(field)) is not None or get_origin(field.annotation) is Literal:
+        return "|".join(str(k) for k in choices or kinds)
     for kind, name in ((Path, "FOLDER"), (int, "INTEGER"), (float, "NUMBER")):
         if kind in kinds or any(kind in get_args(k) for k in kinds):
             return name

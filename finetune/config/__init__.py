@@ -11,13 +11,13 @@ from finetune.config.base import (
     Fraction,
     Positive,
     Rate,
-    SchedulerName,
     Section,
 )
 from finetune.config.data import CaptionedSection, ControlKind, DataSection, PairsSection, SubjectSection
 from finetune.config.model import ModelSection, public_name
 from finetune.config.objective import ObjectiveSection
 from finetune.config.optimizer import OptimizerSection
+from finetune.config.samplers import SchedulerName
 from finetune.config.training import (
     ModelOutputSection,
     OutputSection,

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
+
+from finetune.config.choices import Choices, choices_of
 
 Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[int, Field(ge=1, le=10**12)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 AmountAboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-SchedulerName = Literal["ddpm", "ddim", "pndm", "euler", "euler-a", "dpm++", "heun"]
 
 
 LONGEST = 10_000
@@ -128,11 +129,27 @@ class Section(BaseModel):
             chosen = getattr(self, need.other)
             if getattr(self, name) is not None and chosen not in need.values:
                 other = f"{section}.{need.other}"
-                yield Fault(
-                    f"{need.key} has no effect while {other} is {chosen!r}.",
-                    need.key,
-                    f"Set {other}={' or '.join(need.values)}, or remove {need.key}.",
-                )
+                yield _without_effect(need.key, other, chosen, need.values)
+        for name, field in type(self).model_fields.items():
+            if (choices := choices_of(field)) is not None:
+                yield from self._without_use(choices, getattr(self, name))
+
+    def _without_use(self, choices: Choices[Any], chosen: str) -> Iterator[Fault]:
+        """Settings that are given, but of which the chosen part has no use."""
+        section = choices.key.rpartition(".")[0]
+        for setting, value in self:
+            able = choices.with_use_for(setting)
+            given = value != type(self).model_fields[setting].default
+            if able and given and chosen not in able:
+                yield _without_effect(f"{section}.{setting}", choices.key, chosen, able)
+
+
+def _without_effect(key: str, other: str, chosen: str, able: Iterable[str]) -> Fault:
+    return Fault(
+        f"{key} has no effect while {other} is {chosen!r}.",
+        key,
+        f"Set {other}={' or '.join(able)}, or remove {key}.",
+    )
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:

@@ -8,10 +8,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from finetune.config.base import Amount, AmountAboveZero, Fault, Fraction, Need, Positive, Section
+from finetune.config.weightings import MIN_SNR_GAMMA, P2_GAMMA, P2_K, WEIGHTINGS
 
 HUBER_C, HUBER_SCHEDULE = 0.1, "snr"
-MIN_SNR_GAMMA = 5.0
-P2_GAMMA, P2_K = 1.0, 1.0
 PYRAMID_LEVELS = 6
 """What a setting is that is not given. It is None until then, so that one without effect is noticed."""
 
@@ -25,9 +24,6 @@ class ObjectiveSection(Section):
     needs: ClassVar[tuple[Need, ...]] = (
         Need("objective.huber_c", "loss", ("huber", "smooth_l1")),
         Need("objective.huber_schedule", "loss", ("huber", "smooth_l1")),
-        Need("objective.min_snr_gamma", "weighting", ("min_snr",)),
-        Need("objective.p2_gamma", "weighting", ("p2",)),
-        Need("objective.p2_k", "weighting", ("p2",)),
     )
 
     target: Literal["auto", "epsilon", "v_prediction", "sample"] = Field(
@@ -46,7 +42,7 @@ class ObjectiveSection(Section):
         description="How that threshold falls from 1 to `huber_c` as the noise grows; "
         f"{HUBER_SCHEDULE} if unset.",
     )
-    weighting: Literal["none", "min_snr", "debiased", "p2"] = Field(
+    weighting: Annotated[str, WEIGHTINGS] = Field(
         "none", description="How much a timestep counts, by its signal-to-noise ratio."
     )
     min_snr_gamma: AmountAboveZero | None = Field(

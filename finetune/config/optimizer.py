@@ -8,37 +8,36 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from finetune.config.base import Amount, AmountAboveZero, Fault, Need, Positive, Rate, Section
+from finetune.config.optimizers import (
+    BETAS,
+    D0,
+    D_COEF,
+    EPS,
+    LION_BETAS,
+    OPTIMIZERS,
+    PRODIGY_LR,
+    Optimizer,
+)
 
 Factor = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
 _Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 _Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
-BETAS, LION_BETAS = (0.9, 0.999), (0.9, 0.99)
-EPS = 1e-8
-D0, D_COEF = 1e-6, 1.0
 RESTARTS_CYCLES, POLYNOMIAL_POWER = 3, 2.0
 """What a setting is that is not given. It is None until then, so that one without effect is noticed."""
-
-PRODIGY_LR, PRODIGY_LEAST_LR = 1.0, 0.1
-
-_ADAMS = ("adamw", "adamw8bit", "paged_adamw8bit", "prodigy", "schedule_free_adamw")
 
 
 class OptimizerSection(Section):
     """How the weights move."""
 
     needs: ClassVar[tuple[Need, ...]] = (
-        Need("optimizer.betas", "name", (*_ADAMS, "lion")),
-        Need("optimizer.eps", "name", _ADAMS),
-        Need("optimizer.d0", "name", ("prodigy",)),
-        Need("optimizer.d_coef", "name", ("prodigy",)),
         Need("optimizer.schedule_cycles", "schedule", ("cosine_with_restarts",)),
         Need("optimizer.schedule_power", "schedule", ("polynomial",)),
     )
 
-    name: Literal[
-        "adamw", "adamw8bit", "paged_adamw8bit", "adafactor", "lion", "prodigy", "schedule_free_adamw"
-    ] = Field("adamw", description="Which optimizer; docs/optimizers.md compares them.")
+    name: Annotated[str, OPTIMIZERS] = Field(
+        "adamw", description="Which optimizer; docs/optimizers.md compares them."
+    )
     lr: Rate = Field(
         1e-4,
         description="Learning rate of the UNet's parameters (of a ControlNet's, if that is trained). "
@@ -93,16 +92,22 @@ class OptimizerSection(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _rate_of_prodigy(cls, values: Any) -> Any:
+    def _rate_of_its_own(cls, values: Any) -> Any:
         # As if the user had set it, so that no preset (they are all for kinds of Adam) sets another.
-        if isinstance(values, dict) and values.get("name") == "prodigy":
-            return {"lr": PRODIGY_LR, **values}
+        if isinstance(values, dict) and isinstance(name := values.get("name"), str):
+            lr = OPTIMIZERS[name].lr if name in OPTIMIZERS else None
+            return values if lr is None else {"lr": lr, **values}
         return values
+
+    @property
+    def row(self) -> Optimizer:
+        """All there is of the optimizer."""
+        return OPTIMIZERS[self.name]
 
     @property
     def averages(self) -> bool:
         """Whether the result is an average of the weights that the optimizer itself keeps."""
-        return self.name == "schedule_free_adamw"
+        return self.row.averages
 
     @property
     def knows_length(self) -> bool:
@@ -117,10 +122,7 @@ class OptimizerSection(Section):
     def faults(self) -> Iterator[Fault]:
         """As `Section.faults`."""
         yield from super().faults()
-        if self.name == "schedule_free_adamw":
-            yield from self._not_schedule_free()
-        if self.name == "prodigy":
-            yield from self._not_prodigy()
+        yield from self.row.faults(self)
 
     def too_long(self, steps: int) -> Iterator[Fault]:
         """Settings that go beyond a run of `steps`, as in `faults`."""
@@ -151,41 +153,4 @@ class OptimizerSection(Section):
                 "A learning rate is given for a new word, but none is learned beside something else.",
                 "optimizer.embedding_lr",
                 "Remove it (of a word alone it is optimizer.lr), or name a word with adapter.placeholder.",
-            )
-
-    def _not_schedule_free(self) -> Iterator[Fault]:
-        if self.schedule != "constant":
-            yield Fault(
-                "Schedule-free AdamW averages the weights instead of lowering the learning rate.",
-                "optimizer.schedule",
-                "Leave it constant (a warm-up is fine), or use optimizer.name=adamw.",
-            )
-        if self.betas is not None and self.betas[0] == 0:
-            yield Fault(
-                "Schedule-free AdamW cannot do with a β1 of 0: gradients are taken between its average and "
-                "its latest weights.",
-                "optimizer.betas",
-                "Give a β1 above 0; 0.9 is usual.",
-            )
-
-    def _not_prodigy(self) -> Iterator[Fault]:
-        if self.lr < PRODIGY_LEAST_LR:
-            yield Fault(
-                f"Prodigy finds the learning rate itself and multiplies it by optimizer.lr; with {self.lr:g} "
-                "it would hardly learn.",
-                "optimizer.lr",
-                f"Leave it out, or set {PRODIGY_LR:g}; optimizer.d_coef scales the estimate.",
-            )
-        for key in ("text_encoder_lr", "text_encoder_2_lr", "embedding_lr"):
-            if getattr(self, key) not in (None, self.lr):
-                yield Fault(
-                    "Prodigy has one learning rate for everything that is trained.",
-                    f"optimizer.{key}",
-                    f"Remove it, or use another optimizer than {self.name}.",
-                )
-        if any(factor not in (0, 1) for factor in self.block_lr.values()):
-            yield Fault(
-                "Prodigy has one learning rate for everything that is trained: a factor can only be 0 or 1.",
-                "optimizer.block_lr",
-                f"Use 0 to freeze parts, or use another optimizer than {self.name}.",
             )

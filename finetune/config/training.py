@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune.config.base import Amount, AmountAboveZero, Fault, Positive, SchedulerName, Section, name_fault
+from finetune.config.base import Amount, AmountAboveZero, Fault, Positive, Section, name_fault
+from finetune.config.samplers import SchedulerName
 
 
 class TrainingSection(Section):

@@ -15,20 +15,13 @@ from importlib.metadata import version
 from typing import Any
 
 from finetune.backbones import Backbone
-from finetune.config.objective import HUBER_C, HUBER_SCHEDULE, MIN_SNR_GAMMA, PYRAMID_LEVELS
+from finetune.config.objective import HUBER_C, HUBER_SCHEDULE, PYRAMID_LEVELS
+from finetune.config.optimizers import OPTIMIZERS
+from finetune.config.weightings import WEIGHTINGS
 from finetune.formats.families import FAMILY_NAMES
 from finetune.version import __version__
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft")
-OPTIMIZERS = {
-    "adamw": "torch.optim.adamw.AdamW",
-    "adamw8bit": "bitsandbytes.optim.adamw.AdamW8bit",
-    "paged_adamw8bit": "bitsandbytes.optim.adamw.PagedAdamW8bit",
-    "adafactor": "transformers.optimization.Adafactor",
-    "lion": "bitsandbytes.optim.lion.Lion",
-    "prodigy": "prodigyopt.prodigy.Prodigy",
-    "schedule_free_adamw": "schedulefree.adamw_schedulefree.AdamWScheduleFree",
-}
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}  # the standard has no word for others
 PRECISIONS = {"fp32": "no"}  # what accelerate, and so kohya, calls it
 
@@ -115,7 +108,7 @@ def _training(recipe: Mapping[str, Any], step: int) -> dict[str, Any]:
         "ss_learning_rate": optimizer["lr"],
         "ss_unet_lr": optimizer["lr"],
         "ss_text_encoder_lr": optimizer["lr"] if text_rate is None else text_rate,
-        "ss_optimizer": OPTIMIZERS.get(optimizer["name"], optimizer["name"]),
+        "ss_optimizer": OPTIMIZERS[optimizer["name"]].cls.replace(":", "."),
         "ss_lr_scheduler": optimizer["schedule"],
         "ss_lr_warmup_steps": optimizer["warmup_steps"],
         "ss_max_train_steps": training["steps"],
@@ -133,13 +126,11 @@ def _training(recipe: Mapping[str, Any], step: int) -> dict[str, Any]:
 def _objective(objective: Mapping[str, Any]) -> dict[str, Any]:
     """The loss in kohya's names; a setting that is off is left out."""
     huber, pyramid = objective["loss"] in ("huber", "smooth_l1"), objective["pyramid_noise"]
-    min_snr = objective["weighting"] == "min_snr"
     return {
         "ss_loss_type": objective["loss"],
         "ss_huber_c": (objective["huber_c"] or HUBER_C) if huber else None,
         "ss_huber_schedule": (objective["huber_schedule"] or HUBER_SCHEDULE) if huber else None,
-        "ss_min_snr_gamma": (objective["min_snr_gamma"] or MIN_SNR_GAMMA) if min_snr else None,
-        "ss_debiased_estimation": objective["weighting"] == "debiased" or None,
+        **WEIGHTINGS[objective["weighting"]].kohya(objective),
         "ss_noise_offset": objective["offset_noise"] or None,
         "ss_multires_noise_discount": pyramid or None,
         "ss_multires_noise_iterations": (objective["pyramid_levels"] or PYRAMID_LEVELS) if pyramid else None,

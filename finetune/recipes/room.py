@@ -24,8 +24,7 @@ def check_room(this: Run) -> None:
         PlaceError: With what is needed and what is free.
     """
     weights = sum(parameter.numel() for parameter in this.trainer.parameters.values())
-    state = 2 if "8bit" in this.recipe.optimizer.name else 4
-    needed = weights * (4 + 4 * this.recipe.training.ema + state)
+    needed = weights * (4 + 4 * this.recipe.training.ema + this.recipe.optimizer.row.state_bytes)
     free = shutil.disk_usage(this.folder.path).free  # there since it was claimed
     if free < needed:
         raise PlaceError(

@@ -9,11 +9,12 @@ import difflib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, get_args
+from typing import Annotated, Any, TypedDict
 
 from pydantic import Field, ValidationError, field_validator
 
 from finetune.config import ControlKind, Positive, SchedulerName, Section
+from finetune.config.samplers import SAMPLERS
 from finetune.errors import ConfigError
 
 LoRASpec = str | Path | tuple[str | Path, float]
@@ -89,7 +90,7 @@ def sampling_section(**values: Any) -> SamplingSection:
 
 def scheduler_fix(name: str) -> str:
     """What to do about a sampler name that does not exist: the nearest one, and all of them."""
-    known = get_args(SchedulerName)
+    known = list(SAMPLERS)
     near = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=1, cutoff=0.4)
     hint = f"Did you mean `{near[0]}`? " if near else ""
     return f"{hint}Choose one of: {', '.join(known)}."

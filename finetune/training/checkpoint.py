@@ -18,16 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from finetune.config.optimizers import OPTIMIZERS
 from finetune.errors import WeightsError
 from finetune.files import sha256_of, whole_folder
 from finetune.training.run_folder import step_of
 
 SUMS = "SHA256SUMS"
 """What every other file of a checkpoint must hash to, as `sha256sum --check` reads it."""
-
-# Which values of a parameter group are state, where they are: Prodigy's and those of schedule-free AdamW.
-_COUNTERS = ("k", "d", "d_max", "d_hat", "d_numerator", "d_denom",
-             "weight_sum", "lr_max", "scheduled_lr", "train_mode")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -165,7 +162,8 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any
 
 def optimizer_counters(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """What `optimizer` counts and estimates for each group, beside the state of the parameters."""
-    return [{key: group[key] for key in _COUNTERS if key in group} for group in optimizer.param_groups]
+    counters = dict.fromkeys(key for row in OPTIMIZERS.values() for key in row.kept)
+    return [{key: group[key] for key in counters if key in group} for group in optimizer.param_groups]
 
 
 def load_optimizer_state(

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 
 import yaml
 
+from finetune.config.choices import choices_of
 from finetune.errors import ConfigError
 from finetune.recipes import RECIPES
 from finetune.recipes.fields import setting_fields
@@ -109,10 +110,14 @@ MUTATIONS: tuple[Mutation, ...] = (other_value, other_key, other_bytes, other_li
 def likely(kind: str, text: str, draw: random.Random) -> str:
     """Settings as somebody may write them, each right for itself."""
     content = yaml.safe_load(text)
-    fields = {key: field for key, field in setting_fields(RECIPES[kind]).items() if _values(field.annotation)}
+    values = {
+        key: list(choices_of(field) or _values(field.annotation))
+        for key, field in setting_fields(RECIPES[kind]).items()
+    }
+    fields = {key: some for key, some in values.items() if some}
     for key in draw.sample(sorted(fields), draw.randrange(1, 9)):
         section, _, name = key.partition(".")
-        content.setdefault(section, {})[name] = draw.choice(_values(fields[key].annotation))
+        content.setdefault(section, {})[name] = draw.choice(fields[key])
     return yaml.safe_dump(content)
 
 

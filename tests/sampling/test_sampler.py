@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from finetune.backbones import Backbone
-from finetune.config import SchedulerName
+from finetune.config.samplers import SAMPLERS
 from finetune.errors import ConfigError, FinetuneError
 from finetune.sampling.sampler import Sampler
 from finetune.sampling.schedulers import make_scheduler
@@ -62,7 +62,7 @@ def test_is_the_diffusers_pipeline(
         assert difference(sample.image, image) <= 1
 
 
-@pytest.mark.parametrize("scheduler", get_args(SchedulerName))
+@pytest.mark.parametrize("scheduler", list(SAMPLERS))
 def test_a_picture_does_not_depend_on_its_batch(shared: Sampler, scheduler: str) -> None:
     sampler = shared
     settings: dict[str, Any] = {"steps": 2, "scheduler": scheduler, "num": 2}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, PNDMScheduler
 
-from finetune.config import SchedulerName
+from finetune.config.samplers import SAMPLERS
 from finetune.errors import ConfigError
 from finetune.sampling.schedulers import make_scheduler, scheduler_title
 
-NAMES = get_args(SchedulerName)
+NAMES = list(SAMPLERS)
 STABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
 

@@ -1,0 +1,74 @@
+"""Settings that name one of several parts (an optimizer, a sampler): all there is of a part is one row.
+
+A part from elsewhere is added with `OPTIMIZERS["mine"] = Optimizer(…)` before a recipe names it; it is
+then valid in every recipe, flag and YAML file. Nothing here imports PyTorch, so that `--help` is fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, TypeVar
+
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One part.
+
+    Attributes:
+        settings: Those of the same section that only some parts have a use for, this one among them.
+    """
+
+    settings: tuple[str, ...] = ()
+
+
+RowT = TypeVar("RowT", bound=Row)
+
+
+class Choices(dict[str, RowT]):
+    """The parts that a setting can name; in `Annotated[str, …]` it is the setting's type.
+
+    Args:
+        key: The setting's dotted key.
+        rows: By name, in the order of help and documentation.
+    """
+
+    def __init__(self, key: str, rows: Mapping[str, RowT]) -> None:
+        super().__init__(rows)
+        self.key = key
+
+    def with_use_for(self, setting: str) -> list[str] | None:
+        """The names of the parts that have a use for a setting; None if that is not asked of it."""
+        return [name for name, row in self.items() if setting in row.settings] or None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._known)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"type": "string", "enum": list(self)}
+
+    def _known(self, name: Any) -> str:
+        if isinstance(name, str) and name in self:
+            return name
+        *others, last = map(repr, self)
+        # As of a `Literal`, whose faults are told with the nearest name.
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
+
+
+def choices_of(field: FieldInfo) -> Choices[Any] | None:
+    """The parts that a setting can name; None if it is a setting of another kind."""
+    return next((extra for extra in field.metadata if isinstance(extra, Choices)), None)
+
+
+def in_place(place: str) -> Any:
+    """What "module:name" names, imported now.
+
+    Raises:
+        Exception: Whatever a library raises that cannot be used here.
+    """
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)

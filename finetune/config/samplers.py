@@ -1,0 +1,57 @@
+"""The samplers: all there is of each is its row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from finetune.config.choices import Choices, Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler(Row):
+    """One sampler.
+
+    Attributes:
+        cls: Where its class is, "module:name": one of diffusers' schedulers, or made like one.
+        title: What A1111 and Forge call it, for the PNG's `parameters` text.
+        fixed: Settings that are ours and not the model's.
+        clean: Whether it can follow a model that predicts the clean latents ("sample").
+    """
+
+    cls: str
+    title: str
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    clean: bool = True
+
+
+# Latents do not live in [-1, 1], so the clipping that DDPM and DDIM were made with is never right here.
+_UNCLIPPED = {"clip_sample": False, "thresholding": False}
+
+SAMPLERS = Choices(
+    "scheduler",
+    {
+        # Ho et al. 2020, arXiv:2006.11239; takes many steps.
+        "ddpm": Sampler(cls="diffusers:DDPMScheduler", title="DDPM", fixed=_UNCLIPPED),
+        # Song et al. 2021, arXiv:2010.02502, with η = 0.
+        "ddim": Sampler(cls="diffusers:DDIMScheduler", title="DDIM", fixed=_UNCLIPPED),
+        # Liu et al. 2022, arXiv:2202.09778; without its Runge-Kutta warm-up, as Stable Diffusion does (PLMS).
+        "pndm": Sampler(
+            cls="diffusers:PNDMScheduler", title="PLMS", fixed={"skip_prk_steps": True}, clean=False
+        ),
+        # Karras et al. 2022, arXiv:2206.00364, algorithm 2 without churn, first order.
+        "euler": Sampler(cls="diffusers:EulerDiscreteScheduler", title="Euler"),
+        # Euler with fresh noise after each step (k-diffusion's `sample_euler_ancestral`).
+        "euler-a": Sampler(cls="diffusers:EulerAncestralDiscreteScheduler", title="Euler a", clean=False),
+        # Lu et al. 2022, arXiv:2211.01095: DPM-Solver++ (2M).
+        "dpm++": Sampler(
+            cls="diffusers:DPMSolverMultistepScheduler",
+            title="DPM++ 2M",
+            fixed={"algorithm_type": "dpmsolver++", "solver_order": 2, "thresholding": False},
+        ),
+        # Karras et al. 2022, second order: two UNet evaluations a step.
+        "heun": Sampler(cls="diffusers:HeunDiscreteScheduler", title="Heun"),
+    },
+)
+SchedulerName = Annotated[str, SAMPLERS]
