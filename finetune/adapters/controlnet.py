@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from finetune.adapters import peft_inside
+from finetune.adapters.algorithms.lora import LowRankUpdate
 from finetune.adapters.base import Adapter, ParameterGroup, check_state
 from finetune.adapters.inject import LayerSize, adaptable, inject
-from finetune.adapters.updates import LowRankUpdate
 from finetune.backbones.controlnet import new_branch, read_branch
 from finetune.config import ControlNetSection
 from finetune.diffusion.batch import Conditioning

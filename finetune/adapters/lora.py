@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from finetune.adapters.algorithms import update_class
+from finetune.adapters.algorithms.lora import LowRankUpdate
 from finetune.adapters.base import Adapter, check_state
 from finetune.adapters.dropout import SampleDropout, Samples
 from finetune.adapters.embedding import make_word
 from finetune.adapters.inject import LayerSize, eject, inject
 from finetune.adapters.targets import chosen_sizes
-from finetune.adapters.updates import ALGORITHMS, LowRankUpdate, Update
+from finetune.adapters.updates import Update
 from finetune.adapters.weights import LoRAWeights
 from finetune.backbones.words import Word
 from finetune.config import LoRASection
@@ -65,11 +67,8 @@ class LoRA(Adapter):
             self._word.requires_grad_(True)
 
     def _inject(self, part: str, module: nn.Module, sizes: Mapping[str, LayerSize], seed: int) -> None:
-        section, kind = self.section, ALGORITHMS[self.section.algorithm]
-        settings: dict[str, Any] = {"use_rslora": section.rslora, "use_dora": section.dora}
-        if section.algorithm != "lora":
-            settings = {} if section.factor is None else {"decompose_factor": section.factor}
-        for name, update in inject(module, sizes, NAME, kind, **settings).items():
+        section, kind = self.section, update_class(self.section.algorithm)
+        for name, update in inject(module, sizes, NAME, kind, **kind.chosen(section)).items():
             key = part, self.backbone.file_name(part, name)
             self._sizes[key], self._updates[key] = sizes[name], update
             update.start(seed, ".".join(key))

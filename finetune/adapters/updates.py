@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from peft import LoHaConfig, LoKrConfig, LoraConfig
 from torch import Tensor, nn
 
 from finetune.adapters import peft_inside
-from finetune.adapters.weights import Hadamard, Kronecker, LayerWeights, LowRank
+from finetune.adapters.matrices import Shape
+from finetune.adapters.weights import LayerWeights
+from finetune.config import LoRASection
 from finetune.diffusion.random import generator
 
 
@@ -26,10 +27,13 @@ class Update(ABC):
 
     Attributes:
         config: The class of PEFT's settings for such updates.
+        values: What is learned, as plain values.
+        alpha_name: PEFT's name for alpha.
     """
 
     config: ClassVar[Any]
-    _alpha: ClassVar[str] = "alpha"
+    values: ClassVar[type[LayerWeights]]
+    alpha_name: ClassVar[str] = "alpha"
 
     def __init__(self, layer: nn.Module, name: str, rank: int) -> None:
         self._layer: Any = layer  # PEFT's attributes are typed as Tensor | Module
@@ -38,7 +42,17 @@ class Update(ABC):
     @classmethod
     def settings(cls, rank: int, alpha: float, **others: Any) -> Any:
         """PEFT's settings: the usual rank and alpha, and `others` by PEFT's names."""
-        return cls.config(**{"r": rank, cls._alpha: alpha}, **others)
+        return cls.config(**{"r": rank, cls.alpha_name: alpha}, **others)
+
+    @classmethod
+    def chosen(cls, section: LoRASection) -> dict[str, Any]:
+        """What a recipe's settings are to PEFT, beside rank and alpha."""
+        return {}
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the layer's weight."""
+        return tuple(self._layer.get_base_layer().weight.shape)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters by PEFT's names, in a stable order."""
@@ -99,68 +113,7 @@ class Update(ABC):
             parameter.data = parameter.data.float()
 
 
-class LowRankUpdate(Update):
-    """LoRA, and DoRA."""
-
-    config = LoraConfig
-    _alpha = "lora_alpha"
-
-    @property
-    def down(self) -> nn.Parameter:
-        """A: `[rank, in]` or `[rank, in, kh, kw]`."""
-        return self.parameters()["lora_A.weight"]
-
-    @property
-    def up(self) -> nn.Parameter:
-        """B: `[out, rank]` or `[out, rank, 1, 1]`."""
-        return self.parameters()["lora_B.weight"]
-
-    @property
-    def magnitude(self) -> nn.Parameter | None:
-        """DoRA's magnitude, `[out]` or `[1, out, 1, 1]`; None for plain LoRA."""
-        return self.parameters().get("lora_magnitude_vector")
-
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """`lora_A`, `lora_B` and, for DoRA, the magnitude."""
-        names = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
-        return {names.get(kind, kind): parameter for kind, parameter in super().parameters().items()}
-
-    def start(self, seed: int, layer: str) -> None:
-        """Kaiming-uniform A; B is zero already."""
-        self.down.data.copy_(_kaiming(self.down.shape, seed, f"lora/{layer}"))
-
-    def weights(self, values: Mapping[str, Tensor], alpha: float) -> LowRank:
-        """`down`, `up`, the strength and the magnitude."""
-        magnitude = values.get("lora_magnitude_vector")
-        flat = None if magnitude is None else magnitude.flatten()
-        return LowRank(values["lora_A.weight"], values["lora_B.weight"], alpha, flat)
-
-    @torch.no_grad()
-    def fill(self, weights: LowRank) -> None:
-        """Copies `down`, `up` and the magnitude."""
-        self.down.copy_(weights.down)
-        self.up.copy_(weights.up)
-        if self.magnitude is not None and weights.magnitude is not None:
-            self.magnitude.copy_(weights.magnitude.view(self.magnitude.shape))
-        for parameter in self.parameters().values():
-            parameter.requires_grad_(False)
-
-    def set_dropout(self, dropout: nn.Module) -> None:
-        """Replaces the dropout on the input of the low-rank layers."""
-        peft_inside.set_dropout(self._layer, self._name, dropout)
-
-    @torch.no_grad()
-    def to_fp32(self) -> None:
-        """As `Update.to_fp32`, with the magnitude that an update starts with anew."""
-        super().to_fp32()
-        if self.magnitude is not None:
-            # It must be each output's norm in fp32, or the update would not start as the identity.
-            weight: Tensor = self._layer.get_base_layer().weight.float()
-            norms = torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)))
-            self.magnitude.copy_(norms.view_as(self.magnitude))
-
-
-class _Factors(Update):
+class FactorsUpdate(Update):
     """LyCORIS's layers: every parameter is in a dict of its own, by adapter."""
 
     zero: ClassVar[Sequence[str]]
@@ -169,70 +122,19 @@ class _Factors(Update):
         """Kaiming-uniform factors; one of them is zero already."""
         for kind, parameter in self.parameters().items():
             if kind not in self.zero:
-                parameter.data.copy_(_kaiming(parameter.shape, seed, f"{kind}/{layer}"))
+                parameter.data.copy_(kaiming(parameter.shape, seed, f"{kind}/{layer}"))
 
-    def fill(self, weights: Hadamard | Kronecker) -> None:
+    def fill(self, weights: Any) -> None:
         """Replaces the factors: files divide a layer otherwise than PEFT would."""
         device = self._layer.get_base_layer().weight.device
         frozen = {
             kind: nn.Parameter(value.to(device, torch.float32, copy=True), requires_grad=False)
-            for kind, value in factors(weights).items()
+            for kind, value in weights.factors().items()
         }
         peft_inside.replace_parameters(self._layer, self._name, frozen)
 
 
-class HadamardUpdate(_Factors):
-    """LoHa."""
-
-    config = LoHaConfig
-    zero = ("hada_w2_b",)
-
-    def weights(self, values: Mapping[str, Tensor], alpha: float) -> Hadamard:
-        """The four factors and the strength."""
-        named = {kind.removeprefix("hada_"): value for kind, value in values.items()}
-        return Hadamard(**named, alpha=alpha, shape=tuple(self._layer.get_base_layer().weight.shape))
-
-
-class KroneckerUpdate(_Factors):
-    """LoKr."""
-
-    config = LoKrConfig
-    zero = ("lokr_w1",)
-
-    def weights(self, values: Mapping[str, Tensor], alpha: float) -> Kronecker:
-        """The factors and the strength, which is multiplied into `w1` where both factors are whole."""
-        w1 = (values["lokr_w1"],)
-        whole = "lokr_w2" in values
-        w2 = (values["lokr_w2"],) if whole else (values["lokr_w2_a"], values["lokr_w2_b"])
-        shape = tuple(self._layer.get_base_layer().weight.shape)
-        if not whole:
-            return Kronecker(w1, w2, alpha, shape)
-        scale = alpha / self._rank
-        return Kronecker((w1[0] * scale,), w2, float(max(w2[0].shape[:2])), shape)
-
-
-ALGORITHMS: Mapping[str, type[Update]] = {
-    "lora": LowRankUpdate,
-    "loha": HadamardUpdate,
-    "lokr": KroneckerUpdate,
-}
-
-
-def algorithm_of(weights: LayerWeights) -> str:
-    """Which of `ALGORITHMS` an update is."""
-    return {LowRank: "lora", Hadamard: "loha", Kronecker: "lokr"}[type(weights)]
-
-
-def factors(weights: Hadamard | Kronecker) -> dict[str, Tensor]:
-    """The factors under the names that PEFT and LyCORIS have in common."""
-    if isinstance(weights, Hadamard):
-        return {f"hada_{kind}": getattr(weights, kind) for kind in ("w1_a", "w1_b", "w2_a", "w2_b")}
-    named: dict[str, Tensor] = {}
-    for kind, factor in (("lokr_w1", weights.w1), ("lokr_w2", weights.w2)):
-        named |= {kind: factor[0]} if len(factor) == 1 else {f"{kind}_a": factor[0], f"{kind}_b": factor[1]}
-    return named
-
-
-def _kaiming(shape: Sequence[int], seed: int, purpose: str) -> Tensor:
+def kaiming(shape: Sequence[int], seed: int, purpose: str) -> Tensor:
+    """Kaiming-uniform values, as PEFT's layers start with, drawn by purpose (P1)."""
     drawn = torch.empty(*shape)
     return nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator(seed, 0, purpose))

@@ -1,211 +1,161 @@
-"""The learned updates as plain values, between the adapters and the file formats.
-
-| class | change of the weight, times alpha/rank | paper |
-|---|---|---|
-| `LowRank` | `up · down` | LoRA, arXiv:2106.09685; magnitude: DoRA, arXiv:2402.09353 |
-| `Hadamard` | `(w1_a · w1_b) ∘ (w2_a · w2_b)` | LoHa: FedPara, arXiv:2108.06098; LyCORIS, arXiv:2309.14859 |
-| `Kronecker` | `w1 ⊗ w2` | LoKr: LyCORIS, arXiv:2309.14859 |
-
-Convolutions are taken as matrices `[out, in · kh · kw]`.
-"""
+"""The learned updates as plain values, between the adapters and the file formats."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
+from finetune.adapters import peft_inside
+from finetune.adapters.matrices import Shape
 from finetune.backbones.words import Word
 
-Shape = tuple[int, ...]
+if TYPE_CHECKING:
+    from finetune.adapters.algorithms.lora import LowRank
+    from finetune.config import LoRASection
+
+Role = str  # what a tensor in a file is: "down", "alpha", "hada_w1_a", …
+Row = Mapping[Role, Tensor]
 
 
 @dataclass(frozen=True)
-class LowRank:
-    """The update of one layer: `scale · up · down`, with `scale = alpha / rank`.
-
-    With a magnitude m (DoRA) the layer's weight becomes `m · V / ‖V‖` with `V = W + scale · up · down`
-    and the norm taken for each output (arXiv:2402.09353, equation 5).
+class Strength:
+    """What PEFT's settings in a file say of the strength of one layer's update.
 
     Attributes:
-        down: `[rank, in]`, or `[rank, in, kh, kw]` for a convolution.
-        up: `[out, rank]`, or `[out, rank, 1, 1]`.
-        alpha: The update's strength, in the files' convention alpha/rank (rsLoRA is folded in).
-        magnitude: `[out]`, or None for plain LoRA.
+        layer: Its name, for the patterns in the settings.
+        config: The settings of its part; may be empty.
     """
 
-    down: Tensor
-    up: Tensor
-    alpha: float
-    magnitude: Tensor | None = None
+    layer: str
+    config: Mapping[str, Any]
 
-    @property
-    def rank(self) -> int:
-        """The rank of the update."""
-        return int(self.down.shape[0])
+    def _value(self, key: str, pattern_key: str) -> float | None:
+        if key not in self.config:
+            return None
+        patterns = self.config.get(pattern_key) or {}
+        return float(peft_inside.by_pattern(patterns, self.layer, self.config[key]))
 
-    @property
+    def alpha(self, rank: int) -> float:
+        """Of a LoRA; without settings, diffusers takes alpha = rank."""
+        alpha = self._value("lora_alpha", "alpha_pattern")
+        if alpha is None:
+            return float(rank)
+        return alpha * math.sqrt(rank) if self.config.get("use_rslora") else alpha
+
     def scale(self) -> float:
-        """What `up · down` is multiplied by."""
-        return self.alpha / self.rank
-
-    @property
-    def shape(self) -> Shape:
-        """The shape of the layer's weight."""
-        return (self.up.shape[0], *self.down.shape[1:])
-
-    @property
-    def low_rank_size(self) -> int:
-        """The rank of `low_rank()`."""
-        return self.rank
-
-    def low_rank(self) -> LowRank:
-        """Itself."""
-        return self
-
-    def delta(self) -> Tensor:
-        """The change of the weight, of the weight's shape, without the magnitude."""
-        return (self.scale * self.up.flatten(1) @ self.down.flatten(1)).view(self.shape)
+        """Of any other: alpha/rank, 1 without settings."""
+        alpha, rank = self._value("alpha", "alpha_pattern"), self._value("r", "rank_pattern")
+        return 1.0 if alpha is None or rank is None else alpha / rank
 
 
-@dataclass(frozen=True)
-class Hadamard:
-    """LoHa: `scale · (w1_a · w1_b) ∘ (w2_a · w2_b)`, with `scale = alpha / rank`; of rank up to rank².
+class LayerWeights(ABC):
+    """The update of one layer, in fp32, and how files hold it.
+
+    Convolutions are taken as matrices `[out, in · kh · kw]`.
 
     Attributes:
-        w1_a: `[out, rank]`, as is `w2_a`.
-        w1_b: `[rank, in · kh · kw]`, as is `w2_b`.
-        w2_a: See `w1_a`.
-        w2_b: See `w1_b`.
-        alpha: The update's strength.
+        algorithm: Its name in `config.algorithms`.
+        suffixes: How keys of files end, and which role the tensor then has. (`.alpha` is everybody's.)
+        leading: The roles of which each update in a file has one.
+        alpha: The update's strength, in the files' convention alpha/rank.
         shape: The shape of the layer's weight.
     """
 
-    w1_a: Tensor
-    w1_b: Tensor
-    w2_a: Tensor
-    w2_b: Tensor
+    algorithm: ClassVar[str]
+    suffixes: ClassVar[Mapping[str, Role]]
+    leading: ClassVar[frozenset[Role]]
     alpha: float
     shape: Shape
 
+    @classmethod
+    @abstractmethod
+    def from_file(cls, row: Row, shape: Shape, strength: Strength) -> Self:
+        """What the tensors of a file mean.
+
+        Args:
+            row: Those of one layer by role, finite, fp32.
+            shape: Of the layer's weight.
+            strength: Counts where there is no alpha among the tensors.
+
+        Raises:
+            ValueError: If tensors are missing or of the wrong shape; the message says so.
+        """
+
     @property
+    @abstractmethod
     def rank(self) -> int:
-        """The rank of each of the two factors."""
-        return int(self.w1_b.shape[0])
+        """What alpha is divided by."""
 
     @property
     def scale(self) -> float:
-        """What the product is multiplied by."""
+        """What the product of the factors is multiplied by."""
         return self.alpha / self.rank
 
     @property
+    @abstractmethod
     def low_rank_size(self) -> int:
         """The rank of `low_rank()`."""
-        return min(self.rank**2, _full_rank(self.shape))
 
+    @abstractmethod
     def low_rank(self) -> LowRank:
-        """The same change as a LoRA: column i·rank + j of `up` is `w1_a[:, i] ∘ w2_a[:, j]`, rows alike."""
-        if self.low_rank_size < self.rank**2:
-            return _whole(self.delta())
-        up = torch.einsum("oi,oj->oij", self.w1_a, self.w2_a).flatten(1)
-        down = torch.einsum("ix,jx->ijx", self.w1_b, self.w2_b).flatten(0, 1)
-        return _as_low_rank(up, down, self.scale, self.shape)
+        """The same change as a LoRA."""
 
+    @abstractmethod
     def delta(self) -> Tensor:
         """The change of the weight, of the weight's shape."""
-        return (self.scale * (self.w1_a @ self.w1_b) * (self.w2_a @ self.w2_b)).view(self.shape)
 
+    @abstractmethod
+    def factors(self) -> dict[str, Tensor]:
+        """The tensors under PEFT's names, which are LyCORIS's too."""
 
-@dataclass(frozen=True)
-class Kronecker:
-    """LoKr: `scale · w1 ⊗ w2`, with `scale = alpha / rank`.
+    def variant(self) -> dict[str, Any]:
+        """PEFT's settings, beside rank and alpha, without which its layers cannot hold this update."""
+        return {}
 
-    Attributes:
-        w1: `[a, b]`: one matrix, or two whose product it is.
-        w2: `[out / a, in / b · kh · kw]`: one matrix, or two whose product it is. A whole one may have
-            the dimensions of a convolution's kernel apart.
-        alpha: The update's strength; equal to the rank where both are whole, since files then know
-            of no other.
-        shape: The shape of the layer's weight.
-    """
+    def kohya(self, common: float) -> dict[str, Tensor]:
+        """The tensors as kohya's scripts and LyCORIS name them, `alpha` among them.
 
-    w1: tuple[Tensor, ...]
-    w2: tuple[Tensor, ...]
-    alpha: float
-    shape: Shape
+        Args:
+            common: An alpha that most layers have.
+        """
+        return {**self.factors(), "alpha": torch.tensor(self.alpha)}
 
-    @property
-    def rank(self) -> int:
-        """Of a factor in two parts; the larger side of `w2` where both are whole (diffusers' convention)."""
-        for factor in (self.w2, self.w1):
-            if len(factor) == 2:
-                return int(factor[1].shape[0])
-        return max(self.w2[0].shape[:2])
+    @classmethod
+    def lycoris(cls, section: LoRASection) -> dict[str, str]:
+        """The arguments of LyCORIS's network that say so much; empty for kohya's own LoRA."""
+        return {"algo": cls.algorithm}
 
-    @property
-    def scale(self) -> float:
-        """What the product is multiplied by."""
-        return self.alpha / self.rank
+    def peft(self, part: str) -> dict[str, Tensor]:
+        """The tensors as PEFT names them, the strength multiplied into one of them.
 
-    @property
-    def low_rank_size(self) -> int:
-        """The rank of `low_rank()`."""
-        left = self.w1[0].shape[0], self.w1[-1].shape[1]
-        right = self.w2[0].flatten(1) if len(self.w2) == 1 else self.w2[1]
-        return min(min(left) * min(right.shape), _full_rank(self.shape))
+        Args:
+            part: The part of the model, such as "unet".
+        """
+        (first, value), *others = self.factors().items()
+        return {first: value * self.scale, **dict(others)}
 
-    def low_rank(self) -> LowRank:
-        """The same change as a LoRA, by `(P · Q) ⊗ (A · B) = (P ⊗ A) · (Q ⊗ B)`."""
-        left, right = _factored(self.w1), _factored(self.w2)
-        if left[1].shape[0] * right[1].shape[0] > self.low_rank_size:
-            return _whole(self.delta())
-        up, down = (torch.kron(one, other) for one, other in zip(left, right, strict=True))
-        return _as_low_rank(up, down, self.scale, self.shape)
+    @classmethod
+    def peft_settings(cls, rank: int, layers: Iterable[LayerWeights], factor: int | None) -> dict[str, Any]:
+        """PEFT's settings of `layers` beside their ranks, for `alpha` equal to the rank.
 
-    def delta(self) -> Tensor:
-        """The change of the weight, of the weight's shape."""
-        left, right = (_product(factor) for factor in (self.w1, self.w2))
-        return (self.scale * torch.kron(left, right)).view(self.shape)
-
-
-LayerWeights = LowRank | Hadamard | Kronecker
-
-
-def _product(factor: tuple[Tensor, ...]) -> Tensor:
-    return factor[0].flatten(1) if len(factor) == 1 else factor[0] @ factor[1].flatten(1)
-
-
-def _factored(factor: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """A matrix as a product through its smallest side."""
-    matrix = _product(factor)
-    if len(factor) == 2 and factor[1].shape[0] <= min(matrix.shape):
-        return factor[0], factor[1].flatten(1)
-    rows, columns = matrix.shape
-    if rows <= columns:
-        return torch.eye(rows), matrix
-    return matrix, torch.eye(columns)
-
-
-def _full_rank(shape: Shape) -> int:
-    return min(shape[0], math.prod(shape[1:]))
-
-
-def _whole(delta: Tensor) -> LowRank:
-    up, down = _factored((delta,))
-    return _as_low_rank(up, down, 1.0, tuple(delta.shape))
-
-
-def _as_low_rank(up: Tensor, down: Tensor, scale: float, shape: Shape) -> LowRank:
-    up = up.view(*up.shape, *[1] * (len(shape) - 2))
-    return LowRank(down.view(-1, *shape[1:]).contiguous(), up.contiguous(), scale * down.shape[0])
+        Args:
+            rank: That of most layers.
+            layers: All of this algorithm.
+            factor: With what LoKr divided the layers.
+        """
+        return {"alpha": rank}
 
 
 @dataclass(frozen=True)
 class LoRAWeights:
-    """A whole LoRA, LoHa or LoKr, as a file holds it.
+    """A whole adapter, as a file holds it.
 
     Attributes:
         layers: By part ("unet", "text_encoder", "text_encoder_2") and the layer's name in that part, as

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from finetune.config.algorithms import ALGORITHMS
 from finetune.config.base import LONGEST_NAME, AmountAboveZero, Fault, Positive, Section
 
 Vectors = Annotated[
@@ -26,10 +27,11 @@ Initializer = Annotated[
 class LoRASection(Section):
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) and their kin."""
 
-    algorithm: Literal["lora", "loha", "lokr"] = Field(
+    algorithm: Annotated[str, ALGORITHMS] = Field(
         "lora",
-        description="How an update is written: lora, a product of two narrow matrices; loha, two such "
-        "products multiplied by element; lokr, a Kronecker product.",
+        description="How an update is written: "
+        + "; ".join(f"{name}, {row.summary}" for name, row in ALGORITHMS.items())
+        + ".",
     )
     rank: Positive = Field(16, description="Rank of the update of each linear layer.")
     alpha: AmountAboveZero = Field(
@@ -85,21 +87,6 @@ class LoRASection(Section):
                 "No layers are named: the list is empty.",
                 "adapter.targets",
                 "Use attention, attention+ff, all, or name endings.",
-            )
-        if self.algorithm != "lora":
-            for key in ("rslora", "dora", "dropout"):
-                if getattr(self, key):
-                    # PEFT's LoHa and LoKr have dropouts, but those draw from the global generator (P1).
-                    yield Fault(
-                        f"{key} is not there for {self.algorithm}, only for lora.",
-                        f"adapter.{key}",
-                        f"Leave adapter.{key} out, or set adapter.algorithm=lora.",
-                    )
-        if self.factor is not None and self.algorithm != "lokr":
-            yield Fault(
-                "A factor is given, but only LoKr has one.",
-                "adapter.factor",
-                "Set adapter.algorithm=lokr, or leave it out.",
             )
         if self.placeholder is None:
             for key in ("vectors", "initializer"):

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from finetune.adapters.algorithms.lora import LowRank
 from finetune.adapters.inject import adaptable
-from finetune.adapters.weights import LayerWeights, LoRAWeights, LowRank
+from finetune.adapters.weights import LayerWeights, LoRAWeights
 from finetune.backbones import Backbone
 from finetune.config import LoRASection
 from finetune.export.merge import check_free

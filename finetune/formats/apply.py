@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from finetune.adapters import peft_inside
+from finetune.adapters.algorithms import update_class
 from finetune.adapters.inject import LayerSize, eject, inject
-from finetune.adapters.updates import ALGORITHMS, Update, algorithm_of
-from finetune.adapters.weights import LayerWeights, LoRAWeights, LowRank
+from finetune.adapters.updates import Update
+from finetune.adapters.weights import LayerWeights, LoRAWeights
 from finetune.backbones import Backbone
 from finetune.backbones.names import live_text_name
 from finetune.backbones.words import AddedWord, Word
 from finetune.errors import ConfigError
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
+Kind = tuple[str, tuple[tuple[str, Any], ...]]
 
 
 class Applied:
@@ -105,7 +107,7 @@ def apply_lora(target: Backbone | Any, weights: LoRAWeights, scale: float = 1.0)
         raise TypeError("new words are added to a Backbone, not to a pipeline")
     words = _add_words(target, weights.words)
     roots = target.module_roots() if isinstance(target, Backbone) else _parts(target)
-    names: dict[tuple[str, bool], str] = {}
+    names: dict[Kind, str] = {}
     updates: dict[tuple[str, str], Update] = {}
     for part, layers in weights.parts().items():
         for kind in dict.fromkeys(map(_kind, layers.values())):
@@ -133,20 +135,19 @@ def _add_words(target: Any, words: Sequence[Word]) -> list[AddedWord]:
     return added
 
 
-def _kind(layer: LayerWeights) -> tuple[str, bool]:
-    """The algorithm, and whether there are DoRA magnitudes: what one adapter of PEFT's has in common."""
-    return algorithm_of(layer), isinstance(layer, LowRank) and layer.magnitude is not None
+def _kind(layer: LayerWeights) -> Kind:
+    """The algorithm and its variant: what one adapter of PEFT's has in common."""
+    return layer.algorithm, tuple(layer.variant().items())
 
 
 def _inject(
-    module: nn.Module, part: str, layers: Mapping[str, LayerWeights], name: str, kind: tuple[str, bool]
+    module: nn.Module, part: str, layers: Mapping[str, LayerWeights], name: str, kind: Kind
 ) -> dict[str, Update]:
     """Layers of one kind in one part of the model, by their names in files."""
-    algorithm, magnitudes = kind
+    algorithm, variant = kind
     live = {key if part == "unet" else live_text_name(module, key): key for key in layers}
     sizes = {own: LayerSize(layers[key].rank, layers[key].alpha) for own, key in live.items()}
-    settings = {"use_dora": True} if magnitudes else {}
-    injected = inject(module, sizes, name, ALGORITHMS[algorithm], **settings)
+    injected = inject(module, sizes, name, update_class(algorithm), **dict(variant))
     return {live[own]: update for own, update in injected.items()}
 
 

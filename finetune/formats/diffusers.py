@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune.adapters.algorithms.lora import LowRank
 from finetune.adapters.lora import LoRA
-from finetune.adapters.updates import factors
-from finetune.adapters.weights import Kronecker, LayerWeights, LoRAWeights, LowRank
+from finetune.adapters.weights import LayerWeights, LoRAWeights
 from finetune.formats.read import DIFFUSERS_METADATA
 from finetune.formats.tensors import write_tensors
 
@@ -66,20 +66,7 @@ def diffusers_tensors(weights: LoRAWeights) -> dict[str, Tensor]:
     """
     tensors: dict[str, Tensor] = {}
     for key, layer in weights.layers.items():
-        name = ".".join(key)
-        if not isinstance(layer, LowRank):
-            (first, value), *others = factors(layer).items()
-            scaled = {first: value * layer.scale, **dict(others)}
-            tensors |= {f"{name}.{kind}": tensor for kind, tensor in scaled.items()}
-            continue
-        tensors[f"{name}.lora_A.weight"] = layer.down
-        tensors[f"{name}.lora_B.weight"] = layer.up * layer.scale
-        if layer.magnitude is not None:
-            convolution = layer.down.ndim == 4
-            magnitude = layer.magnitude.view(1, -1, 1, 1) if convolution else layer.magnitude
-            # diffusers hands text encoders to transformers, which from version 5 wants the whole name.
-            ending = "" if key[0] == "unet" else ".weight"
-            tensors[f"{name}.lora_magnitude_vector{ending}"] = magnitude
+        tensors |= {".".join((*key, kind)): tensor for kind, tensor in layer.peft(key[0]).items()}
     return tensors
 
 
@@ -109,8 +96,5 @@ def _config(part: str, layers: Mapping[str, LayerWeights], factor: int | None) -
         "alpha_pattern": others,
         "target_modules": sorted(targets),
     }
-    kinds = {type(layer) for layer in layers.values()}
-    if LowRank in kinds:
-        dora = any(isinstance(layer, LowRank) and layer.magnitude is not None for layer in layers.values())
-        return config | {"lora_alpha": rank, "use_dora": dora}
-    return config | {"alpha": rank} | ({"decompose_factor": factor or -1} if Kronecker in kinds else {})
+    kind = type(next(iter(layers.values())))
+    return config | kind.peft_settings(rank, layers.values(), factor)

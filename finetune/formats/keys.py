@@ -20,37 +20,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from finetune.adapters.algorithms import weight_classes
 from finetune.adapters.inject import adaptable
+from finetune.adapters.weights import Role
 from finetune.backbones import Backbone
 from finetune.backbones.names import original_unet_name
 
-Role = str  # "down", "up", "mid", "alpha", "magnitude", "dora_scale" or one of FACTORS
-FACTORS = (
-    *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
-    *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
-)
-
-SUFFIXES: dict[str, Role] = {
-    ".lora_down.weight": "down",
-    ".lora_up.weight": "up",
-    ".lora_mid.weight": "mid",
-    ".alpha": "alpha",
-    ".dora_scale": "dora_scale",
-    ".lora_A.weight": "down",
-    ".lora_B.weight": "up",
-    ".lora_A.default.weight": "down",
-    ".lora_B.default.weight": "up",
-    ".lora_magnitude_vector": "magnitude",
-    ".lora_magnitude_vector.weight": "magnitude",
-    ".lora_magnitude_vector.default.weight": "magnitude",
-    ".lora.down.weight": "down",
-    ".lora.up.weight": "up",
-    ".lora_linear_layer.down.weight": "down",
-    ".lora_linear_layer.up.weight": "up",
-    "_lora.down.weight": "down",
-    "_lora.up.weight": "up",
-    **{f".{factor}": factor for factor in FACTORS},
-}
 # Longest first where one begins another. Part None: the key does not say which.
 PREFIXES: dict[str, str | None] = {
     "lora_unet_": "unet",
@@ -83,6 +58,14 @@ OTHER_KINDS = {
 }
 
 
+def suffixes() -> dict[str, Role]:
+    """How keys end, and what the tensor is then, for all algorithms."""
+    found: dict[str, Role] = {".alpha": "alpha"}
+    for kind in weight_classes():
+        found |= kind.suffixes
+    return found
+
+
 def other_kind(keys: Iterable[str]) -> str | None:
     """What `keys` hold instead of a LoRA, if it is something known."""
     dotted = [f"{key}." for key in keys]
@@ -106,7 +89,8 @@ class Key:
 
 def parse_key(key: str) -> Key | None:
     """Takes a key apart; None if it is in none of the spellings."""
-    suffix = next((s for s in SUFFIXES if key.endswith(s)), None)
+    roles = suffixes()
+    suffix = next((s for s in roles if key.endswith(s)), None)
     if suffix is None:
         return None
     layer, part = key.removesuffix(suffix), None
@@ -118,7 +102,7 @@ def parse_key(key: str) -> Key | None:
         layer = layer.replace(old, new)
     if layer.endswith("_to_out"):
         layer += "_0"
-    return Key(part, layer, SUFFIXES[suffix])
+    return Key(part, layer, roles[suffix])
 
 
 class LayerNames:

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from finetune.adapters.lora import LoRA
-from finetune.adapters.updates import factors
-from finetune.adapters.weights import LayerWeights, LoRAWeights, LowRank
+from finetune.adapters.weights import LayerWeights, LoRAWeights
 from finetune.backbones import Backbone
 from finetune.config import LoRASection
 from finetune.formats.embeddings import bundle
@@ -61,22 +60,7 @@ def kohya_tensors(weights: LoRAWeights, backbone: Backbone) -> dict[str, Tensor]
         alpha = _common_alpha(layers)
         for name, layer in layers.items():
             key = backbone.kohya_name(part, name)
-            if isinstance(layer, LowRank):
-                tensors |= _low_rank(key, layer, alpha)
-            else:
-                tensors |= {f"{key}.{kind}": tensor for kind, tensor in factors(layer).items()}
-                tensors[f"{key}.alpha"] = torch.tensor(layer.alpha)
-    return tensors
-
-
-def _low_rank(key: str, layer: LowRank, alpha: float) -> dict[str, Tensor]:
-    tensors = {
-        f"{key}.lora_down.weight": layer.down,
-        f"{key}.lora_up.weight": layer.up * (layer.alpha / alpha),
-        f"{key}.alpha": torch.tensor(alpha),
-    }
-    if layer.magnitude is not None:
-        tensors[f"{key}.dora_scale"] = layer.magnitude.view(-1, *[1] * (layer.down.ndim - 1))
+            tensors |= {f"{key}.{kind}": tensor for kind, tensor in layer.kohya(alpha).items()}
     return tensors
 
 
@@ -95,22 +79,19 @@ def network_metadata(weights: LoRAWeights, section: LoRASection) -> dict[str, st
     if wide:
         conv_rank, conv_alpha = Counter((layer.rank, layer.alpha) for layer in wide).most_common(1)[0][0]
         arguments |= {"conv_dim": str(conv_rank), "conv_alpha": f"{conv_alpha:g}"}
+    lycoris = layers[0].lycoris(section)
     if section.algorithm != "lora":
         # A LoKr's rank cannot be told from layers whose factors are whole.
         rank, alpha = section.rank, section.alpha
-        arguments = {"algo": section.algorithm}
+        arguments = {}
         if section.conv_rank is not None:
             conv_alpha = section.conv_rank if section.conv_alpha is None else section.conv_alpha
-            arguments |= {"conv_dim": str(section.conv_rank), "conv_alpha": f"{conv_alpha:g}"}
-        if section.algorithm == "lokr":
-            arguments |= {"factor": str(section.factor or -1)}
-    if section.dora:
-        arguments |= {"algo": "lora", "dora_wd": "True", "wd_on_output": "True"}
+            arguments = {"conv_dim": str(section.conv_rank), "conv_alpha": f"{conv_alpha:g}"}
     return {
-        "ss_network_module": "lycoris.kohya" if "algo" in arguments else "networks.lora",
+        "ss_network_module": "lycoris.kohya" if lycoris else "networks.lora",
         "ss_network_dim": str(rank),
         "ss_network_alpha": f"{alpha:g}",
-        "ss_network_args": json.dumps(arguments, sort_keys=True),
+        "ss_network_args": json.dumps({**arguments, **lycoris}, sort_keys=True),
     }
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
-from finetune.adapters.weights import LoRAWeights
+from finetune.adapters.weights import LoRAWeights, Role, Strength
 from finetune.backbones import Backbone
 from finetune.errors import WeightsError
 from finetune.formats.embeddings import bundled_words, is_embedding, learned_words, read_embedding
 from finetune.formats.families import FAMILY_NAMES, made_for
 from finetune.formats.first_layout import refuse_first_layout
-from finetune.formats.keys import LayerNames, Role, other_kind, parse_key
-from finetune.formats.layers import LEADING, Strength, layer_weights
+from finetune.formats.keys import LayerNames, other_kind, parse_key
+from finetune.formats.layers import layer_weights, leads
 from finetune.formats.tensors import check_floats, read_tensors
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
@@ -56,7 +56,7 @@ def read_lora(path: str | Path, backbone: Backbone) -> LoRAWeights:
             strange.append(name)
         else:
             rows.setdefault(layer, {})[key.role] = tensor
-    if not any(row.keys() & LEADING for row in rows.values()) and not any(map(parse_key, strange)):
+    if not any(map(leads, rows.values())) and not any(map(parse_key, strange)):
         raise _no_lora(file, tensors)
     if strange:
         raise _misfit(file, strange, len(tensors), "keys fit no layer", backbone, (tensors, metadata))

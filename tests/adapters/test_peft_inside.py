@@ -12,8 +12,10 @@ from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from finetune.adapters import peft_inside
+from finetune.adapters.algorithms import update_class
+from finetune.adapters.algorithms.lora import LowRankUpdate
 from finetune.adapters.inject import LayerSize, eject, inject
-from finetune.adapters.updates import ALGORITHMS, LowRankUpdate
+from finetune.config.algorithms import ALGORITHMS
 
 CONFIGS: dict[str, Callable[..., Any]] = {
     "lora": lambda **more: LoraConfig(init_lora_weights=False, **more),
@@ -271,7 +273,7 @@ def test_unmerging_ends_the_merged_state_also_without_the_adapter(kind: str) -> 
 @torch.no_grad()
 def test_a_restored_layer_acts_as_before_it_was_merged(algorithm: str) -> None:
     module = Small()
-    update = inject(module, {"linear": LayerSize(1, 1.0)}, "one", ALGORITHMS[algorithm])["linear"]
+    update = inject(module, {"linear": LayerSize(1, 1.0)}, "one", update_class(algorithm))["linear"]
     draw = torch.Generator().manual_seed(3)
     for parameter in update.parameters().values():
         parameter.copy_(torch.randn(parameter.shape, generator=draw))

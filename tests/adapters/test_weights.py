@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from finetune.adapters import Hadamard, Kronecker, LoRA, LowRank
-from finetune.adapters.updates import factors
 from finetune.backbones import Backbone
 from finetune.config import LoRASection
 from finetune.errors import ConfigError
@@ -78,7 +77,7 @@ def test_lokr_is_the_textbooks_kronecker_product() -> None:
         assert torch.equal(kronecker.low_rank().delta(), product)
     one, two = ["lokr_w1", "lokr_w2"], ["lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b"]
     for kronecker, kinds in ((whole, one), (parts, two)):
-        named = factors(kronecker)
+        named = kronecker.factors()
         assert list(named) == kinds
         tensors = zip(named.values(), (*kronecker.w1, *kronecker.w2), strict=True)
         assert all(torch.equal(written, tensor) for written, tensor in tensors)

@@ -23,10 +23,10 @@ from finetune.config import (
     [
         (LoRASection, {"conv_alpha": 2.0}, "adapter.conv_alpha", "no effect"),
         (LoRASection, {"targets": []}, "adapter.targets", "empty"),
-        (LoRASection, {"algorithm": "loha", "dora": True}, "adapter.dora", "dora is not there for loha"),
+        (LoRASection, {"algorithm": "loha", "dora": True}, "adapter.dora", "no effect while adapter.algorithm"),
         (LoRASection, {"algorithm": "lokr", "rslora": True}, "adapter.rslora", "rslora"),
         (LoRASection, {"algorithm": "loha", "dropout": 0.1}, "adapter.dropout", "dropout"),
-        (LoRASection, {"factor": 4}, "adapter.factor", "only LoKr"),
+        (LoRASection, {"factor": 4}, "adapter.factor", "no effect while adapter.algorithm"),
         (LoRASection, {"vectors": 2}, "adapter.vectors", "none is named"),
         (LoRASection, {"initializer": "cat"}, "adapter.initializer", "none is named"),
         (LoRASection, {"placeholder": "my cat"}, "adapter.placeholder", "one word"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from finetune.adapters.weights import LowRank
+from finetune.adapters import LowRank
 from finetune.backbones import Backbone
 from finetune.errors import ConfigError
 from finetune.export import export_plain

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune.adapters.weights import LoRAWeights, LowRank
+from finetune.adapters import LoRAWeights, LowRank
+from finetune.adapters.weights import Strength
 from finetune.backbones import Backbone
 from finetune.formats import apply_lora
 from finetune.formats.keys import Role
-from finetune.formats.layers import Strength, layer_weights
+from finetune.formats.layers import layer_weights
 
 # Of rank 3 and nothing but ones, for a layer of 4 x 6, and what every entry of the product is then.
 KINDS: dict[str, tuple[dict[Role, Tensor], float]] = {

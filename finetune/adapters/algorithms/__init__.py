@@ -1,0 +1,19 @@
+"""LoRA and its kin, one module each: PEFT's layers, plain values, files, the equal LoRA."""
+
+from __future__ import annotations
+
+from finetune.adapters.updates import Update
+from finetune.adapters.weights import LayerWeights
+from finetune.config.algorithms import ALGORITHMS
+from finetune.config.choices import in_place
+
+
+def update_class(algorithm: str) -> type[Update]:
+    """The updates of an algorithm, by its name in `config.algorithms`."""
+    cls: type[Update] = in_place(ALGORITHMS[algorithm].cls)
+    return cls
+
+
+def weight_classes() -> list[type[LayerWeights]]:
+    """The plain values of all algorithms."""
+    return [update_class(name).values for name in ALGORITHMS]

@@ -1,0 +1,63 @@
+"""Updates as matrices `[out, in · kh · kw]`, whole or as products."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, ...]
+
+
+def full_rank(shape: Shape) -> int:
+    """The largest rank that the weight of a layer of this shape can have."""
+    return min(shape[0], math.prod(shape[1:]))
+
+
+def product(factor: tuple[Tensor, ...]) -> Tensor:
+    """A matrix that is given whole, or as two whose product it is."""
+    return factor[0].flatten(1) if len(factor) == 1 else factor[0] @ factor[1].flatten(1)
+
+
+def factored(factor: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """A matrix as a product through its smallest side."""
+    matrix = product(factor)
+    if len(factor) == 2 and factor[1].shape[0] <= min(matrix.shape):
+        return factor[0], factor[1].flatten(1)
+    rows, columns = matrix.shape
+    if rows <= columns:
+        return torch.eye(rows), matrix
+    return matrix, torch.eye(columns)
+
+
+def tucker(a: Tensor, b: Tensor, core: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A product as `[out, rank]` and `[rank, in · kh · kw]`.
+
+    With a core `[rank, rank, kh, kw]` ("tucker", FedPara's proposition 3) `a` is `[rank, out]` and the
+    core belongs to `b`.
+
+    Raises:
+        ValueError: As `joined`.
+    """
+    if core is None:
+        return a, b.flatten(1)
+    return a.T.contiguous(), joined("ijkl,jn->inkl", core, b).flatten(1)
+
+
+def joined(rule: str, core: Tensor, matrix: Tensor) -> Tensor:
+    """A core and a matrix multiplied.
+
+    Args:
+        rule: As `torch.einsum` takes it.
+        core: `[rank, rank, kh, kw]`.
+        matrix: Two dimensions.
+
+    Raises:
+        ValueError: If they do not fit.
+    """
+    try:
+        return torch.einsum(rule, core, matrix)
+    except RuntimeError:
+        shapes = f"{tuple(core.shape)} and {tuple(matrix.shape)}"
+        raise ValueError(f"has a core and a matrix that do not fit: {shapes}") from None
