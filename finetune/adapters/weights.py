@@ -64,6 +64,7 @@ class LayerWeights(ABC):
         algorithm: Its name in `config.algorithms`.
         suffixes: How keys of files end, and which role the tensor then has. (`.alpha` is everybody's.)
         leading: The roles of which each update in a file has one.
+        flat: The roles of tensors that may have one dimension; all others have two or more.
         alpha: The update's strength, in the files' convention alpha/rank.
         shape: The shape of the layer's weight.
     """
@@ -71,6 +72,7 @@ class LayerWeights(ABC):
     algorithm: ClassVar[str]
     suffixes: ClassVar[Mapping[str, Role]]
     leading: ClassVar[frozenset[Role]]
+    flat: ClassVar[frozenset[Role]] = frozenset()
     alpha: float
     shape: Shape
 

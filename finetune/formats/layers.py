@@ -11,8 +11,6 @@ from finetune.adapters.algorithms.lora import LowRank
 from finetune.adapters.matrices import Shape
 from finetune.adapters.weights import LayerWeights, Role, Row, Strength
 
-FLAT = {"alpha", "magnitude", "dora_scale"}  # all others are matrices at least
-
 
 def leads(roles: Collection[Role]) -> bool:
     """Whether the tensors of one layer could be an update of any algorithm."""
@@ -33,13 +31,14 @@ def layer_weights(row: Row, shape: Shape, strength: Strength) -> LayerWeights:
     row = {role: tensor.float() for role, tensor in row.items()}  # fp8 can do nothing else
     if empty := [role for role, tensor in row.items() if tensor.numel() == 0]:
         raise ValueError(f"{empty[0]} is empty")
-    if flat := [role for role, tensor in row.items() if tensor.ndim < 2 and role not in FLAT]:
+    kind = _kind(row.keys())
+    flat_ones = {"alpha", *LowRank.flat, *kind.flat}
+    if flat := [role for role, tensor in row.items() if tensor.ndim < 2 and role not in flat_ones]:
         raise ValueError(f"{flat[0]} has the shape {tuple(row[flat[0]].shape)}")
     if not all(torch.isfinite(tensor).all() for tensor in row.values()):
         raise ValueError("holds NaN or infinite values")
     if "alpha" in row and row["alpha"].numel() != 1:
         raise ValueError(f"has {row['alpha'].numel()} alphas")
-    kind = _kind(row.keys())
     if "dora_scale" in row and kind is not LowRank:
         raise ValueError("has DoRA magnitudes, which are supported for LoRA only")
     return kind.from_file(row, shape, strength)

@@ -23,7 +23,12 @@ from finetune.config import (
     [
         (LoRASection, {"conv_alpha": 2.0}, "adapter.conv_alpha", "no effect"),
         (LoRASection, {"targets": []}, "adapter.targets", "empty"),
-        (LoRASection, {"algorithm": "loha", "dora": True}, "adapter.dora", "no effect while adapter.algorithm"),
+        (
+            LoRASection,
+            {"algorithm": "loha", "dora": True},
+            "adapter.dora",
+            "no effect while adapter.algorithm",
+        ),
         (LoRASection, {"algorithm": "lokr", "rslora": True}, "adapter.rslora", "rslora"),
         (LoRASection, {"algorithm": "loha", "dropout": 0.1}, "adapter.dropout", "dropout"),
         (LoRASection, {"factor": 4}, "adapter.factor", "no effect while adapter.algorithm"),

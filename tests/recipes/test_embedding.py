@@ -125,7 +125,7 @@ def test_captions_must_say_the_word(tiny_folder: Path, pictures: Path, here: Pat
         ("lora", "optimizer.embedding_lr=0.1", "none is learned"),
         ("embedding", "optimizer.embedding_lr=0.1", "optimizer.lr"),
         ("embedding", "adapter.placeholder=My Cat", "one word"),
-        ("lora", "adapter.factor=4", "only LoKr"),
+        ("lora", "adapter.factor=4", "no effect"),
     ],
 )
 def test_contradictions(kind: str, change: str, told: str, here: Path) -> None:

@@ -56,6 +56,7 @@ class LowRank(LayerWeights):
         "_lora.up.weight": "up",
     }
     leading = frozenset({"down"})
+    flat = frozenset({"magnitude", "dora_scale"})
 
     down: Tensor
     up: Tensor
