@@ -1,12 +1,12 @@
-"""Keeps what the pages quote true: tables of settings and pieces of code are copied from the package.
+"""Keeps the docs up to date: tables of settings and code excerpts are copied from the package.
 
 ```
-python docs/update.py          # writes them anew into docs/*.md
-python docs/update.py --check  # only tells which pages are out of date
+python docs/update.py          # updates docs/*.md
+python docs/update.py --check  # only reports which pages are out of date
 ```
 
-A page marks a quoted piece with a comment, and what follows up to `<!-- end -->` is replaced:
-`<!-- settings lora data adapter -->` (sections of a kind of recipe), `<!-- presets lora -->`, or
+A comment marks where a copy goes, and everything up to `<!-- end -->` is replaced:
+`<!-- settings lora data adapter -->` (sections of a recipe), `<!-- presets lora -->`, or
 `<!-- code finetune/training/trainer.py Trainer._step -->`.
 """
 
@@ -33,7 +33,7 @@ PIECE = re.compile(r"(<!-- (settings|presets|code) (.+?) -->\n).*?(<!-- end -->)
 
 
 def updated(page: str) -> str:
-    """The text of a page with every marked piece made anew."""
+    """The text of a page with every marked piece replaced by a current copy."""
 
     def piece(match: re.Match[str]) -> str:
         begin, kind, what, end = match.groups()
@@ -43,7 +43,7 @@ def updated(page: str) -> str:
 
 
 def settings(kind: str, *names: str) -> str:
-    """A table of each named section of a kind of recipe: key, flag, default and meaning."""
+    """A table of each named section of a recipe: key, flag, default and meaning."""
     flags = {key: flag for flag, key in FLAGS.items()}
     lines: list[str] = []
     for section in names:
@@ -56,7 +56,7 @@ def settings(kind: str, *names: str) -> str:
 
 
 def defaults(kind: str) -> str:
-    """A table of what the presets of a kind of recipe set, by model."""
+    """A table of the recipe's defaults by model."""
     models = list(presets(kind))
     keys = [key for key in setting_fields(RECIPES[kind]) if preset_values(kind, key)]
     lines = ["", _row("Setting", *models), "|---" * (len(models) + 1) + "|"]
@@ -90,7 +90,7 @@ def _meaning(field: FieldInfo) -> str:
 
 
 def code(file: str, name: str) -> str:
-    """The source of a function, method or class, in a fence."""
+    """The source of a function, method or class, as a Markdown code block."""
     text = (ROOT / file).read_text(encoding="utf-8")
     node: Any = ast.parse(text)
     for part in name.split("."):
@@ -104,8 +104,8 @@ KINDS = {"settings": settings, "presets": defaults, "code": code}
 
 def main() -> int:
     """Updates or checks all pages; 1 if a checked page is out of date."""
-    parser = argparse.ArgumentParser(description="Keeps what the pages quote true.")
-    parser.add_argument("--check", action="store_true", help="change nothing, only tell")
+    parser = argparse.ArgumentParser(description="Keeps the docs up to date.")
+    parser.add_argument("--check", action="store_true", help="change nothing, only report")
     check: bool = parser.parse_args().check
     stale = 0
     for page in sorted((ROOT / "docs").glob("*.md")):

@@ -70,10 +70,10 @@ def test_the_storybook_page_has_the_numbers_of_the_code() -> None:
     for words in (
         f"resemble the subject without being it ({near})",
         f"natural pictures ({texture};",
-        f"a hat of another colour ({hat})",
-        f"stripes or spots of another colour ({pattern})",
+        f"a hat of another color ({hat})",
+        f"stripes or spots of another color ({pattern})",
         f"a golden bell ({bell})",
-        f"the {scenes} combinations of animal, colour and scene, {len(HELD_OUT)} are never shown",
+        f"the {scenes} combinations of animal, color and scene, {len(HELD_OUT)} are never shown",
         *(f"| {', '.join(words)} |" for words in (ANIMALS, COLOURS, SCENES)),
     ):
         assert words in page
