@@ -1,12 +1,12 @@
-# `make demo` and `make test` do the set-up they need, once: the virtual environment .venv is made
-# anew only when pyproject.toml or constraints.txt changed.
+# `make demo` and `make test` do the setup they need, once: the virtual environment .venv is updated
+# only when pyproject.toml or constraints.txt changes.
 
-# Python 3.11 comes first because the pinned torch has the most builds for it.
+# Python 3.11 is first because the pinned torch has the most builds for it.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3 python; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 	&& echo $$p && break; done)
 BIN := .venv/bin
-# PIP_CONSTRAINT also holds for the tools that pip builds the package with.
+# PIP_CONSTRAINT also applies to the tools that pip builds the package with.
 INSTALL := PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 PICTURES := datasets/mycat
 WORKERS ?= 2
@@ -17,7 +17,7 @@ help:
 	@echo 'make demo   train a LoRA on $(PICTURES) with the bundled model and sample from it'
 	@echo 'make test   lint, types and tests'
 	@echo 'make campaign  attack the whole program: kills, broken files, full disks (an hour or two)'
-	@echo 'make gpu    what only an NVIDIA GPU can show, in ten minutes'
+	@echo 'make gpu    tests and benchmarks that need an NVIDIA GPU (ten minutes)'
 	@echo 'make clean  remove .venv and caches (never runs/ or samples/)'
 
 demo: .venv/installed
@@ -37,20 +37,20 @@ lint: .venv/installed-dev
 types: .venv/installed-dev
 	$(BIN)/mypy
 
-# A thread for each worker: the models of the tests are too small for more.
+# One thread per worker: the tests' models are too small for more.
 tests: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-# Attacks of every kind in large numbers; exits non-zero if any does harm.
+# Many attacks of every kind; exits nonzero if any does harm.
 campaign: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaigns
 
-# Where the environment was made by hand, with a CUDA build of torch: make gpu BIN=/path/to/its/bin
+# With an environment made by hand, with a CUDA build of torch: make gpu BIN=/path/to/its/bin
 gpu: $(if $(filter .venv/bin,$(BIN)),.venv/installed-dev)
 	$(BIN)/python -m tests.gpu
 
 .venv/bin/python:
-	@test -n '$(PYTHON)' || { echo 'No Python >= 3.10 with venv was found; say which: make PYTHON=/path/to/python' >&2; exit 1; }
+	@test -n '$(PYTHON)' || { echo 'No Python >= 3.10 with venv was found. Name one: make PYTHON=/path/to/python' >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
