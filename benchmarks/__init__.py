@@ -1,1 +1,1 @@
-"""What is measured of the program; nothing here is installed or imported by it."""
+"""Benchmarks of the program; it does not import them, and they are not installed with it."""

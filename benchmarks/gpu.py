@@ -1,8 +1,8 @@
-"""Every recipe on models of the true size with random weights: `python -m benchmarks.gpu`.
+"""Every recipe on full-size models with random weights: `python -m benchmarks.gpu`.
 
-For each case it prints seconds a step (the median of all but the first), seconds to the end of the first
-step and peak memory, with the machine; `--json FILE` keeps the figures. A case that fails is named and
-makes the exit code 1; cases that no longer fit into `--budget` seconds are named and left out.
+For each case it prints seconds per step (the median of all but the first), seconds to the end of the first
+step and peak memory, with the machine; `--json FILE` saves the figures. A case that fails is named and
+makes the exit code 1; cases that no longer fit into `--budget` seconds are named and skipped.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from finetune.training import RunFolder
 
 EIGHT_BIT = "optimizer.name=adamw8bit"
 CHECKPOINTED = "training.gradient_checkpointing=true"
-GREY = "data.preprocess=grayscale"
+GRAY = "data.preprocess=grayscale"
 WORD = "adapter.placeholder=<mycat>"
 
 
-# A new model has no true size.
+# Recipes that load a model; `pretrain` makes one, so it has no published size.
 LOADING = tuple(kind for kind, recipe in RECIPES.items() if "model.name" not in recipe.unused)
 BRIEF = (
     *("training.batch_size=1", "training.accumulation=1", "training.ema=false"),
@@ -60,7 +60,7 @@ class Case:
 
 @dataclass
 class Figures:
-    """What a case took: seconds, and memory of the GPU in GiB."""
+    """What a case needed: seconds, and GPU memory in GiB."""
 
     case: Case
     first: float = 0.0
@@ -76,7 +76,7 @@ CASES = (
     Case("lora", "sd1", "bf16", (CHECKPOINTED,)),
     Case("lora", "sd1", "bf16", ("adapter.text_encoder=true",)),
     Case("embedding", "sd1", "bf16", (WORD,)),
-    Case("controlnet", "sd1", "bf16", (GREY, EIGHT_BIT)),
+    Case("controlnet", "sd1", "bf16", (GRAY, EIGHT_BIT)),
     Case("dreambooth", "sd1", "bf16", ("optimizer.name=adamw",)),
     Case("dreambooth", "sd1", "bf16", (EIGHT_BIT,)),
     Case("dreambooth", "sd1", "fp16", (EIGHT_BIT, CHECKPOINTED)),
@@ -85,21 +85,21 @@ CASES = (
     Case("lora", "sdxl", "fp16", (CHECKPOINTED,)),
     Case("lora", "sdxl", "bf16", ("adapter.text_encoder=true", CHECKPOINTED)),
     Case("embedding", "sdxl", "bf16", (WORD, CHECKPOINTED)),
-    Case("controlnet", "sdxl", "bf16", (GREY, EIGHT_BIT, CHECKPOINTED)),
+    Case("controlnet", "sdxl", "bf16", (GRAY, EIGHT_BIT, CHECKPOINTED)),
     Case("dreambooth", "sdxl", "bf16", (EIGHT_BIT, CHECKPOINTED)),
     Case("full", "sdxl", "bf16", (EIGHT_BIT, CHECKPOINTED)),
 )
 
 
 def measure(case: Case, model: Path, pictures: Path, place: Path, steps: int, *changes: str) -> Figures:
-    """Trains some steps as the command line would, and looks at clock and memory.
+    """Trains a few steps as the command line would, and measures time and memory.
 
     Args:
         case: What is trained.
         model: A diffusers folder.
         pictures: A folder of captioned pictures.
         place: An empty folder for the run.
-        steps: At least 2: the first is told apart.
+        steps: At least 2, since the first is measured separately.
         changes: More settings, as `--set` takes them.
     """
     brief = (*BRIEF, f"training.steps={steps}", f"training.checkpoint_every={steps + 1}")
@@ -126,10 +126,10 @@ def measure(case: Case, model: Path, pictures: Path, place: Path, steps: int, *c
             clock.append(time.monotonic())
 
         this.trainer.hooks.append((1, tick))
-        # The last checkpoint is no part of a step, and gigabytes large.
+        # The last checkpoint is not part of a step, and takes gigabytes.
         this.trainer.save = lambda: None  # type: ignore[method-assign]
         this.trainer.run()
-    except Exception as error:  # one case must not hide the others
+    except Exception as error:  # one case must not stop the others
         found.failure = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         return found
     found.first = clock[0] - began
@@ -155,19 +155,19 @@ def machine() -> dict[str, str]:
 
 
 def table(figures: list[Figures]) -> Table:
-    """The figures as people read them."""
+    """The figures as a table to print."""
     shown = Table("recipe", "model", "precision", "settings", "s/step", "first step", "GiB used", "GiB held")
     for one in figures:
         case = one.case
-        told = [f"{value:.2f}" for value in (one.step, one.first, one.allocated, one.reserved)]
+        cells = [f"{value:.2f}" for value in (one.step, one.first, one.allocated, one.reserved)]
         settings = " ".join(change.partition(".")[2] for change in case.changes)
-        row = told if not one.failure else [one.failure, "", "", ""]
+        row = cells if not one.failure else [one.failure, "", "", ""]
         shown.add_row(case.kind, case.family, case.precision, settings, *row)
     return shown
 
 
 def draw_pictures(folder: Path, size: int) -> Path:
-    """Some captioned pictures of noise."""
+    """Draws four captioned pictures of noise."""
     folder.mkdir()
     for number in range(4):
         pixels = torch.randint(
@@ -184,23 +184,23 @@ def main() -> int:
     parser.add_argument("--families", nargs="+", default=["sd1", "sdxl"], choices=["sd1", "sd2", "sdxl"])
     parser.add_argument("--kinds", nargs="+", default=LOADING, choices=LOADING)
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--size", type=int, help="side in pixels; 512 for sd1, 1024 for sdxl if not given")
-    parser.add_argument("--budget", type=float, default=420.0, help="seconds after which cases are left out")
+    parser.add_argument("--size", type=int, help="side in pixels (default: 512, or 1024 for sdxl)")
+    parser.add_argument("--budget", type=float, default=420.0, help="seconds after which cases are skipped")
     parser.add_argument("--json", type=Path, help="file for the figures")
     given = parser.parse_args()
     quiet_libraries()
     quiet_loading()
     console = Console(width=max(120, Console().width))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    began, figures, left_out = time.monotonic(), list[Figures](), list[Case]()
+    began, figures, skipped = time.monotonic(), list[Figures](), list[Case]()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         place = Path(name)
-        os.chdir(place)  # class pictures would go below it
+        os.chdir(place)  # class images would go below it
         for number, case in enumerate(
             c for c in CASES if c.family in given.families and c.kind in given.kinds
         ):
             if time.monotonic() - began > given.budget:
-                left_out.append(case)
+                skipped.append(case)
                 continue
             size = given.size or (1024 if case.family == "sdxl" else 512)
             pictures = place / f"pictures-{size}"
@@ -213,8 +213,8 @@ def main() -> int:
                 torch.cuda.empty_cache()
     console.print(", ".join(f"{key} {value}" for key, value in machine().items()))
     console.print(table(figures))
-    for case in left_out:
-        console.print(f"left out for want of time: {case}")
+    for case in skipped:
+        console.print(f"skipped, out of time: {case}")
     if given.json:
         given.json.write_text(
             json.dumps({**machine(), "figures": [asdict(one) for one in figures]}, indent=1)

@@ -1,4 +1,4 @@
-"""Stable Diffusion models of the true size and structure, with random weights: for speed and memory."""
+"""Stable Diffusion models of full size and true structure, with random weights: for speed and memory."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from finetune.files import whole_folder
 
 
 def random_model(family: Family, place: Path, device: str) -> Path:
-    """Writes a model with the published configuration and drawn weights as an fp16 diffusers folder.
+    """Writes a model with the published configuration and random weights as an fp16 diffusers folder.
 
     Args:
         family: Whose configuration.
-        place: Where the folder goes; one that is there already is taken.
+        place: Where the folder goes; an existing one is reused.
         device: Where the weights are drawn; a GPU takes seconds.
 
     Returns:
