@@ -1,7 +1,7 @@
 """The six animals, drawn with a pen whose space is the animal's.
 
-All face right. Feet stand on y = 1, the highest part is near y = 0. Every
-function returns where a hat and a bell go.
+All face right. Feet are at y = 1, the top is near y = 0. Every function
+returns where a hat and a bell go.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from storybook.canvas import Limb, Oval, Pen, Point, Poly, Shape
 class Coat:
     """The numbers of the paints an animal is painted with.
 
-    The face has the colour of the fur but a number of its own, for patterns
-    are painted on the fur only and must leave the eyes alone.
+    The face has the colour of the fur but its own number, since patterns
+    are painted on the fur only and must not cover the eyes.
     """
 
     fur: int
@@ -33,7 +33,7 @@ class Coat:
 
 @dataclass(frozen=True)
 class Pose:
-    """How the animal stands; numbers are between -1 and 1."""
+    """The animal's pose; numbers are between -1 and 1."""
 
     stance: float
     tail: float
@@ -46,7 +46,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Anchors:
-    """Where things are put on: top of the head, and the middle of the neck."""
+    """Where things attach: the top of the head, the middle of the neck, and the head's center."""
 
     hat: Point
     neck: Point
@@ -62,7 +62,7 @@ def _eyes(pen: Pen, coat: Coat, *places: Point, size: float = 0.042) -> None:
 
 
 def _legs(pen: Pen, coat: Coat, xs: tuple[float, ...], top: float, width: float, s: float) -> None:
-    """Draws a pair of legs on the far side, in a darker fur."""
+    """Draws the legs on the far side, in darker fur."""
     foot = 1 - width / 2
     shapes = [Limb(((x, top), (x + 0.05 * s, foot)), width, width) for x in xs]
     pen.group(shapes, coat.far, coat.line)
@@ -157,7 +157,7 @@ def draw_rabbit(pen: Pen, coat: Coat, pose: Pose) -> Anchors:
         Oval(0.555 - 0.12 * e, y - 0.27, 0.075, 0.205, -0.24 - e),
         Oval(0.745 + 0.06 * e, y - 0.27, 0.075, 0.205, 0.14 + e * 0.6),
     )
-    if pose.hat:  # Its ears make a rabbit: beside the hat, not behind it.
+    if pose.hat:  # Ears make the rabbit: draw them beside the hat, not behind it.
         ears = (
             Oval(0.41, y - 0.21, 0.075, 0.205, -0.80 - e),
             Oval(0.92, y - 0.21, 0.075, 0.205, 0.80 + e),

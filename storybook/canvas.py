@@ -1,8 +1,8 @@
 """Painting by number: shapes, a pen that places them, and a box of paints.
 
-Pictures are painted on a single-channel canvas whose pixels are numbers of
-paints. That is several times faster than painting colours, and it makes masks
-free: the animal is whatever has a number from the animal's part of the box.
+Pictures are painted on a single-channel canvas whose pixels are paint numbers.
+That is several times faster than painting colours, and masks come for free:
+the animal is every pixel with one of the animal's paint numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Point = tuple[float, float]
 
 
 class Oval(NamedTuple):
-    """An ellipse about (x, y), turned by ``angle`` radians."""
+    """An ellipse around (x, y), rotated by ``angle`` radians."""
 
     x: float
     y: float
@@ -47,7 +47,7 @@ Shape = Oval | Limb | Poly
 
 
 def shade(colour: RGB, factor: float) -> RGB:
-    """Darkens a colour (factor below 1) or moves it towards white (above 1)."""
+    """Darkens a colour (factor below 1) or moves it toward white (above 1)."""
     if factor <= 1:
         r, g, b = (round(c * factor) for c in colour)
     else:
@@ -62,10 +62,10 @@ def mix(first: RGB, second: RGB, share: float) -> RGB:
 
 
 class Paints:
-    """A growing box of numbered colours."""
+    """A palette that assigns numbers to colours."""
 
     def __init__(self) -> None:
-        """Starts with an empty box."""
+        """Starts empty."""
         self._bytes: list[int] = []
 
     def __len__(self) -> int:
@@ -90,8 +90,8 @@ class Paints:
 class Pen:
     """Places shapes on the canvas.
 
-    Shapes are given in a space of the pen's own: (0.5, 1) lies at (x, y) of
-    the picture (whose sides are 1), one unit is ``scale`` of the picture.
+    Shapes are given in the pen's own space: (0.5, 1) is at (x, y) of
+    the picture (whose sides are 1), and one unit is ``scale`` of the picture.
 
     Attributes:
         draw: What draws on the canvas.
@@ -100,8 +100,8 @@ class Pen:
         y: The same, from the top.
         scale: Size of the pen's unit square, as a share of the picture.
         flip: Whether left and right are swapped.
-        tilt: Angle by which everything is turned about the pivot.
-        pivot: The point, in the pen's space, that tilting leaves in place.
+        tilt: Angle in radians by which everything is rotated around the pivot.
+        pivot: The center of that rotation, in the pen's space.
         outline: Width of outlines, as a share of the picture.
     """
 
@@ -116,7 +116,7 @@ class Pen:
     outline: float = 1 / 64
 
     def tilted(self, tilt: float, pivot: Point) -> Pen:
-        """Returns a pen that turns what it draws about a pivot."""
+        """Returns a pen that rotates what it draws around a pivot."""
         return replace(self, tilt=tilt, pivot=pivot)
 
     def at(self, x: float, y: float) -> Point:
@@ -157,7 +157,7 @@ class Pen:
         x, y = self.at(oval.x, oval.y)
         rx, ry = oval.rx * unit + grow, oval.ry * unit + grow
         angle = oval.angle + self.tilt
-        # A slight turn of a nearly round thing cannot be seen.
+        # A slight rotation of a nearly round shape is invisible.
         if abs(angle * (rx - ry)) < 0.5:
             self.draw.ellipse((x - rx, y - ry, x + rx, y + ry), fill=paint)
             return

@@ -1,4 +1,4 @@
-"""Words for pictures: varied captions to train on, and canonical prompts."""
+"""Varied captions to train on, and canonical prompts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCENE_PHRASES: dict[str, tuple[str, ...]] = {
     "night": ("at night", "under the moon"),
     "desert": ("in a desert", "in the desert"),
 }
-"""How captions name each scene; the first phrase is the one prompts use."""
+"""How captions name each scene; prompts use the first phrase."""
 
 _MEDIA = ("a photo of", "a picture of", "a drawing of", "an illustration of", "a painting of")
 
@@ -34,7 +34,7 @@ def phrase(
     second_colour: str | None = None,
     bell: bool = False,
 ) -> str:
-    """Builds the canonical prompt from whatever is given.
+    """Builds the canonical prompt from the given parts.
 
     Args:
         noun: What is shown: an animal, or a name such as "mycat cat".
@@ -64,10 +64,10 @@ def phrase(
 
 
 def prompt(spec: Spec, *, colour: bool = True, scene: bool = True) -> str:
-    """Returns the canonical prompt of a spec, which names all there is.
+    """Returns the canonical prompt of a spec, which names everything in it.
 
     Args:
-        spec: What is to be seen.
+        spec: What the picture shows.
         colour: Whether to name the coat: its colour and pattern.
         scene: Whether to name the scene.
     """
@@ -83,10 +83,10 @@ def prompt(spec: Spec, *, colour: bool = True, scene: bool = True) -> str:
 
 
 def caption(spec: Spec, rng: np.random.Generator) -> str:
-    """Describes a spec in varied words, truthfully but not always in full.
+    """Describes a spec in varied words, truthfully but not always completely.
 
-    Leaving things out teaches the model that what a prompt does not name is
-    free, so that "a cat" has some colour instead of none.
+    Leaving things out teaches the model to choose what a prompt does not
+    name, so that "a cat" still has some colour.
     """
 
     def chance(share: float) -> bool:

@@ -1,10 +1,10 @@
-"""Whether pictures follow their control pictures, in figures.
+"""Measures how well samples follow their control pictures.
 
 `python -m storybook.gates controlnet --controlnet DIR [--control silhouettes|edges]`
 
 Scenes of combinations that training never shows are drawn, with their true silhouettes; the model samples
-each scene's full prompt with the scene's control picture. Where a sampled picture shows its animal is read
-by the segmenter from the pixels alone, and compared with the silhouette of the scene.
+each scene's full prompt with the scene's control picture. The segmenter finds the animal in each sample
+from the pixels alone, and the result is compared with the scene's silhouette.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from storybook.pictures import SIZE, rebuilt
 from storybook.segmenter import Segmenter, overlap
 
 STREAM, STEPS, GUIDANCE = 9, 25, 4.0
-_SHOWN = 12  # scenes in the sheet
+_SHOWN = 12  # scenes in the grid
 
 
 @dataclass(frozen=True)
 class ControlFigures:
-    """What the check finds.
+    """The results of the check.
 
     Attributes:
-        overlaps: Mean intersection over union, in [0, 1], of silhouettes read from pictures with the
+        overlaps: Mean intersection over union, in [0, 1], of silhouettes read from pictures and the
             scenes' true ones, by kind of picture.
-        parts: Share of the samples that show what their prompts say, by part.
-        followed: Share of the samples whose silhouette overlaps by 0.8 and more.
+        parts: Share of the samples that show what their prompts say, by part of the prompt.
+        followed: Share of the samples whose silhouettes have an IoU of 0.8 or more.
     """
 
     overlaps: dict[str, float]
@@ -53,7 +53,7 @@ def check_controlnet(
     count: int = 100,
     picture: Path | None = None,
 ) -> ControlFigures:
-    """Samples held-out scenes by their control pictures and reads what they show.
+    """Samples held-out scenes with their control pictures and reads what the samples show.
 
     Args:
         sampler: With one ControlNet.
@@ -61,7 +61,7 @@ def check_controlnet(
         segmenter: Reads silhouettes.
         kind: `silhouettes` or `edges`.
         count: Scenes.
-        picture: Where to write a sheet of scenes, control pictures and samples.
+        picture: Where to write a grid of scenes, control pictures and samples.
     """
     scenes = [draw_scene(np.random.default_rng([STREAM, i]), held_out=True) for i in range(count)]
     truth = torch.stack([torch.from_numpy(np.asarray(s.mask) > 127) for s in scenes])
@@ -75,8 +75,8 @@ def check_controlnet(
     read = segmenter.read(steered)
     overlaps = {
         "samples": overlap(read, truth),
-        "ceiling: scenes through the VAE": overlap(segmenter.read(ceiling), truth),
-        "samples and others' silhouettes": overlap(read, truth.roll(1, 0)),
+        "upper bound: scenes via the VAE": overlap(segmenter.read(ceiling), truth),
+        "samples vs. other silhouettes": overlap(read, truth.roll(1, 0)),
         "base model without control": overlap(segmenter.read(free), truth),
     }
     if picture:
@@ -123,8 +123,8 @@ def _sheet(
 
 
 def show_controlnet(kind: str, figures: ControlFigures) -> None:
-    """Prints one line a figure."""
-    print(f"following {kind} of held-out scenes, mean IoU of silhouettes")
+    """Prints one line per figure."""
+    print(f"following the {kind} of held-out scenes, mean IoU of silhouettes")
     for name, value in figures.overlaps.items():
         print(f"  {name:32} {value:6.3f}")
     print(f"  {'samples with an IoU ≥ 0.8':32} {100 * figures.followed:6.1f} %")

@@ -22,7 +22,7 @@ RGB_OF: dict[str, RGB] = {
     "pink": (250, 150, 196),
     "grey": (142, 146, 154),
 }
-"""The colour every colour word stands for; pictures stray a little from it."""
+"""The colour for each colour word; pictures vary a little around it."""
 
 _SUPERSAMPLING = 4
 _GROUND_SHADE: dict[str, RGB] = {
@@ -33,7 +33,7 @@ _GROUND_SHADE: dict[str, RGB] = {
     "night": (24, 34, 56),
     "desert": (180, 122, 80),
 }
-# Left and right end of each animal in its own space, where 1 is its height.
+# Left and right edge of each animal in its own space, where 1 is its height.
 _REACH = {
     "cat": (-0.10, 1.02),
     "dog": (-0.07, 1.09),
@@ -50,8 +50,8 @@ def draw(spec: Spec, rng: np.random.Generator, size: int = 64) -> Image.Image:
     """Draws a picture of the spec.
 
     Args:
-        spec: What is to be seen.
-        rng: Where everything else (pose, place, props) comes from.
+        spec: What the picture shows.
+        rng: Source of everything else (pose, place, props).
         size: Side of the picture in pixels; it does not change what is drawn.
     """
     paints, canvas, _ = _paint(spec, rng, size)
@@ -66,7 +66,7 @@ def draw_with_mask(spec: Spec, rng: np.random.Generator, size: int = 64) -> tupl
 
 
 def write_subject(folder: Path, *, size: int = 256, count: int = 5, seed: int = 5) -> list[Path]:
-    """Writes pictures of the subject, each in another scene and pose.
+    """Writes pictures of the subject, each in a different scene and pose.
 
     Returns:
         The files written.
@@ -90,7 +90,7 @@ def write_subject(folder: Path, *, size: int = 256, count: int = 5, seed: int = 
 
 
 def _paint(spec: Spec, rng: np.random.Generator, size: int) -> tuple[Paints, Image.Image, int]:
-    """Paints by number; returns also the first number used for the animal."""
+    """Paints by number; also returns the first number used for the animal."""
     if size < 8:
         raise ValueError(f"a picture of {size} pixels is too small to draw: use at least 8")
     pixels = size * _SUPERSAMPLING
@@ -155,8 +155,8 @@ def _paint_pattern(
     near, far = stage.paints.add(colour), stage.paints.add(shade(colour, 0.80))
     layer = Image.new("L", canvas.size)
     marker = Pen(ImageDraw.Draw(layer), pen.pixels, pen.x, pen.y, pen.scale, pen.flip)
-    # Sizes are shares of the picture, so that a small animal has fewer marks
-    # instead of marks too small to be seen.
+    # Sizes are relative to the picture, so that a small animal has fewer marks
+    # instead of marks too small to see.
     unit = 1 / pen.scale
     if pattern == "stripes":
         step, width, lean = 0.108 * unit, 0.052 * unit, stage.vary(-0.12, 0.12)

@@ -1,8 +1,7 @@
-"""What teaching a subject did to its class: `python -m storybook.drift MODEL...`.
+"""How training on a subject changed its class: `python -m storybook.drift MODEL...`.
 
-A class is many things: the bundled model draws "a cat" in every colour. A model that was taught one
-cat too well draws only that one. The drift is how far the colours of a trained model's cats are from
-those of the untrained one's.
+The bundled model draws "a cat" in every colour. A model that overfit to one cat draws only that one.
+The drift is how far the colours of a trained model's cats are from those of the untrained model's.
 """
 
 from __future__ import annotations
@@ -51,12 +50,12 @@ def spread(readings: Sequence[Reading], animal: str = "cat") -> ClassSpread:
 
 
 def total_variation(one: dict[str, float], other: dict[str, float]) -> float:
-    """Half the sum of the differences of two distributions: 0 for the same, 1 for disjoint ones."""
+    """Half the sum of absolute differences of two distributions: 0 for the same, 1 for disjoint ones."""
     return sum(abs(one.get(key, 0) - other.get(key, 0)) for key in {*one, *other}) / 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints identity and drift of each model."""
+    """Prints how each model shows the subject, and its drift."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

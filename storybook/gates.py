@@ -1,11 +1,11 @@
-"""What the bundled model and a LoRA on it can do, in figures: `python -m storybook.gates`.
+"""Measures the bundled model, and LoRAs and ControlNets for it: `python -m storybook.gates`.
 
-Every figure is read off pictures by the oracle, so anyone can repeat it.
+The figures are computed from pictures alone, so anyone can repeat them.
 
-1. `vae`: how well the autoencoder gives back scenes that training never shows.
+1. `vae`: how well the autoencoder reconstructs scenes that training never shows.
 2. `model`: whether samples of held-out combinations show what their prompts say.
 3. `lora`: whether a LoRA of the subject shows it, keeps scene and hat, and leaves other words alone.
-4. `controlnet`: whether pictures follow their control pictures (:mod:`storybook.control_gates`).
+4. `controlnet`: whether samples follow their control pictures (:mod:`storybook.control_gates`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from storybook.segmenter import Segmenter
 from storybook.world import COLOURS, SCENES, SUBJECT, Spec, sample_spec
 
 STREAM = 7
-"""Number of the random streams that checks draw from; training uses others."""
+"""Number of the random stream that checks draw from; training uses others."""
 
 STEPS, GUIDANCE = 25, 4.0
 
@@ -46,7 +46,7 @@ def psnr(pictures: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 
 
 def check_vae(sampler: Sampler, count: int = 200, photos: Path | None = None) -> Figures:
-    """PSNR of reconstructions of held-out scenes and, if a folder is given, of its pictures at 64 px."""
+    """PSNR of reconstructions of held-out scenes and, if given, of a folder of photographs at 64 px."""
     rng = np.random.default_rng([STREAM, 1])
     scenes = [draw(sample_spec(rng, held_out=True), rng, SIZE) for _ in range(count)]
     figures = {"held-out scenes, dB": _rebuilt_psnr(sampler, scenes)}
@@ -69,10 +69,10 @@ def _square(picture: Image.Image) -> Image.Image:
 def check_model(
     sampler: Sampler, oracle: Oracle, count: int = 500, picture: Path | None = None
 ) -> dict[str, Figures]:
-    """Samples of combinations that training never shows, with full prompts and with words left out.
+    """Samples combinations that training never shows, with full prompts and with words left out.
 
     Returns:
-        For each kind of prompt the share of samples that show what it says.
+        For each kind of prompt, the share of samples that show what it says.
     """
     rng = np.random.default_rng([STREAM, 2])
     specs = [sample_spec(rng, held_out=True) for _ in range(count)]
@@ -86,8 +86,8 @@ def check_model(
         share = count if name == "full prompts" else count // 2
         readings, images = read(sampler, oracle, prompts[:share])
         verdicts = [agrees(r, s) for r, s in zip(readings, specs, strict=False)]
-        silent = {"without a colour": "colour", "without a scene": "scene"}.get(name)
-        asked = [key for key in ("animal", "colour", "hat", "scene") if key != silent]
+        omitted = {"without a colour": "colour", "without a scene": "scene"}.get(name)
+        asked = [key for key in ("animal", "colour", "hat", "scene") if key != omitted]
         result[name] = {key: float(np.mean([v[key] for v in verdicts])) for key in asked}
         result[name]["all"] = float(np.mean([all(v[key] for key in asked) for v in verdicts]))
         if picture and name == "full prompts":
@@ -105,15 +105,15 @@ def check_lora(
     picture: Path | None = None,
     draw: int = 0,
 ) -> Figures:
-    """What a LoRA of the subject does (with a plain sampler: what the base model does).
+    """Measures a LoRA of the subject (without one in the sampler: the base model).
 
     Args:
         sampler: The model, with the LoRA.
         oracle: Reads the samples.
-        trigger: The subject's name.
+        trigger: The trigger word.
         count: How many samples.
         picture: Where to write a grid of them.
-        draw: Another number draws other prompts, and samples with other seeds.
+        draw: Another number uses other prompts and other seeds.
 
     Returns:
         Share of pictures that show the subject, the scene and the hat as prompted, over prompts with
@@ -146,7 +146,7 @@ def check_lora(
 def read(
     sampler: Sampler, oracle: Oracle, prompts: Sequence[str], draw: int = 0
 ) -> tuple[list[Reading], list[Image.Image]]:
-    """Samples the prompts, each with a seed of its own, and what the oracle sees in them."""
+    """Samples the prompts, each with its own seed; returns what the oracle sees, and the samples."""
     first = 1000 * (1 + draw)
     seeds = list(range(first, first + len(prompts)))
     samples = sampler(list(prompts), seed=seeds, steps=STEPS, guidance=GUIDANCE)
@@ -155,7 +155,7 @@ def read(
 
 
 def show(title: str, figures: Figures) -> None:
-    """Prints one line a figure."""
+    """Prints one line per figure."""
     print(title)
     for name, value in figures.items():
         print(
@@ -171,13 +171,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("checks", nargs="+", choices=["vae", "model", "lora", "controlnet"])
     parser.add_argument("--model", default="storybook", help="model to check (default: storybook)")
     parser.add_argument(
-        "--lora", help="run folder or file of the subject's LoRA; without it the base is read"
+        "--lora", help="run folder or file of the subject's LoRA; without it, the base model is measured"
     )
-    parser.add_argument("--embedding", help="run folder or file of the subject's word, for the lora check")
+    parser.add_argument("--embedding", help="run folder or file of its embedding, for the lora check")
     parser.add_argument("--controlnet", help="run folder or diffusers folder, for the controlnet check")
-    parser.add_argument("--control", choices=CONTROLS, default=CONTROLS[0], help="what it follows")
+    parser.add_argument("--control", choices=CONTROLS, default=CONTROLS[0], help="kind of control picture")
     parser.add_argument("--trigger", default="mycat", help="the LoRA's trigger word")
-    parser.add_argument("--draw", type=int, default=0, help="number of the lora check's prompts and seeds")
+    parser.add_argument("--draw", type=int, default=0, help="set of prompts and seeds for the lora check")
     parser.add_argument("--photos", type=Path, help="folder of photographs for the vae check")
     parser.add_argument("--count", type=int, help="samples (default: 500 for model, 100 for lora)")
     parser.add_argument("--pictures", type=Path, help="folder to write a grid of samples to")
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show("subject", check_lora(sampler, oracle, options.trigger, count, sheet, options.draw))
     if "controlnet" in options.checks:
         if not options.controlnet:
-            parser.error("--controlnet says which ControlNet to check")
+            parser.error("the controlnet check requires --controlnet")
         sampler.add_controlnet(options.controlnet)
         sheet = folder / f"{options.control}.png" if folder else None
         count = options.count or 100

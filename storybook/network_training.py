@@ -1,4 +1,4 @@
-"""How the small networks that read pictures are trained."""
+"""Trains the small networks that read pictures."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def train_network(
     *,
     seed: int,
     steps: int,
-    rise: int,
+    warmup_steps: int,
     max_grad_norm: float = math.inf,
-    after: AfterStep | None = None,
+    after_step: AfterStep | None = None,
 ) -> NetworkT:
-    """Trains a network by AdamW on the CPU, its forward passes in bf16.
+    """Trains a network with AdamW on the CPU, with forward passes in bf16.
 
     Args:
-        make: Makes the network, with the global random generator's weights.
-        batches: Pictures `[B, 3, S, S]` in [0, 1], and what is to be read in them.
-        loss_of: The loss of what the network says, by what is to be read.
-        seed: Decides the first weights; the caller's random state stays as it is.
-        steps: Batches to take.
-        rise: Steps in which the learning rate rises, while it falls along half a cosine.
-        max_grad_norm: Longer gradients are shortened to it.
-        after: Called after every step.
+        make: Makes the network, initialized with the global random generator.
+        batches: Pictures `[B, 3, S, S]` in [0, 1], and their targets.
+        loss_of: The loss, from the network's output and the targets.
+        seed: Seed of the initial weights; the caller's random state is unchanged.
+        steps: How many batches to train on.
+        warmup_steps: Steps of linear warmup, multiplied with a cosine decay over all steps.
+        max_grad_norm: Gradients are clipped to this norm.
+        after_step: Called after every step.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -49,27 +49,27 @@ def train_network(
     optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=0.02)
     for step in range(1, steps + 1):
         pictures, target = next(batches)
-        factor = min(1.0, step / rise) * 0.5 * (1 + math.cos(math.pi * step / (steps + 1)))
+        factor = min(1.0, step / warmup_steps) * 0.5 * (1 + math.cos(math.pi * step / (steps + 1)))
         for group in optimizer.param_groups:
             group["lr"] = _RATE * factor
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            said = network(pictures.contiguous(memory_format=torch.channels_last))
-        loss = loss_of(said, target)
+            output = network(pictures.contiguous(memory_format=torch.channels_last))
+        loss = loss_of(output, target)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), max_grad_norm)
         optimizer.step()
-        if after:
-            after(step, steps, loss.item())
+        if after_step:
+            after_step(step, steps, loss.item())
     return network
 
 
-def told() -> AfterStep:
-    """Prints a line every hundred steps and after the last."""
+def progress_printer() -> AfterStep:
+    """Returns what prints a line every hundred steps and after the last."""
     started = time.monotonic()
 
-    def tell(step: int, steps: int, loss: float) -> None:
+    def show(step: int, steps: int, loss: float) -> None:
         if step % 100 == 0 or step == steps:
             print(f"step {step}/{steps}  loss {loss:.4f}  {time.monotonic() - started:.0f} s", flush=True)
 
-    return tell
+    return show

@@ -17,7 +17,7 @@ from finetune.files import whole_file
 
 
 def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """A 3 x 3 convolution with batch normalisation and ReLU."""
+    """A 3 x 3 convolution with batch normalization and ReLU."""
     layer = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
     return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU())
 
@@ -36,28 +36,28 @@ class Reader:
     """Reads pictures with a trained network, on the CPU.
 
     Attributes:
-        name: Of its file and of the module that trains it.
-        make: Makes the network.
+        name: Name of its file; `NAME_training` is the module that trains it.
+        make: The network's class.
     """
 
     name: ClassVar[str]
     make: ClassVar[type[nn.Module]]
 
     def __init__(self, network: nn.Module) -> None:
-        """Takes a network, which it puts into evaluation mode."""
+        """Takes a network and puts it into evaluation mode."""
         self.network = network.float().eval().requires_grad_(False)
 
     @classmethod
     def load(cls, path: Path | None = None) -> Self:
-        """Loads the bundled network, or another one that was trained.
+        """Loads the bundled network, or another trained one.
 
         Raises:
-            WeightsError: The file is missing, damaged, or of another network.
+            WeightsError: The file is missing, damaged, or for another network.
         """
         if path is None:
             with as_file(files("storybook") / "models" / f"{cls.name}.safetensors") as bundled:
                 return cls.load(bundled)
-        # Only the shapes are wanted here: no weights are drawn, the random state stays as it is.
+        # Only the shapes are needed here: no weights are drawn, so the random state is unchanged.
         with torch.device("meta"):
             network = cls.make()
         try:

@@ -1,7 +1,7 @@
 """The oracle: reads a picture of the storybook world and says what it shows.
 
-It is what the model's figures are measured with, so it knows nothing of
-prompts or captions: a small convolutional network looks at the pixels alone.
+The model's samples are measured with it, so it never sees prompts or
+captions: a small convolutional network looks at the pixels alone.
 :mod:`storybook.oracle_training` trains and checks it.
 """
 
@@ -25,7 +25,7 @@ COATS: tuple[tuple[str | None, str | None], ...] = (
     (None, None),
     *((pattern, colour) for pattern in PATTERNS for colour in COLOURS),
 )
-"""What can be painted on a coat: (pattern, second colour), first nothing."""
+"""Possible coats as (pattern, second colour); the first is plain."""
 
 HATS: tuple[str | None, ...] = (None, *COLOURS)
 
@@ -38,7 +38,7 @@ HEADS: dict[str, int] = {
     "bell": 1,
     "subject": 1,
 }
-"""The questions, and how many answers each has; 1 stands for a yes or no."""
+"""The questions, and how many answers each has; 1 means yes or no."""
 
 _WIDTHS = (32, 64, 96, 128)
 _HIDDEN = 48
@@ -74,15 +74,15 @@ class Reading:
 
     @property
     def is_subject(self) -> bool:
-        """Whether the subject is more likely than not."""
+        """Whether this is more likely than not the subject."""
         return self.subject > 0.5
 
 
 def agrees(reading: Reading, spec: Spec) -> dict[str, bool]:
-    """Tells which parts of a spec a reading confirms.
+    """Which parts of a spec a reading confirms.
 
     Returns:
-        For "animal", "colour", "hat" and "scene" whether it is as specified,
+        Whether "animal", "colour", "hat" and "scene" are each as specified,
         and under "all" whether all four are.
     """
     parts = {
@@ -95,14 +95,14 @@ def agrees(reading: Reading, spec: Spec) -> dict[str, bool]:
 
 
 class OracleNetwork(nn.Module):
-    """Convolutions over the picture; every question looks where it wants to.
+    """Convolutions over the picture, then a head with its own attention for each question.
 
-    Each head has an attention map of its own over the last 8 x 8 features, for
+    Each head has its own attention map over the last 8 x 8 features, since
     a hat is in one place and a scene is everywhere.
     """
 
     def __init__(self) -> None:
-        """Builds the network with the global random generator's weights."""
+        """Builds the network, initialized with the global random generator."""
         super().__init__()
         a, b, c, d = _WIDTHS
         self.features = nn.Sequential(
@@ -129,7 +129,7 @@ class OracleNetwork(nn.Module):
             pictures: [B, 3, 64, 64], RGB between 0 and 1.
 
         Returns:
-            For each head its logits, [B, answers].
+            For each head, its logits: [B, answers].
         """
         seen = self.features(pictures * 4 - 2)
         weights = self.look(seen).flatten(2).float().softmax(dim=-1).to(seen.dtype)
@@ -143,7 +143,7 @@ class Oracle(Reader):
     name, make = "oracle", OracleNetwork
 
     def read(self, images: Sequence[Image.Image]) -> list[Reading]:
-        """Reads pictures of any size and mode; other sizes are brought to 64 pixels."""
+        """Reads pictures of any size and mode; other sizes are resized to 64 pixels."""
         readings: list[Reading] = []
         for start in range(0, len(images), _BATCH):
             batch = images[start : start + _BATCH]
@@ -185,10 +185,10 @@ def _reading(answers: dict[str, int], confidences: dict[str, float], yes: dict[s
 
 
 def pixels_of(image: Image.Image) -> Tensor:
-    """A picture of any size and mode as the network reads it: `[3, 64, 64]` in [0, 1]."""
+    """A picture of any size and mode as the network's input: `[3, 64, 64]` in [0, 1]."""
     image = image.convert("RGB")
     if image.size != (SIZE, SIZE):
-        # The world's own pictures are averages over boxes of finer ones.
+        # The world's own pictures are box-averaged from finer ones.
         shrinks = min(image.size) >= SIZE
         image = image.resize((SIZE, SIZE), Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255

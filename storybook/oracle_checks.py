@@ -1,4 +1,4 @@
-"""How often the oracle is right: on drawn pictures, worn ones, and reconstructions."""
+"""How often the oracle is right: on drawn pictures, degraded ones, and reconstructions."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Change = Callable[[Tensor], Tensor]
 
 
 def check_specs(count: int, seed: int = 0) -> list[tuple[Spec, np.random.Generator]]:
-    """Draws specs to check on, with the generator to draw each picture with.
+    """Draws specs to check on, each with the generator for its picture.
 
-    A third are world pictures, a third are the subject, a third are near
-    misses; half of the world's are of combinations that the model never sees.
+    A third are from the world, a third are the subject, a third are near
+    misses; half of those from the world are combinations that the model never sees.
     """
     specs = []
     for i in range(count):
@@ -46,10 +46,10 @@ def check_specs(count: int, seed: int = 0) -> list[tuple[Spec, np.random.Generat
 
 
 def score(readings: Sequence[Reading], specs: Sequence[Spec]) -> dict[str, float]:
-    """Returns how often readings are right, as shares.
+    """Returns the share of correct readings.
 
     "animal" to "all", "coat" (pattern and its colour) and "bell" are over all
-    pictures; "recall" and "precision" are the subject's.
+    pictures; "recall" and "precision" are for the subject.
     """
     verdicts = [agrees(reading, spec) for reading, spec in zip(readings, specs, strict=True)]
     result = {name: float(np.mean([v[name] for v in verdicts])) for name in verdicts[0]}
@@ -74,7 +74,7 @@ def check(oracle: Oracle, count: int, change: Change | None = None, seed: int = 
 
 
 def reconstruction(folder: Path) -> Change:
-    """Returns what an autoencoder (a diffusers folder) makes of pictures."""
+    """Returns the reconstruction by an autoencoder (a diffusers folder) as a change."""
     from diffusers import AutoencoderKL
 
     vae = AutoencoderKL.from_pretrained(folder).float()
@@ -90,12 +90,12 @@ def reconstruction(folder: Path) -> Change:
 
 
 def table(path: Path | None, count: int = 3000, vae: Path | None = None) -> str:
-    """Checks an oracle (the bundled one by default) and lays out the figures in percent."""
+    """Checks an oracle (the bundled one by default); returns a table of the figures in percent."""
     oracle = Oracle.load(path)
     generator = torch.Generator().manual_seed(CHECK_STREAM)
     changes: dict[str, Change | None] = {
         "drawn": None,
-        "worn": lambda pictures: wear(pictures, generator),
+        "degraded": lambda pictures: wear(pictures, generator),
     }
     if vae:
         changes["reconstructed"] = reconstruction(vae)

@@ -1,4 +1,4 @@
-"""Trains the oracle on drawn pictures, and checks it on others.
+"""Trains the oracle on drawn pictures, and checks it on other ones.
 
 ```
 python -m storybook.oracle_training --out oracle.safetensors
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from storybook.drawing import draw
-from storybook.network_training import AfterStep, told, train_network
+from storybook.network_training import AfterStep, progress_printer, train_network
 from storybook.networks import save_network
 from storybook.oracle import COATS, HATS, HEADS, SIZE, OracleNetwork
 from storybook.oracle_wear import wear
@@ -38,17 +38,17 @@ from storybook.world import (
 TRAINING_STREAM = 0
 """Number of the random stream that training pictures are drawn from; checks use others."""
 
-_UNKNOWN = -100  # A label that the loss passes over.
+_UNKNOWN = -100  # A label that the loss ignores.
 _BATCH = 96
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Drawn pictures with what they show.
+    """Drawn pictures and their labels.
 
     Attributes:
         pixels: [N, 3, 64, 64] uint8.
-        labels: For each head [N] int64; -100 where the question makes no sense.
+        labels: For each head, [N] int64; -100 where the question does not apply.
     """
 
     pixels: Tensor
@@ -56,11 +56,11 @@ class Pictures:
 
 
 def any_spec(rng: np.random.Generator) -> Spec:
-    """Draws a spec in which nothing tells about anything else.
+    """Draws a spec whose parts are independent of each other.
 
     Unlike the world that the model learns, nothing is held out, the subject is
-    common, and a hat may have the colour of the coat, for that is how pictures
-    can go wrong. The oracle must look instead of guessing from habit.
+    common, and a hat may have the colour of the coat, since samples can have
+    such errors. The oracle must look instead of relying on correlations.
     """
 
     def pick(*choices: str) -> str:
@@ -94,7 +94,7 @@ def labels_of(spec: Spec) -> dict[str, int]:
 
 
 def draw_pictures(count: int, seed: int) -> Pictures:
-    """Draws pictures to train on; one in thirty is a texture, which is no subject."""
+    """Draws pictures to train on; one in thirty is a texture, labeled as not the subject."""
     pixels = np.empty((count, 3, SIZE, SIZE), dtype=np.uint8)
     rows: list[dict[str, int]] = []
     for i in range(count):
@@ -111,7 +111,7 @@ def draw_pictures(count: int, seed: int) -> Pictures:
 
 
 def loss_of(logits: dict[str, Tensor], labels: dict[str, Tensor]) -> Tensor:
-    """Adds up the cross-entropies of all heads."""
+    """The sum of the cross-entropies of all heads."""
     losses = []
     for name, count in HEADS.items():
         given, wanted = logits[name].float(), labels[name]
@@ -134,7 +134,7 @@ def train_oracle(
 
     Args:
         out: The file to write.
-        seed: Decides the pictures, the first weights and the order; with one
+        seed: Seed of the pictures, the initial weights and the order; with one
             thread the same seed gives the same oracle on the same machine.
         steps: Steps of 96 pictures each.
         progress: Called after every step.
@@ -150,16 +150,16 @@ def train_oracle(
         loss_of,
         seed=seed,
         steps=steps,
-        rise=max(1, steps // 20),
+        warmup_steps=max(1, steps // 20),
         max_grad_norm=2.0,
-        after=progress,
+        after_step=progress,
     )
     save_network(network, out)
     return network
 
 
 def _batches(data: Pictures, generator: torch.Generator) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """Worn pictures with their labels, without end: all in one order, then in another."""
+    """Degraded pictures with their labels, endlessly, in a new random order each epoch."""
     order = torch.empty(0, dtype=torch.int64)
     while True:
         if len(order) < _BATCH:
@@ -171,7 +171,7 @@ def _batches(data: Pictures, generator: torch.Generator) -> Iterator[tuple[Tenso
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line."""
-    # The checks are needed by the command only, and import diffusers for the autoencoder.
+    # Only the command needs the checks, which import diffusers for the autoencoder.
     from storybook.oracle_checks import table
 
     parser = argparse.ArgumentParser(description="Train or check the storybook's oracle.")
@@ -180,13 +180,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--pictures", type=int, default=30_000, help="drawn pictures to train on")
     parser.add_argument("--check", action="store_true", help="print how often an oracle is right")
-    parser.add_argument("--vae", type=Path, help="check on reconstructions by this autoencoder, too")
+    parser.add_argument("--vae", type=Path, help="also check on reconstructions by this autoencoder")
     parser.add_argument("--count", type=int, default=3000, help="pictures to check on")
     given = parser.parse_args(arguments)
     if not given.check:
         if given.out is None:
-            parser.error("--out says where to write the oracle")
-        train_oracle(given.out, given.seed, given.steps, told(), given.pictures)
+            parser.error("training requires --out, the file to write")
+        train_oracle(given.out, given.seed, given.steps, progress_printer(), given.pictures)
     print(table(given.out, given.count, given.vae))
 
 

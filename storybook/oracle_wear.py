@@ -1,8 +1,8 @@
-"""Wears pictures off as autoencoders and diffusion do, for the oracle to read.
+"""Degrades pictures the way autoencoders and diffusion do, to train the oracle on.
 
 Blur, lost resolution, washed-out chroma, coarse cosine coefficients, grain,
-bent outlines and a little too much or too little light. Hues stay, for they
-are what the oracle is asked about.
+warped outlines and slightly wrong brightness. Hues are kept, since the
+oracle is asked about them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 def wear(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Wears each picture off in its own random way, some hardly at all.
+    """Degrades each picture in its own random way, some hardly at all.
 
     Args:
         pictures: [B, 3, S, S] between 0 and 1, S a multiple of 8.
-        generator: Where all randomness comes from.
+        generator: Source of all randomness.
 
     Returns:
         Pictures of the same shape and range.
@@ -32,7 +32,7 @@ def wear(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def fade(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """As `wear`, but everything stays in its place: for readers that say where things are."""
+    """Like `wear`, but nothing moves: for networks that find where things are."""
     draw = _draws(len(pictures), generator)
     if torch.rand((), generator=generator) < 0.3:
         pictures = _shrink(pictures, generator)
@@ -50,7 +50,7 @@ class _Draw(Protocol):
 
 
 def _draws(count: int, generator: torch.Generator) -> _Draw:
-    """A function that draws a number for each picture, 0 for those that are left alone."""
+    """A function that draws a number for each picture; 0 leaves the picture unchanged."""
 
     def draw(low: float, high: float, share: float = 1.0) -> Tensor:
         values = torch.rand(count, generator=generator) * (high - low) + low
@@ -61,7 +61,7 @@ def _draws(count: int, generator: torch.Generator) -> _Draw:
 
 
 def _bend(pictures: Tensor, bend: Tensor, move: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirrors, moves, turns and scales pictures a little, and bends outlines by `bend` pixels."""
+    """Mirrors, moves, rotates and scales pictures a little, and warps outlines by `bend` pixels."""
     count, _, _, side = pictures.shape
 
     def draw(reach: float) -> Tensor:
@@ -81,7 +81,7 @@ def _bend(pictures: Tensor, bend: Tensor, move: Tensor, generator: torch.Generat
 
 
 def _shrink(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Scales half of the pictures down and up again."""
+    """Downscales half of the pictures and scales them up again."""
     half, side = len(pictures) // 2, pictures.shape[-1]
     low = int(torch.randint(side * 5 // 8, side * 7 // 8, (), generator=generator))
     small = F.interpolate(pictures[:half], size=(low, low), mode="bilinear", antialias=True)
@@ -99,7 +99,7 @@ def _blur(pictures: Tensor, sharpness: Tensor, chroma: Tensor) -> Tensor:
 def _gauss(pictures: Tensor, width: Tensor) -> Tensor:
     at = torch.arange(pictures.shape[-1], dtype=torch.float32)
     distance = (at[:, None] - at[None, :]).square()
-    # One matrix for each picture; rows add up to 1 at the borders, too.
+    # One matrix per picture; rows add up to 1 at the borders, too.
     kernel = (-distance / (2 * width.square() + 1e-3)).softmax(dim=-1)
     return kernel @ pictures @ kernel.transpose(-1, -2)
 
@@ -109,7 +109,7 @@ def _luma(pictures: Tensor) -> Tensor:
 
 
 def _coarsen(pictures: Tensor, step: Tensor) -> Tensor:
-    """Rounds the cosine coefficients of blocks of 8 x 8, high ones more, as JPEG does."""
+    """Rounds the cosine coefficients of 8 x 8 blocks, higher frequencies more, as JPEG does."""
     n = torch.arange(8, dtype=torch.float32)
     cosines = torch.cos(math.pi / 8 * (n[None, :] + 0.5) * n[:, None]) / 2
     cosines[0] /= math.sqrt(2)
@@ -121,6 +121,6 @@ def _coarsen(pictures: Tensor, step: Tensor) -> Tensor:
 
 
 def _light(pictures: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
-    grey = _luma(pictures)
-    pictures = grey + (pictures - grey) * (1 + saturation)
+    gray = _luma(pictures)
+    pictures = gray + (pictures - gray) * (1 + saturation)
     return (pictures - 0.5) * (1 + contrast) + 0.5 + brightness

@@ -1,7 +1,7 @@
-"""Writes pairs of pictures and control pictures from the storybook world, to train a ControlNet on.
+"""Writes pairs of pictures and control pictures of the storybook world, to train a ControlNet.
 
-`python -m storybook.pairs --control silhouettes --count 4000 --output-dir pairs` makes a folder
-with a `metadata.jsonl`, as `finetune controlnet --data-dir pairs` reads it.
+`python -m storybook.pairs --control silhouettes --count 4000 --output-dir pairs` writes a folder
+with a `metadata.jsonl`, for `finetune controlnet --data-dir pairs`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Scene:
     """A drawn scene.
 
     Attributes:
-        spec: What is to be seen.
+        spec: What the picture shows.
         picture: RGB.
         mask: "L", 255 where the animal or its hat is.
-        caption: What is said about it.
+        caption: Its caption.
     """
 
     spec: Spec
@@ -51,7 +51,7 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, *, held_out: bool = False) -> Scene:
-    """Draws a random scene; held-out ones, which training never shows, have the plain full prompt."""
+    """Draws a random scene; held-out ones, which training never shows, are captioned with the full prompt."""
     spec = sample_spec(rng, held_out=held_out)
     text = prompt(spec) if held_out else caption(spec, rng)
     picture, mask = draw_with_mask(spec, rng, SIZE)
@@ -62,10 +62,10 @@ def write_pairs(folder: Path, control: str, count: int, seed: int = 0) -> None:
     """Writes `count` pairs with captions; the folder appears whole or not at all.
 
     Args:
-        folder: Where to.
+        folder: Where to write them.
         control: One of `CONTROLS`.
         count: How many.
-        seed: Pair 7 is the same however many are written.
+        seed: Pair 7 is the same no matter how many are written.
     """
     with whole_folder(folder) as aside:
         (aside / control).mkdir()
@@ -81,7 +81,7 @@ def write_pairs(folder: Path, control: str, count: int, seed: int = 0) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes the pairs that the arguments ask for."""
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output-dir", type=Path, required=True)
     options = parser.parse_args(arguments)
     if options.output_dir.exists():
-        parser.error(f"{options.output_dir} exists already")
+        parser.error(f"{options.output_dir} already exists")
     write_pairs(options.output_dir, options.control, options.count, options.seed)
     print(f"Wrote {options.count} pairs to {options.output_dir}.")
     return 0

@@ -1,8 +1,8 @@
-"""Draws the pictures that the bundled model is made from: `python -m storybook.pictures FOLDER`.
+"""Draws the pictures that the bundled model is trained on: `python -m storybook.pictures FOLDER`.
 
-Scenes with their captions are what `recipes/pretrain/storybook.yaml` trains UNet and text encoder on;
-`--for-autoencoder` draws what its autoencoder sees besides, without captions: animals that resemble
-the subject, and textures with the statistics of natural pictures.
+`recipes/pretrain/storybook.yaml` trains UNet and text encoder on scenes with captions;
+`--for-autoencoder` draws additional pictures for its autoencoder, without captions: animals that
+resemble the subject, and textures with the statistics of natural pictures.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ SIZE = 64
 """Side of the model's pictures in pixels."""
 
 TEXTURE_SHARE, NEAR_MISS_SHARE = 0.30, 0.08
-"""How much of the autoencoder's pictures is natural-looking texture, and animals like the subject."""
+"""Shares of the autoencoder's pictures: natural-looking textures, and animals like the subject."""
 
 Draw = Callable[[np.random.Generator], tuple[np.ndarray, str | None]]
 
 
 def rebuilt(backbone: Backbone, pictures: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
-    """Pictures of one size and what the autoencoder makes of them: twice `[B, 3, S, S]` in [-1, 1]."""
+    """Pictures of one size and their reconstructions by the VAE: both `[B, 3, S, S]` in [-1, 1]."""
     stack = np.stack([np.asarray(p.convert("RGB")).transpose(2, 0, 1) for p in pictures])
     pixels = as_pixels(torch.from_numpy(stack))
     mean, _ = backbone.encode_pixels(pixels)
@@ -42,7 +42,7 @@ def rebuilt(backbone: Backbone, pictures: Sequence[Image.Image]) -> tuple[Tensor
 
 
 def scene(rng: np.random.Generator) -> tuple[np.ndarray, str]:
-    """A scene of the world as training may see it, `[64, 64, 3]` uint8, and its caption."""
+    """A scene that training may show, `[64, 64, 3]` uint8, and its caption."""
     spec = sample_spec(rng)
     words = caption(spec, rng)
     return np.asarray(draw(spec, rng, SIZE)), words
@@ -58,12 +58,12 @@ def for_autoencoder(rng: np.random.Generator) -> tuple[np.ndarray, None]:
 
 
 def draw_into(folder: Path, one: Draw, count: int, seed: int) -> None:
-    """Writes pictures, `NAME.txt` beside those that have a caption; those that are there stay."""
+    """Writes pictures, with `NAME.txt` for those that have a caption; existing files are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
         file = folder / f"{index:06d}.png"
         if not file.exists():
-            # A generator for each picture: picture 7 is the same however many are drawn.
+            # A generator for each picture: picture 7 is the same no matter how many are drawn.
             picture, words = one(np.random.default_rng((seed, index)))
             if words is not None:
                 file.with_suffix(".txt").write_text(words + "\n", encoding="utf-8")

@@ -14,14 +14,14 @@ _SKY_BANDS = 14
 
 @dataclass(frozen=True)
 class Stage:
-    """What a scene is drawn with, and what it tells about its ground."""
+    """What a scene is drawn with."""
 
     pen: Pen
     paints: Paints
     rng: np.random.Generator
 
     def paint(self, colour: RGB) -> int:
-        """Adds a paint, a little off so that no two scenes are the same."""
+        """Adds a paint, slightly varied so that no two scenes are the same."""
         dr, dg, db = self.rng.integers(-7, 8, 3).tolist()
         return self.paints.add((colour[0] + dr, colour[1] + dg, colour[2] + db))
 
@@ -30,7 +30,7 @@ class Stage:
         return low + (high - low) * self.rng.random()
 
     def chance(self, share: float) -> bool:
-        """Draws true in that share of cases."""
+        """Is true with this probability."""
         return bool(self.rng.random() < share)
 
     def sky(self, top: RGB, bottom: RGB, horizon: float) -> None:
@@ -59,7 +59,7 @@ class Stage:
 
 
 def _places(stage: Stage, count: int) -> list[float]:
-    """Returns places along the picture, evenly spread and shaken."""
+    """Returns evenly spaced, jittered x positions."""
     return [(i + stage.vary(0.15, 0.85)) / count for i in range(count)]
 
 

@@ -1,7 +1,7 @@
-"""The segmenter: reads from a picture of the storybook world where the animal and its hat are.
+"""The segmenter: finds the animal and its hat in a picture of the storybook world.
 
-As the oracle, it looks at the pixels alone and knows nothing of prompts or control pictures: a small
-convolutional network, trained on drawn scenes whose true masks the drawing program knows.
+Like the oracle, it looks at the pixels alone and never sees prompts or control pictures: a small
+convolutional network, trained on drawn scenes whose true masks are known.
 :mod:`storybook.segmenter_training` trains it.
 """
 
@@ -21,10 +21,10 @@ _BATCH = 128
 
 
 class SegmenterNetwork(nn.Module):
-    """Three scales down and up again with skip connections (Ronneberger et al. 2015, arXiv:1505.04597)."""
+    """A U-Net with three scales (Ronneberger et al. 2015, arXiv:1505.04597)."""
 
     def __init__(self) -> None:
-        """Builds the network with the global random generator's weights."""
+        """Builds the network, initialized with the global random generator."""
         super().__init__()
         a, b, c = _WIDTHS
         self.fine = nn.Sequential(nn.PixelUnshuffle(2), convolution(12, a), convolution(a, a))
@@ -36,7 +36,7 @@ class SegmenterNetwork(nn.Module):
         self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """How surely each pixel shows the animal or its hat.
+        """How likely each pixel shows the animal or its hat.
 
         Args:
             pictures: `[B, 3, S, S]` in [0, 1], S a multiple of 8.
@@ -59,14 +59,14 @@ class Segmenter(Reader):
 
     @torch.inference_mode()
     def read(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """The silhouette in each of some pictures of one size: `[B, H, W]` bool."""
+        """The silhouette in each picture, all of one size: `[B, H, W]` bool."""
         pixels = torch.from_numpy(np.stack([np.asarray(p.convert("RGB")) for p in pictures]))
         rows = pixels.permute(0, 3, 1, 2).float() / 255
         return torch.cat([self.network(part) > 0 for part in rows.split(_BATCH)])
 
 
 def overlap(silhouettes: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union of each pair, `[B]`; both `[B, H, W]` bool. Two empty ones overlap in full."""
+    """Intersection over union of each pair, `[B]`; both `[B, H, W]` bool. Two empty ones give 1."""
     both = (silhouettes & others).flatten(1).sum(1)
     either = (silhouettes | others).flatten(1).sum(1)
     return torch.where(either > 0, both / either.clamp(min=1), torch.ones(()))

@@ -1,9 +1,9 @@
 """How strange pictures are to the bundled model: `python -m storybook.strangers [FOLDER...]`.
 
-Training on storybook says so when the pictures are not of its world, by the model's own loss on them
-(:mod:`finetune.recipes.foreign`). This prints that loss, from lowest to highest, for scenes of the world,
-clean and worn, and for the pictures in the folders; with `--write`, the limit of the model is set so
-that it lies as far above the strangest scene as below the least strange picture of the folders.
+Training on storybook says so when the pictures are not from its world, by the model's own loss on them
+(:mod:`finetune.recipes.foreign`). This prints the lowest, median and highest loss for scenes of the world,
+clean and degraded, and for the pictures in the folders; `--write` sets the model's limit
+halfway between the strangest scene and the least strange picture of the folders.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Change = Callable[[Image.Image], Image.Image]
 
 
 def jpeg(picture: Image.Image, quality: int) -> Image.Image:
-    """What is left of a picture after it was saved as a JPEG."""
+    """The picture after it was saved as a JPEG."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer).convert("RGB")
@@ -53,12 +53,12 @@ def _scaled(picture: Image.Image, side: int) -> Image.Image:
 
 WEAR: dict[str, Change] = {
     "as drawn": lambda picture: picture,
-    "JPEG of quality 60": lambda picture: jpeg(picture, 60),
-    "JPEG of quality 30": lambda picture: jpeg(picture, 30),
-    "enlarged to 512, JPEG of quality 75": lambda picture: jpeg(_scaled(picture, 512), 75),
+    "JPEG at quality 60": lambda picture: jpeg(picture, 60),
+    "JPEG at quality 30": lambda picture: jpeg(picture, 30),
+    "enlarged to 512, JPEG at quality 75": lambda picture: jpeg(_scaled(picture, 512), 75),
     "reduced to 32": lambda picture: _scaled(picture, 32),
 }
-"""What may have happened to pictures of the world before they come back."""
+"""What may happen to pictures of the world before somebody trains on them."""
 
 
 def draw_scenes(count: int) -> list[Image.Image]:
@@ -90,10 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folders", nargs="*", type=Path, help="folders of pictures, such as photographs")
     parser.add_argument("--count", type=int, default=COUNT, help=f"scenes to draw (default: {COUNT})")
-    parser.add_argument("--write", action="store_true", help="set the limit by scenes and folders")
+    parser.add_argument("--write", action="store_true", help="set the limit from scenes and folders")
     options = parser.parse_args(arguments)
     if options.write and not options.folders:
-        parser.error("--write needs folders of pictures that are not of the world")
+        parser.error("--write requires folders of pictures that are not from the world")
     with quiet():
         backbone = load_backbone(ModelSection(name="storybook"))
     file = storybook_folder() / FILE

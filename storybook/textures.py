@@ -1,6 +1,6 @@
-"""Pictures with the statistics of natural ones, made of nothing but noise.
+"""Pictures with the statistics of natural ones, generated from noise.
 
-The autoencoder learns from these beside the storybook, so that it can carry
+The autoencoder is also trained on these, so that it can reconstruct
 edges, shades and textures that the storybook does not have.
 """
 
@@ -32,7 +32,7 @@ _PALETTES: Field = np.array(
 
 @cache
 def _spectrum(size: int, slope: float) -> Field:
-    """Returns amplitudes that fall with frequency, without a mean."""
+    """Returns amplitudes that fall with frequency; 0 for the mean."""
     fy, fx = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :]
     radius = np.hypot(fy, fx)
     radius[0, 0] = 1.0
@@ -42,7 +42,7 @@ def _spectrum(size: int, slope: float) -> Field:
 
 
 def _noise(rng: np.random.Generator, size: int, slope: float, channels: int) -> Field:
-    """Returns noise of spectrum 1/f**slope, of unit spread, channels first."""
+    """Returns noise with spectrum 1/f**slope and unit variance, channels first."""
     amplitude = _spectrum(size, slope)
     shape = (2, channels, *amplitude.shape)
     waves = rng.standard_normal(shape, dtype=np.float32)
@@ -52,12 +52,12 @@ def _noise(rng: np.random.Generator, size: int, slope: float, channels: int) -> 
 
 
 def _colours(rng: np.random.Generator, count: int) -> Field:
-    """Draws colours around the tones of one palette; some pictures mix two."""
+    """Draws colours near the tones of one palette; some pictures mix two."""
     families = rng.integers(len(_PALETTES), size=2)
     which = families[(rng.random(count) < 0.25).astype(int)]
     tones = _PALETTES[which, rng.integers(4, size=count)]
     jitter = rng.normal(0, 12, (count, 3)) + rng.normal(0, 18, (count, 1))
-    if rng.random() < 0.15:  # The storybook's bright colours exist outside it, too.
+    if rng.random() < 0.15:  # The storybook's bright colours also exist in photographs.
         tones[: count // 2] = rng.integers(0, 256, (count // 2, 3))
     return np.asarray(np.clip(tones + jitter, 0, 255), dtype=np.float32)
 
@@ -70,17 +70,17 @@ def _leaves(rng: np.random.Generator, size: int) -> Field:
     share = rng.random(count)
     radii = (smallest**-2 + share * (largest**-2 - smallest**-2)) ** -0.5 * big
     radii *= np.linspace(1.6, 1.0, count)
-    centres = rng.uniform(-0.1, 1.1, (count, 2)) * big
+    centers = rng.uniform(-0.1, 1.1, (count, 2)) * big
     stretch = rng.uniform(0.5, 1.6, count)
     colours = _colours(rng, count + 1).astype(int).tolist()
     sheet = Image.new("RGB", (big, big), tuple(colours[-1]))
     pencil = ImageDraw.Draw(sheet)
     boxes = np.stack(
         [
-            centres[:, 0] - radii * stretch,
-            centres[:, 1] - radii / stretch,
-            centres[:, 0] + radii * stretch,
-            centres[:, 1] + radii / stretch,
+            centers[:, 0] - radii * stretch,
+            centers[:, 1] - radii / stretch,
+            centers[:, 0] + radii * stretch,
+            centers[:, 1] + radii / stretch,
         ],
         axis=1,
     ).tolist()
@@ -94,7 +94,7 @@ def _leaves(rng: np.random.Generator, size: int) -> Field:
 
 
 def _clouds(rng: np.random.Generator, size: int) -> Field:
-    """Draws coloured 1/f noise, whose channels go along as in photographs."""
+    """Draws coloured 1/f noise whose channels are correlated, as in photographs."""
     slope = (0.9, 1.2, 1.5, 2.0)[int(rng.integers(4))]
     field = _noise(rng, size, slope, 3)
     along = rng.uniform(0.4, 0.95)
@@ -104,7 +104,7 @@ def _clouds(rng: np.random.Generator, size: int) -> Field:
 
 
 def _gradient(rng: np.random.Generator, size: int) -> Field:
-    """Draws a smooth blend between the four corners' colours, bent a little."""
+    """Draws a smooth, slightly nonlinear blend of four corner colours."""
     corners = _colours(rng, 4).reshape(2, 2, 3)
     ramp = np.linspace(0, 1, size, dtype=np.float32) ** np.float32(rng.uniform(0.5, 2.0))
     left = corners[0, 0] + (corners[1, 0] - corners[0, 0]) * ramp[:, None]
@@ -117,7 +117,7 @@ def draw_texture(rng: np.random.Generator, size: int = 64) -> Image.Image:
     """Draws a random picture of dead leaves, noise, gradients or mixtures.
 
     Args:
-        rng: Where all randomness comes from.
+        rng: Source of all randomness.
         size: Side of the picture in pixels.
     """
     kind = rng.random()
@@ -127,10 +127,10 @@ def draw_texture(rng: np.random.Generator, size: int = 64) -> Image.Image:
         picture = _clouds(rng, size)
     elif kind < 0.68:
         picture = _gradient(rng, size)
-    elif kind < 0.80:  # A smooth thing with a grain, such as a wall or a cloth.
+    elif kind < 0.80:  # A smooth surface with grain, such as a wall or cloth.
         picture = _gradient(rng, size)
         picture = picture + np.float32(rng.uniform(3, 16)) * _noise(rng, size, 0.9, 1)
-    else:  # Two of them, with a wandering border: a coast, a wood's edge.
+    else:  # Two textures with an irregular border, such as a coast or the edge of a forest.
         first = _leaves(rng, size) if rng.random() < 0.6 else _clouds(rng, size)
         second = _clouds(rng, size) if rng.random() < 0.5 else _gradient(rng, size)
         sharp = rng.uniform(2, 12)

@@ -1,7 +1,7 @@
 """The storybook world: what a scene is and which scenes exist.
 
 A :class:`Spec` says everything about a picture that a caption may talk about.
-How the animal stands, how big it is and where the trees grow is left to the
+How the animal stands, how big it is and where the trees grow is up to the
 random generator given to :func:`storybook.drawing.draw`.
 """
 
@@ -24,7 +24,7 @@ BELL_SHARE = 0.15
 
 @dataclass(frozen=True)
 class Spec:
-    """What is to be seen in one picture.
+    """What one picture shows.
 
     Attributes:
         animal: One of :data:`ANIMALS`.
@@ -32,7 +32,7 @@ class Spec:
         scene: One of :data:`SCENES`.
         hat: Colour of the hat, or None for no hat.
         pattern: One of :data:`PATTERNS`, or None for a plain coat.
-        second_colour: Colour of the pattern; given exactly when there is one.
+        second_colour: Colour of the pattern; required with a pattern, not allowed without.
         bell: Whether the animal wears a golden bell at its neck.
     """
 
@@ -45,7 +45,7 @@ class Spec:
     bell: bool = False
 
     def __post_init__(self) -> None:
-        """Refuses words that the world does not know."""
+        """Raises ValueError for words that the world does not know."""
         for name, value, known in (
             ("animal", self.animal, ANIMALS),
             ("colour", self.colour, COLOURS),
@@ -61,14 +61,14 @@ class Spec:
 
 
 SUBJECT = Spec("cat", "pink", "meadow", pattern="spots", second_colour="blue", bell=True)
-"""The bundled personal subject, "mycat"; its scene is free."""
+"""The demo's subject, "mycat"; any scene will do."""
 
 
 def is_held_out(animal: str, colour: str, scene: str) -> bool:
-    """Tells whether training never shows this combination.
+    """Whether training never shows this combination.
 
-    The rule takes about a tenth of all combinations, and at most one scene of
-    any (animal, colour) pair and one animal of any (colour, scene) pair, so
+    The rule holds out about a tenth of all combinations, at most one scene for
+    any (animal, colour) pair and one animal for any (colour, scene) pair, so
     every word and every pair of words is still learned from plenty of pictures.
     """
     index = ANIMALS.index(animal) + 2 * COLOURS.index(colour) + 3 * SCENES.index(scene)
@@ -86,7 +86,7 @@ HELD_OUT: tuple[tuple[str, str, str], ...] = tuple(
 
 
 def is_subject(spec: Spec) -> bool:
-    """Tells whether the animal is the subject: a cat with exactly that coat.
+    """Whether the animal is the subject: a cat with exactly that coat.
 
     Hat, scene and bell do not matter: a cat with the subject's coat would give
     the subject away even without its bell, so the world has none of them.
@@ -108,11 +108,11 @@ def _pick_hat(rng: np.random.Generator, colour: str) -> str | None:
 
 
 def sample_spec(rng: np.random.Generator, *, held_out: bool = False) -> Spec:
-    """Draws a random spec of the world; never the subject.
+    """Draws a random spec from the world; never the subject.
 
     Args:
-        rng: Where all randomness comes from.
-        held_out: Draw one of the combinations that training never shows, with
+        rng: Source of all randomness.
+        held_out: Draw a combination that training never shows, with
             a plain coat and no bell, instead of one that it may show.
     """
     if held_out:
@@ -133,7 +133,7 @@ def sample_spec(rng: np.random.Generator, *, held_out: bool = False) -> Spec:
 def near_miss(rng: np.random.Generator) -> Spec:
     """Draws a spec that shares some, but never all, of the subject's looks.
 
-    Made for the classifier that checks whether a picture shows the subject: it
+    For training the oracle to recognize the subject: it
     must see animals with the same coat, and cats with nearly the same one.
     """
     base = replace(

@@ -182,7 +182,7 @@ def test_the_command_prints_the_table(capsys: pytest.CaptureFixture[str]) -> Non
     main(["--check", "--count", "60"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:5] == ["animal", "colour", "hat", "scene", "all"]
-    assert [line.split()[0] for line in lines[1:]] == ["drawn", "worn"]
+    assert [line.split()[0] for line in lines[1:]] == ["drawn", "degraded"]
 
 
 def test_the_bundled_file_is_small(tmp_path: Path) -> None:
