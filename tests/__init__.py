@@ -1,1 +1,1 @@
-"""The tests of finetune; they mirror the package."""
+"""Tests; the folders mirror the package."""

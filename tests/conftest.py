@@ -1,4 +1,4 @@
-"""Fixtures that every area uses: tiny random models of each family."""
+"""Shared fixtures: tiny random models of each family, and pictures."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ for library in (diffusers_logging, transformers_logging):
     library.set_verbosity_error()
     library.disable_progress_bar()
 
-# A shell's background job ignores Ctrl-C, and so would every test that sends one, and its children.
+# A shell starts background jobs with SIGINT ignored, which child processes inherit; some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The diffusers folder of a tiny random model of each family; do not write into them."""
+    """The diffusers folder of a tiny random model of each family; do not write to them."""
     folder = tmp_path_factory.mktemp("tiny")
     return {family: tiny_backbone_folder(family, folder) for family in FAMILIES}
 
@@ -64,14 +64,14 @@ def backbone(tiny_folder: Path) -> Backbone:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, an empty one: what is made by default goes below it."""
+    """An empty working directory: default output folders go below it."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder `mycat` of three pictures, a broken one among them; do not write into it."""
+    """A folder `mycat` of three pictures and a broken one; do not write to it."""
     return draw_pictures(tmp_path_factory.mktemp("pictures"))
 
 

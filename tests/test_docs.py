@@ -1,4 +1,4 @@
-"""The pages under docs/ are true to the package."""
+"""The pages under docs/ match the package."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 FILE = re.compile(r"`([\w-]+(?:/[\w.-]+)*\.py)`")
 SECTIONS = "model|data|adapter|objective|optimizer|training|preview|output"
 SETTING = re.compile(rf"`(?:--set )?((?:{SECTIONS})\.\w+)(?:=[^`]*)?`")
-# Where a page's file names are looked for; pages name a module by its place in the package.
+# Where file names on pages are looked up; pages name a module relative to the package.
 HOMES = (ROOT, ROOT / "docs", ROOT / "finetune", ROOT / "tests", ROOT / "storybook")
 
 

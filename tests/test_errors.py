@@ -1,4 +1,4 @@
-"""Errors are told as what, where and fix, in whole sentences."""
+"""Errors say what, where and fix, in whole sentences."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS = {
 
 
 def texts(tree: ast.AST) -> Iterator[ast.expr]:
-    """What is wrong, and how to fix it, of every error that is made."""
+    """The message and the fix of every error that is raised."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS:
             for text in (*node.args[:1], *(k.value for k in node.keywords if k.arg == "fix")):
@@ -33,7 +33,7 @@ def texts(tree: ast.AST) -> Iterator[ast.expr]:
 
 
 def written(text: ast.expr) -> str:
-    """The text with its values as `…`; empty where it is made elsewhere."""
+    """The text with formatted values as `…`; empty if it is built elsewhere."""
     parts = text.values if isinstance(text, ast.JoinedStr) else [text]
     if not all(isinstance(part, ast.Constant | ast.FormattedValue) for part in parts):
         return ""
@@ -43,10 +43,10 @@ def written(text: ast.expr) -> str:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_errors_are_told_in_sentences(path: Path) -> None:
     for text in texts(ast.parse(path.read_text(encoding="utf-8"))):
-        told = written(text)
-        assert not re.match(r"[a-z]+ ", told), f"line {text.lineno} begins small: {told}"
-        # What another library said may come last.
-        assert not told or told[-1] in ".?…", f"line {text.lineno} has no full stop: {told}"
+        message = written(text)
+        assert not re.match(r"[a-z]+ ", message), f"line {text.lineno} starts in lowercase: {message}"
+        # Another library's message may come last.
+        assert not message or message[-1] in ".?…", f"line {text.lineno} has no period: {message}"
 
 
 def test_an_error_says_what_where_and_fix() -> None:
@@ -83,13 +83,13 @@ def wrapped(cause: Exception) -> Exception:
     ],
 )
 def test_too_little_memory_is_told_as_such(error: Exception) -> None:
-    told = of_the_system(error)
-    assert isinstance(told, OutOfMemory)
-    assert "batch size" in str(told)
+    found = of_the_system(error)
+    assert isinstance(found, OutOfMemory)
+    assert "batch size" in str(found)
 
 
 def test_what_the_system_refuses_is_told_with_its_place() -> None:
-    told = of_the_system(OSError(errno.ENOSPC, "No space left on device", "runs/mycat"))
-    assert isinstance(told, PlaceError)
-    assert str(told).splitlines()[:2] == ["The disk is full.", "  where: runs/mycat"]
+    found = of_the_system(OSError(errno.ENOSPC, "No space left on device", "runs/mycat"))
+    assert isinstance(found, PlaceError)
+    assert str(found).splitlines()[:2] == ["The disk is full.", "  where: runs/mycat"]
     assert of_the_system(ValueError("a fault of ours")) is None

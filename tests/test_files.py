@@ -17,7 +17,7 @@ from finetune.files import remove_partials, whole_file, whole_folder
 
 
 def fail(writing: AbstractContextManager[Path]) -> None:
-    """Stops halfway."""
+    """Fails halfway through."""
     with writing as aside:
         (aside / "b" if aside.is_dir() else aside).write_text("half")
         raise RuntimeError

@@ -1,6 +1,6 @@
-"""What is relied on of other libraries than PEFT beyond their documented calls.
+"""Undocumented behavior of libraries that the package relies on.
 
-A release that changes it fails here, by name. PEFT's is in `tests/adapters/test_peft_inside.py`.
+A release that changes it fails here. For PEFT, see `tests/adapters/test_peft_inside.py`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def accelerator(tmp_path: Path, precision: str) -> Accelerator:
 
 
 def test_accelerate_refuses_another_precision_in_the_same_process() -> None:
-    """Else there would be no need to forget anything."""
+    """Otherwise there would be no need for the reset."""
     forget_earlier_runs()
     Accelerator(cpu=True, mixed_precision="bf16")
     with pytest.raises(ValueError, match="already been initialized"):
@@ -104,7 +104,7 @@ def test_a_schedule_that_begins_at_a_step_has_the_rate_of_one_that_came_there(sc
 
 
 def test_an_average_counts_from_the_step_that_it_is_told() -> None:
-    """As after a resume: step t keeps min(decay, t / (9 + t)), whatever was counted before."""
+    """As after a resume: the decay at step t is min(decay, t / (9 + t)), whatever was counted before."""
     parameter = nn.Parameter(torch.zeros(1))
     average = Average({"p": parameter}, decay=0.999)
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_pooled_text_is_taken_at_the_end_token_that_the_holders_tell(kind: Any) 
     tokens = torch.tensor([[0, 9, 5, 7, 1, 1]])
 
     def place() -> int:
-        """Where it was taken: the row of the last layer that it was made from."""
+        """The position of the token that it was pooled from."""
         made = encoder(tokens)
         rows = made.last_hidden_state[0]
         if kind is CLIPTextModel:
@@ -163,7 +163,7 @@ def test_pooled_text_is_taken_at_the_end_token_that_the_holders_tell(kind: Any) 
             rows, pooled = encoder.text_projection(rows), made.text_embeds
         return int((rows - pooled).abs().sum(1).argmin())
 
-    assert place() == 1  # a configuration of before: the highest id, which a new word would have
+    assert place() == 1  # an old configuration: the highest id, which a new word would have
     for holder in _end_holders(encoder):
         holder.eos_token_id = 7
     assert place() == 3

@@ -1,4 +1,4 @@
-"""Each package imports only packages of layers below its own."""
+"""Each package imports only packages from layers below its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import finetune
 
 ROOT = Path(finetune.__file__).parent
-# What lies beside the package and may import all of it.
+# Outside the package; may import all of it.
 OUTSIDE = {"storybook", "benchmarks", "tests"}
 # From top to bottom; the packages of one layer do not import each other.
 LAYERS = [
@@ -38,7 +38,7 @@ def package(path: Path) -> str:
 
 
 def imported(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and package of everything of finetune that a file imports, wherever in the file."""
+    """Line and package of every import from finetune in a file, at any depth."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -51,7 +51,7 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
             top = rest.partition(".")[0]
             if own in OUTSIDE:
                 yield node.lineno, own
-            elif own == "finetune":  # a name of the package itself comes from above them all
+            elif own == "finetune":  # names of `finetune` itself are in the layer above all packages
                 inside = (ROOT / top).is_dir() or (ROOT / f"{top}.py").exists()
                 yield node.lineno, top if top and inside else "__init__"
 

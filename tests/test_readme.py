@@ -1,7 +1,7 @@
-"""The README's commands do what they say, run as they are printed.
+"""The README's commands work as printed.
 
-Installing is left to `make`, which these tests themselves run under; every other line of an `sh` block
-is given to a shell in an empty copy of what the commands need, and then the Python block is run.
+Installing is left to `make`, which also runs these tests; every other line of an `sh` block
+runs in a shell, in a new folder with only what the commands need, and then the Python block runs.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    """The lines of all `sh` blocks but those that install."""
+    """The lines of all `sh` blocks except those that install."""
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     return [line for line in lines if line and not line.startswith(INSTALLS)]
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """With `finetune` on the path: the installed command, else the package that the tests run on."""
+    """Environment with `finetune` on the path: the installed command, else the package under test."""
     scripts = folder / "bin"
     scripts.mkdir()
     (scripts / "finetune").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m finetune "$@"\n')

@@ -1,4 +1,4 @@
-"""Every recipe that the project ships runs for two steps, on a tiny model of its family."""
+"""Every recipe under recipes/ runs for two steps, on a tiny model of its family."""
 
 from __future__ import annotations
 

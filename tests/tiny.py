@@ -1,6 +1,6 @@
 """Tiny random models with the true structure of each family, written as diffusers folders.
 
-Block types, layer counts a block, projections, text encoders, tokenizers (with each family's own
+Block types, layers per block, projections, text encoders, tokenizers (with each family's own
 padding), scheduler and prediction type are those of the published models; only the widths are small.
 Pictures are 32 px (8x8 latents, VAE factor 4).
 """
@@ -34,7 +34,7 @@ BETAS: dict[str, Any] = {
 
 
 def byte_alphabet() -> list[str]:
-    """The 256 printable characters that byte-level BPE writes bytes as (GPT-2's table)."""
+    """The 256 printable characters that stand for bytes in byte-level BPE (GPT-2's table)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [b for b in range(256) if b not in printable]
     table = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
@@ -42,7 +42,7 @@ def byte_alphabet() -> list[str]:
 
 
 def tiny_tokenizer(pad: str = "<|endoftext|>", length: int = 77) -> CLIPTokenizer:
-    """A byte-level CLIP tokenizer that takes any text and knows a few merges."""
+    """A byte-level CLIP tokenizer that accepts any text and has a few merges."""
     letters = byte_alphabet()
     merges = [("c", "a"), ("ca", "t</w>"), ("d", "o"), ("do", "g</w>"), ("r", "e"), ("re", "d</w>")]
     vocabulary = [*letters, *(letter + "</w>" for letter in letters), *("".join(m) for m in merges)]
@@ -66,7 +66,7 @@ def _text_config(tokenizer: CLIPTokenizer, **changes: Any) -> CLIPTextConfig:
         "max_position_embeddings": tokenizer.model_max_length,
         "projection_dim": 16,
         "hidden_act": "quick_gelu",
-        # The published configs say 0/2/1 whatever the tokenizer's ids are.
+        # The published configs have 0, 2 and 1, whatever the tokenizer's ids are.
         "bos_token_id": 0,
         "eos_token_id": 2,
         "pad_token_id": 1,
@@ -113,8 +113,8 @@ def _sd1() -> StableDiffusionPipeline:
 
 
 def _sd2() -> StableDiffusionPipeline:
-    # SD 2's OpenCLIP has 24 layers, of which the published text encoder keeps 23: its last hidden
-    # state is the penultimate one. It pads with "!".
+    # SD 2's OpenCLIP has 24 layers; the published text encoder keeps 23, so its last hidden
+    # state is OpenCLIP's penultimate one. It pads with "!".
     tokenizer = tiny_tokenizer(pad="!")
     return StableDiffusionPipeline(
         vae=_vae(),
@@ -159,7 +159,7 @@ def _sdxl() -> StableDiffusionXLPipeline:
 
 
 def tiny_pipeline(family: Family, seed: int = 0) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
-    """A tiny random pipeline of `family`, the same for the same seed; the global RNG is left as found."""
+    """A tiny random pipeline of `family`, the same for the same seed; the global RNG is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return {"sd1": _sd1, "sd2": _sd2, "sdxl": _sdxl}[family]()

@@ -1,4 +1,4 @@
-"""What every campaign has: a place to work in, a number of attacks, and a verdict on each."""
+"""What all campaigns share: a working folder, a number of attacks, and a verdict on each."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Verdict:
     """How one attack ended.
 
     Attributes:
-        kind: What sort of attack it was; tries and failures are counted by it.
-        failure: What went wrong, in a line or more; None if the program stood.
+        kind: What kind of attack it was; attempts and failures are counted by it.
+        failure: What went wrong, in one or more lines; None if the program withstood it.
     """
 
     kind: str
@@ -27,12 +27,12 @@ class Verdict:
 
 @contextmanager
 def time_limit(seconds: int) -> Iterator[None]:
-    """Inside, what takes longer than this is a TimeoutError."""
+    """Raises TimeoutError if the block takes longer than this."""
 
-    def hangs(number: int, frame: FrameType | None) -> None:
+    def give_up(number: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"not done after {seconds} s")
 
-    signal.signal(signal.SIGALRM, hangs)
+    signal.signal(signal.SIGALRM, give_up)
     signal.alarm(seconds)
     try:
         yield
@@ -41,15 +41,15 @@ def time_limit(seconds: int) -> Iterator[None]:
 
 
 class Campaign(ABC):
-    """One sort of attack.
+    """One kind of attack.
 
     Attributes:
-        name: What it is called on the command line.
-        small: Attacks in `make test`: some seconds.
-        large: Attacks in `make campaign`.
+        name: Its name on the command line.
+        small: Number of attacks in `make test`, a few seconds.
+        large: Number of attacks in `make campaign`.
 
     Args:
-        place: An empty folder to work in; what all attacks share is made here, once.
+        place: An empty folder to work in; what all attacks share is created here, once.
     """
 
     name: ClassVar[str]
@@ -61,4 +61,4 @@ class Campaign(ABC):
 
     @abstractmethod
     def attack(self, number: int) -> Verdict:
-        """Carries out attack `number`, whose every draw follows from that number."""
+        """Carries out attack `number`, which seeds all of its random draws."""

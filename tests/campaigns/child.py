@@ -29,20 +29,20 @@ class Ended:
     seconds: float
 
     def unexpected(self, *allowed: int) -> str | None:
-        """A line about an exit code that is not one of `allowed`, or about a traceback; else None."""
+        """Reports an exit code that is not one of `allowed`, or a traceback; else None."""
         if self.code not in allowed:
             return f"exit code {self.code}, not {' or '.join(map(str, allowed))}: {self.err[-2000:]}"
         return f"a traceback: {self.err[-2000:]}" if "Traceback (most recent" in self.err else None
 
 
 class Child:
-    """`finetune ARGUMENTS` in a process of its own, forked from this one.
+    """`finetune ARGUMENTS` in its own process, forked from this one.
 
     Args:
         arguments: What follows `finetune`.
-        folder: Working directory; output goes to `.out` and `.err` files beside it.
+        folder: Working directory; output goes to `.out` and `.err` files next to it.
         environment: Changes to the environment.
-        before: Called in the child first, such as to limit its resources.
+        before: Called first in the child, for example to limit its resources.
     """
 
     def __init__(
@@ -87,15 +87,15 @@ class Child:
             sys.stdout.flush()
             sys.stderr.flush()
         finally:
-            os._exit(code)  # the parent's clean-up is not the child's to do
+            os._exit(code)  # the child must not run the parent's cleanup
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Sends a signal, unless the child has ended already."""
+        """Sends a signal, unless the child has already ended."""
         if self._code is None:
             os.kill(self.pid, number)
 
     def wait(self, limit: float = 300.0) -> Ended:
-        """Waits for the end; a child that lasts longer than `limit` seconds is killed."""
+        """Waits for the end; kills a child that takes longer than `limit` seconds."""
         while self._code is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:

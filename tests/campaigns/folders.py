@@ -1,4 +1,4 @@
-"""Damaged run folders: resumed to the bit from what is whole, or refused with a place."""
+"""Damaged run folders: resumed bit-exactly from what is intact, or refused with a message that says where."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _files(run: Path) -> list[Path]:
 
 
 def flip(run: Path, draw: random.Random) -> None:
-    """One bit of one file."""
+    """One flipped bit in one file."""
     file = draw.choice([f for f in (run / "checkpoints").rglob("*") if f.is_file() and f.stat().st_size])
     data = bytearray(file.read_bytes())
     data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
@@ -38,13 +38,13 @@ def flip(run: Path, draw: random.Random) -> None:
 
 
 def cut(run: Path, draw: random.Random) -> None:
-    """The end of one file is gone."""
+    """One file is truncated."""
     file = draw.choice(_files(run))
     file.write_bytes(file.read_bytes()[: draw.randrange(file.stat().st_size + 1)])
 
 
 def lose(run: Path, draw: random.Random) -> None:
-    """One file is gone."""
+    """One file is missing."""
     draw.choice(_files(run)).unlink()
 
 
@@ -54,7 +54,7 @@ def overwrite(run: Path, draw: random.Random) -> None:
 
 
 def swap_kind(run: Path, draw: random.Random) -> None:
-    """A folder where a file was, or a file where a folder was."""
+    """A folder in place of a file, or a file in place of a folder."""
     path = draw.choice(sorted(path for path in run.rglob("*")))
     if path.is_dir():
         shutil.rmtree(path)
@@ -65,7 +65,7 @@ def swap_kind(run: Path, draw: random.Random) -> None:
 
 
 def odd_state(run: Path, draw: random.Random) -> None:
-    """`state.json` holds other JSON; its digest agrees in half of the cases."""
+    """`state.json` holds other JSON; its checksum matches in half of the cases."""
     file = run / "checkpoints" / CHECKPOINT / "state.json"
     if draw.random() < 0.5:
         file.write_text(draw.choice(_JSON))
@@ -79,7 +79,7 @@ def odd_state(run: Path, draw: random.Random) -> None:
 
 
 def odd_weights(run: Path, draw: random.Random) -> None:
-    """Tensors of another shape, type or name, or none; the digests of the weights agree."""
+    """A tensor of another shape or dtype, or missing; the checksum of the weights matches."""
     folder = run / "checkpoints" / CHECKPOINT
     file = folder / draw.choice(("weights.safetensors", "optimizer.safetensors"))
     tensors = load_file(file)
@@ -117,7 +117,7 @@ class Attacks(Campaign):
         self._wanted, _ = self._runs.straight("lora")
         self._base = place / "base"
         self._base.mkdir()
-        # Killed when it is about to write its third checkpoint, or the results.
+        # Killed just before it writes its third checkpoint, or the results.
         for operation in range(40, 400, 10):
             Child(
                 ["run", str(self._runs.recipe("lora"))],
@@ -132,7 +132,7 @@ class Attacks(Campaign):
         (self._base / "runs/mycat-lora" / LOCK).unlink()
 
     def attack(self, number: int) -> Verdict:
-        """Does damage `number` modulo 7 and resumes by recipe, or by the run's folder."""
+        """Does damage `number` modulo 7 and resumes from the recipe, or from the run folder."""
         draw = random.Random(number)
         damage = DAMAGES[number % len(DAMAGES)]
         folder = self.place / f"folder-{number}"
@@ -146,9 +146,9 @@ class Attacks(Campaign):
         if not failure and ended.code == 2:
             after = tree(run)
             if "where" not in ended.err:
-                failure = f"a message without a place: {ended.err}"
+                failure = f"the message does not say where: {ended.err}"
             elif after != before:
-                failure = f"exit code 2, but the run folder is not as it was: {ended.err}"
+                failure = f"exit code 2, but the run folder was changed: {ended.err}"
         elif not failure:
             failure = self._same(tree(folder), ended.out)
         shutil.rmtree(folder)
@@ -157,5 +157,5 @@ class Attacks(Campaign):
     def _same(self, found: dict[str, str], said: str) -> str | None:
         for name, content in self._wanted.items():
             if name.endswith(".safetensors") and name.startswith("runs/mycat-lora/mycat-lora"):
-                return None if found.get(name) == content else f"{name} is not the same after: {said}"
+                return None if found.get(name) == content else f"{name} differs after: {said}"
         return "there is no result to compare with"

@@ -1,4 +1,4 @@
-"""Kills at any instant: the resumed run leaves the same files with the same bytes (promise P2)."""
+"""Kills at any moment: the resumed run writes the same files with the same bytes (promise P2)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tests.campaigns.campaign import Campaign, Verdict
 from tests.campaigns.child import Child
 from tests.campaigns.runs import NAMES, Runs, difference, tree
 
-# What Python tells an audit hook before it does it, where files are changed.
+# Audit events that Python raises before it changes files.
 _OPERATIONS = frozenset(
     ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.truncate", "shutil.rmtree")
 )
-_MOST = 140  # file operations below the working directory of the longest of these runs
+_MOST = 140  # file operations below the working directory in the longest of these runs
 
 
 class Attacks(Campaign):
-    """Each attack kills a run once or more, and resumes it."""
+    """Each attack kills a run one or more times and resumes it."""
 
     name: ClassVar[str] = "kills"
     small: ClassVar[int] = 5
@@ -35,11 +35,11 @@ class Attacks(Campaign):
         self._runs = Runs(place)
 
     def attack(self, number: int) -> Verdict:
-        """Kills the recipe `number` modulo 5, before a file operation or at a moment."""
+        """Kills a run of one of the recipes, before a file operation or at a random time."""
         draw = random.Random(number)
         kind = NAMES[number % len(NAMES)]
-        at_files, soft = draw.random() < 0.6, draw.random() < 0.2
-        sort = f"{kind}, {'before a file operation' if at_files else 'at a moment'}"
+        at_files, gentle = draw.random() < 0.6, draw.random() < 0.2
+        sort = f"{kind}, {'before a file operation' if at_files else 'at a random time'}"
         wanted, seconds = self._runs.straight(kind)
         folder = self.place / f"kill-{number}"
         folder.mkdir()
@@ -51,10 +51,10 @@ class Attacks(Campaign):
             else:
                 child = Child(arguments, folder)
                 time.sleep(draw.random() * seconds)
-                child.kill(signal.SIGTERM if soft else signal.SIGKILL)
+                child.kill(signal.SIGTERM if gentle else signal.SIGKILL)
             ended = child.wait()
-            if told := ended.unexpected(-signal.SIGKILL, 130, 0):
-                return Verdict(sort, told)
+            if failure := ended.unexpected(-signal.SIGKILL, 130, 0):
+                return Verdict(sort, failure)
             flags = ["--resume"]
         ended = self._runs.train(kind, folder, "--resume")
         failure = ended.unexpected(0) or difference(wanted, tree(folder))
@@ -63,7 +63,7 @@ class Attacks(Campaign):
 
 
 def killed_before(number: int, folder: Path) -> Callable[[], None]:
-    """What a child calls first to be killed before its file operation `number` below `folder`."""
+    """For `Child(before=…)`: kills the child just before its file operation `number` below `folder`."""
 
     def begin() -> None:
         left = [number]

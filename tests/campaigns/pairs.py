@@ -25,9 +25,9 @@ class Attacks(Campaign):
         self._runs = Runs(place)
 
     def attack(self, number: int) -> Verdict:
-        """Automatic names, the same named folder, or a resume beside a living run."""
+        """Automatic names, the same named folder, or a resume during a run."""
         draw = random.Random(number)
-        sort = ("automatic names", "the same --output-dir", "--resume beside it")[number % 3]
+        sort = ("automatic names", "the same --output-dir", "--resume during it")[number % 3]
         kind = NAMES[number // 3 % len(NAMES)]
         wanted, seconds = self._runs.straight(kind)
         folder = self.place / f"pair-{number}"
@@ -44,18 +44,18 @@ class Attacks(Campaign):
             failure = f"exit codes {codes}: {ended[0].err}{ended[1].err}"
         failure = failure or _results(wanted, tree(folder), kind, 1 if named else 2)
         if not failure and 2 in codes and "where" not in "".join(end.err for end in ended):
-            failure = f"a message without a place: {ended[0].err}{ended[1].err}"
+            failure = f"the message does not say where: {ended[0].err}{ended[1].err}"
         shutil.rmtree(folder)
         return Verdict(sort, failure)
 
 
 def _results(wanted: dict[str, str], found: dict[str, str], kind: str, count: int) -> str | None:
-    """Whether each run of a pair left what an undisturbed one does."""
+    """What is wrong if a run of the pair did not write what an undisturbed run does, or None."""
     run = f"runs/mycat-{kind}"
     for folder in (run, f"{run}-2")[:count]:
         for name, content in wanted.items():
-            # A second run's files are named after its own folder and say so.
+            # Only checkpoints: a second run's exports contain its own folder's name.
             if name.startswith(f"{run}/checkpoints/") and found.get(name.replace(run, folder, 1)) != content:
-                return f"{name} of {folder} is missing or not the same"
+                return f"{name} of {folder} is missing or differs"
     left = [name for name in found if name.endswith((".partial", ".lock"))]
     return f"left behind: {', '.join(left)}" if left else None

@@ -1,4 +1,4 @@
-"""Broken and odd pictures: right-sized RGB, or skipped with a reason; no noise, no hang."""
+"""Broken and odd pictures: RGB of the right size, or skipped with a reason; no stray output, no hangs."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from finetune.errors import DataError
 from tests.campaigns.campaign import Campaign, Verdict, time_limit
 
 SECONDS = 5  # after which an attack counts as hanging
-USUAL = 0.5  # seconds that no picture of this size may take
-SCANNED = 20  # each so manieth attack goes through `scan_folder`
+USUAL = 0.5  # most seconds that a picture of this size may take
+SCANNED = 20  # every 20th attack goes through `scan_folder`
 SIDE = (24, 16)
 MODES = {
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
@@ -38,7 +38,7 @@ NAMES = ("a b.png", "\x1b[31m.jpg", "ключ.webp", "…\u202e.png", "x" * 200 
 
 
 def picture(draw: random.Random, mode: str) -> Image.Image:
-    """Noise of one mode."""
+    """Noise in one mode."""
     values = np.random.default_rng(draw.randrange(2**32)).integers(0, 256, (SIDE[1], SIDE[0], 4), np.uint8)
     if mode == "I;16":
         return Image.fromarray(values[..., 0].astype(np.uint16) * 257)
@@ -50,7 +50,7 @@ def picture(draw: random.Random, mode: str) -> Image.Image:
 
 
 def extras(kind: str, draw: random.Random) -> dict[str, Any]:
-    """EXIF, colour profiles, transparency, interlacing and frames, right or wrong."""
+    """EXIF, color profiles, compression, progressive JPEG and frames, valid or not."""
     chosen: dict[str, Any] = {}
     if draw.random() < 0.3:
         exif = Image.Exif()
@@ -75,19 +75,26 @@ def extras(kind: str, draw: random.Random) -> dict[str, Any]:
 
 
 def encoded(draw: random.Random) -> tuple[str, bytes]:
-    """A right file of a random kind."""
+    """A valid file of a random kind."""
     kind = draw.choice(sorted(MODES))
     image, file = picture(draw, draw.choice(MODES[kind])), io.BytesIO()
     try:
         image.save(file, kind, **extras(kind, draw))
-    except (OSError, ValueError, KeyError, SyntaxError, struct.error, RuntimeError):  # cannot be held by it
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        SyntaxError,
+        struct.error,
+        RuntimeError,
+    ):  # the format does not support it
         file = io.BytesIO()
         image.convert("RGB").save(file, kind)
     return kind, file.getvalue()
 
 
 def flipped(data: bytes, draw: random.Random) -> bytes:
-    """Some bytes are others."""
+    """Some bytes are changed."""
     changed = bytearray(data)
     for _ in range(draw.choice((1, 1, 4, 30))):
         changed[draw.randrange(len(changed))] = draw.randrange(256)
@@ -95,19 +102,19 @@ def flipped(data: bytes, draw: random.Random) -> bytes:
 
 
 def cut(data: bytes, draw: random.Random) -> bytes:
-    """Cut short, or with something behind."""
+    """Truncated, or with extra bytes at the end."""
     return data[: draw.randrange(len(data))] if draw.random() < 0.7 else data + draw.randbytes(50)
 
 
 def resized(data: bytes, draw: random.Random) -> bytes:
-    """Numbers such as sizes and offsets are absurd."""
+    """Absurd numbers for sizes and offsets."""
     place = draw.randrange(min(80, len(data) - 4))
     value = draw.choice((0, 1, 0x7FFFFFFF, 0xFFFFFFFF, 0x10000, 60000))
     return data[:place] + struct.pack(draw.choice("<>") + "I", value) + data[place + 4 :]
 
 
 def rechunked(data: bytes, draw: random.Random) -> bytes:
-    """A PNG whose chunks were spoiled, dropped, doubled or moved, with right checksums."""
+    """A PNG with chunks damaged, dropped, duplicated or moved, with valid checksums."""
     if not data.startswith(b"\x89PNG"):
         return flipped(data, draw)
     chunks = list(png_chunks(data))
@@ -136,7 +143,7 @@ def rechunked(data: bytes, draw: random.Random) -> bytes:
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Name and content of each chunk of a right PNG."""
+    """Name and content of each chunk of a valid PNG."""
     place = 8
     while place < len(data):
         (length,) = struct.unpack_from(">I", data, place)
@@ -145,7 +152,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def whole(data: bytes, draw: random.Random) -> bytes:
-    """As it is: odd enough."""
+    """Unchanged: odd enough as it is."""
     return data
 
 
@@ -153,16 +160,16 @@ SPOIL = (whole, flipped, cut, resized, rechunked)
 
 
 class Attacks(Campaign):
-    """Pictures of all kinds; see `Campaign`."""
+    """Each attack reads a valid, odd or damaged picture."""
 
     name: ClassVar[str] = "pictures"
     small: ClassVar[int] = 300
     large: ClassVar[int] = 10_000
 
     def attack(self, number: int) -> Verdict:
-        """Draws, spoils and reads a picture."""
+        """Draws, damages and reads a picture."""
         draw = random.Random(number)
-        with overheard():
+        with stderr_text():
             kind, data = encoded(draw)
         spoil = draw.choice(SPOIL)
         data = spoil(data, draw)
@@ -170,7 +177,7 @@ class Attacks(Campaign):
         failure: str | None = None
         began = time.monotonic()
         try:
-            with time_limit(SECONDS), overheard() as said:
+            with time_limit(SECONDS), stderr_text() as said:
                 failure = self._scan(data, draw) if scanned else read(data, spoil is whole)
         except Exception as error:
             failure = f"{type(error).__name__}: {error}"
@@ -182,7 +189,7 @@ class Attacks(Campaign):
         return Verdict("scan" if scanned else f"{kind} {spoil.__name__}", failure)
 
     def _scan(self, data: bytes, draw: random.Random) -> str | None:
-        """Reads a folder with the picture, under an odd name, beside a right one."""
+        """Reads a folder with the picture, under an odd name, and a valid one."""
         folder = self.place / "folder"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -195,12 +202,12 @@ class Attacks(Campaign):
         try:
             scan_folder(folder)
         except DataError as error:
-            return None if error.where and error.fix else f"no place: {error}"
+            return None if error.where and error.fix else f"where or fix is missing: {error}"
         return None
 
 
 def read(data: bytes, right: bool) -> str | None:
-    """Decodes a picture; what is wrong with the result, or None."""
+    """Decodes a picture; returns what is wrong with the result, or None."""
     with quiet_pillow():
         try:
             image = decode_picture(data).image
@@ -210,7 +217,7 @@ def read(data: bytes, right: bool) -> str | None:
             return (
                 None
                 if said.isprintable() and len(said) < 300
-                else f"a reason that cannot be shown: {error!r}"
+                else f"the reason is not printable, or too long: {error!r}"
             )
     if image.mode != "RGB" or min(image.size) < 1 or len(image.tobytes()) != 3 * image.width * image.height:
         return f"{image.mode} of {image.size}"
@@ -222,8 +229,8 @@ def read(data: bytes, right: bool) -> str | None:
 
 
 @contextmanager
-def overheard() -> Iterator[list[str]]:
-    """What is written to file descriptor 2 meanwhile, by C libraries too: one text, or none."""
+def stderr_text() -> Iterator[list[str]]:
+    """Captures what is written to file descriptor 2 inside, also by C libraries: one text, or none."""
     said: list[str] = []
     with tempfile.TemporaryFile() as file:
         before = os.dup(2)

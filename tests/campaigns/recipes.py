@@ -1,4 +1,4 @@
-"""Mutated recipes: each is refused with a place, or is a recipe."""
+"""Mutated recipes: each is refused with a message that says where, or is valid."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.campaigns.runs import NAMES, Runs
 RECIPE_FILES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 SECONDS = 5
 LONGEST = 15_000
-"""Characters of a message: twenty faults of some lines each."""
+"""Most characters in a message: about twenty errors of a few lines each."""
 MEMORY = 500_000_000
 _KEYS = sorted({key for kind in RECIPES.values() for key in setting_fields(kind)})
 _VALUES = (
@@ -40,7 +40,7 @@ Mutation = Callable[[str, random.Random], str]
 
 
 def other_value(text: str, draw: random.Random) -> str:
-    """Another value of a setting."""
+    """Another value for a setting."""
     lines = text.splitlines()
     places = [n for n, line in enumerate(lines) if ": " in line and not line.lstrip().startswith("#")]
     place = draw.choice(places)
@@ -49,14 +49,14 @@ def other_value(text: str, draw: random.Random) -> str:
 
 
 def other_key(text: str, draw: random.Random) -> str:
-    """A setting more, known or not, in its section or as a section twice."""
+    """One more setting, known or not, which may repeat a section."""
     section, _, name = draw.choice(_KEYS).partition(".")
     name = draw.choice((name, name[1:], name + "x", name.upper(), "kind", "1", "null", "[a]", '"\\0"'))
     return f"{text}\n{section}: {{{name}: {draw.choice(_VALUES)}}}\n"
 
 
 def other_bytes(text: str, draw: random.Random) -> str:
-    """Characters that are changed, lost or put in."""
+    """Characters changed, lost or inserted."""
     letters = list(text)
     for _ in range(draw.randrange(1, 6)):
         place = draw.randrange(len(letters))
@@ -66,7 +66,7 @@ def other_bytes(text: str, draw: random.Random) -> str:
 
 
 def other_lines(text: str, draw: random.Random) -> str:
-    """Lines that are lost, doubled, moved or indented."""
+    """Lines lost, duplicated, indented or cut off."""
     lines = text.splitlines()
     place, other = draw.randrange(len(lines)), draw.randrange(len(lines))
     match draw.randrange(4):
@@ -94,7 +94,7 @@ def deep(text: str, draw: random.Random) -> str:
 
 
 def large(text: str, draw: random.Random) -> str:
-    """More of something than anybody writes."""
+    """More of something than anybody would write."""
     count = draw.choice((1_000, 20_000, 200_000))
     return text + draw.choice((
         "\npreview:\n  prompts:\n" + "  - a\n" * count, "\npreview: {prompts: [" + "a, " * count + "]}",
@@ -108,7 +108,7 @@ MUTATIONS: tuple[Mutation, ...] = (other_value, other_key, other_bytes, other_li
 
 
 def likely(kind: str, text: str, draw: random.Random) -> str:
-    """Settings as somebody may write them, each right for itself."""
+    """Plausible settings, each valid by itself."""
     content = yaml.safe_load(text)
     values = {
         key: list(choices_of(field) or _values(field.annotation))
@@ -140,7 +140,7 @@ def _values(annotation: Any) -> list[Any]:
 
 
 class Attacks(Campaign):
-    """Each attack mutates a shipped recipe once or more; every tenth is of a tiny model, and carried out."""
+    """Each attack mutates a shipped recipe; every tenth one is for a tiny model and is run."""
 
     name: ClassVar[str] = "recipes"
     small: ClassVar[int] = 60
@@ -151,7 +151,7 @@ class Attacks(Campaign):
         self._runs = Runs(place)
 
     def attack(self, number: int) -> Verdict:
-        """Mutates recipe `number`; every tenth is one of a tiny model, which is then trained."""
+        """Mutates a recipe one or more times and loads it; every tenth is for a tiny model and is run."""
         draw = random.Random(number)
         run = number % 10 == 9
         kind = draw.choice(NAMES)
@@ -169,9 +169,9 @@ class Attacks(Campaign):
             with time_limit(SECONDS):
                 load_recipe(file)
         except ConfigError as error:
-            told = str(error)
-            if "where:" not in told or len(told) > LONGEST:
-                return Verdict(sort, f"a message without a place, or too long: {told[:500]}")
+            message = str(error)
+            if "where:" not in message or len(message) > LONGEST:
+                return Verdict(sort, f"the message does not say where, or is too long: {message[:500]}")
             if _peak() - memory > MEMORY:
                 return Verdict(sort, f"{_peak() - memory:,} bytes of memory for {text[:300]!r}")
             return Verdict(sort)
@@ -190,5 +190,5 @@ class Attacks(Campaign):
 
 
 def _peak() -> int:
-    """Bytes of memory that this process has held at most."""
+    """Peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,4 +1,4 @@
-"""Small runs of every recipe for the campaigns, and what of two runs must be the same."""
+"""Small runs of every recipe for the campaigns, and what must be the same in equal runs."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ NAMES = tuple(KINDS)
 
 
 class Runs:
-    """Recipes for a tiny model, and for each the run that nothing disturbed.
+    """Recipes for a tiny model, and an undisturbed run of each.
 
     Args:
-        place: Where model, pictures, recipes and undisturbed runs are put.
+        place: Folder for model, pictures, recipes and undisturbed runs.
     """
 
     def __init__(self, place: Path) -> None:
@@ -81,7 +81,7 @@ class Runs:
         return file
 
     def straight(self, kind: str) -> tuple[dict[str, str], float]:
-        """What an undisturbed run leaves (see `tree`), and how many seconds it takes."""
+        """What an undisturbed run writes (see `tree`), and how many seconds it takes."""
         if kind not in self._straight:
             folder = self._place / f"straight-{kind}"
             folder.mkdir()
@@ -96,22 +96,22 @@ class Runs:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Every file below a folder with a hash of what must be the same in equal runs."""
+    """Every file below a folder, with a hash of what must be the same in equal runs."""
     files = sorted(path for path in folder.rglob("*") if not path.is_dir())
     return {str(path.relative_to(folder)): _content(path) for path in files}
 
 
 def _content(path: Path) -> str:
     data = path.read_bytes()
-    if path.name == "metrics.jsonl":  # how fast a machine was is not repeated
+    if path.name == "metrics.jsonl":  # speed varies between runs
         lines = [json.loads(line) for line in data.splitlines()]
         data = json.dumps([{**line, "images_per_second": 0} for line in lines]).encode()
     return hashlib.sha256(data).hexdigest()
 
 
 def difference(wanted: dict[str, str], found: dict[str, str]) -> str | None:
-    """The files that are missing, too many or not the same, or None."""
-    told = [f"missing {name}" for name in wanted if name not in found]
-    told += [f"too much: {name}" for name in found if name not in wanted]
-    told += [f"not the same: {name}" for name in wanted if found.get(name, wanted[name]) != wanted[name]]
-    return "; ".join(told) or None
+    """The files that are missing, unexpected or different; None if there are none."""
+    faults = [f"missing: {name}" for name in wanted if name not in found]
+    faults += [f"unexpected: {name}" for name in found if name not in wanted]
+    faults += [f"different: {name}" for name in wanted if found.get(name, wanted[name]) != wanted[name]]
+    return "; ".join(faults) or None

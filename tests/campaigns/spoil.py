@@ -1,4 +1,4 @@
-"""Ways to spoil safetensors and JSON files."""
+"""Ways to damage safetensors and JSON files."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ VALUES: tuple[Any, ...] = (
 
 
 def a_dtype(tensors: Tensors, key: str, draw: random.Random) -> None:
-    """One tensor, or all, in another number format."""
+    """One tensor, or all of them, with another dtype."""
     dtype = draw.choice(DTYPES)
     for name in [key] if draw.random() < 0.5 else list(tensors):
         tensors[name] = tensors[name].to(dtype)
 
 
 def a_shape(tensors: Tensors, key: str, draw: random.Random) -> None:
-    """Transposed, cut, flattened, without entries, or with more dimensions."""
+    """Transposed, cut, flattened, empty, or with more dimensions."""
     tensor = tensors[key]
     tensors[key] = draw.choice(
         (
@@ -63,7 +63,7 @@ def a_value(tensors: Tensors, key: str, draw: random.Random) -> None:
 
 
 def an_alpha(tensors: Tensors, key: str, draw: random.Random) -> None:
-    """An alpha that is absurd, or many."""
+    """An absurd alpha, or several values."""
     stem = key.removesuffix(".lora_down.weight").removesuffix(".lora_up.weight")
     values = (1e38, -3e38, 0.0, -1.0, 1e-45, math.nan, 1e300)
     alpha = torch.tensor(draw.choice(values), dtype=torch.float64)
@@ -71,13 +71,13 @@ def an_alpha(tensors: Tensors, key: str, draw: random.Random) -> None:
 
 
 def a_name(tensors: Tensors, key: str, draw: random.Random) -> None:
-    """A name that no file should have, instead of or beside the others."""
+    """A key that no file should have, instead of another or in addition."""
     name = draw.choice(NAMES) + draw.choice(("", key))
     tensors[name] = tensors[key].clone() if draw.random() < 0.5 else tensors.pop(key)
 
 
 def a_hole(tensors: Tensors, key: str, draw: random.Random) -> None:
-    """A tensor, half of them, or all are missing."""
+    """One tensor, half of them, or all are missing."""
     kept = draw.choice(([n for n in tensors if n != key], list(tensors)[: len(tensors) // 2], [key], []))
     for name in set(tensors) - set(kept):
         del tensors[name]
@@ -87,7 +87,7 @@ TENSORS = (a_dtype, a_shape, a_value, an_alpha, a_name, a_hole)
 
 
 def damaged(tensors: Tensors, draw: random.Random) -> tuple[str, bytes]:
-    """The bytes of a safetensors file with one or two of its tensors spoiled; and how."""
+    """How one or two of the tensors were damaged, and the bytes of the safetensors file."""
     spoiled, said = dict(tensors), []
     for _ in range(draw.choice((1, 1, 2))):
         if spoiled:
@@ -130,7 +130,7 @@ def broken(data: bytes, draw: random.Random) -> bytes:
 
 
 def flipped(data: bytes, draw: random.Random, end: int | None = None) -> bytes:
-    """Some bytes are others."""
+    """Some bytes are changed."""
     changed = bytearray(data)
     for _ in range(draw.choice((1, 3, 20))):
         changed[draw.randrange(end or len(changed))] = draw.randrange(256)
@@ -138,7 +138,7 @@ def flipped(data: bytes, draw: random.Random, end: int | None = None) -> bytes:
 
 
 def wrong_json(data: bytes, draw: random.Random) -> bytes:
-    """A JSON file that is none, or has one value of another type, or one less."""
+    """Not JSON, or JSON with one value replaced or missing."""
     if draw.random() < 0.2:
         return draw.choice((*JUNK, data[: len(data) // 2], flipped(data, draw)))
     content = json.loads(data)

@@ -1,4 +1,4 @@
-"""Faults of the surroundings: full disks, closed pipes, odd places, signals, little memory."""
+"""Failing surroundings: full disks, closed pipes, odd output folders, signals, too little memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _largest_file(size: int) -> Before:
 
 
 def _streams(**targets: str | None) -> Before:
-    """Puts files in the place of standard output or error; None closes them."""
+    """Redirects standard output or error to files; None closes them."""
 
     def change() -> None:
         for name, target in targets.items():
@@ -51,19 +51,19 @@ def _no_reader() -> None:
 
 
 def full_disk(self: Attacks, folder: Path, draw: random.Random) -> str | None:
-    """A disk without room, in training."""
+    """A full disk, in training."""
     size = int(10 ** draw.uniform(3, 6.5))
     ended = self.run("lora", folder, before=_largest_file(size))
     if ended.code == 0:
         return self.like_straight(folder)
     failure = ended.unexpected(2) or self.places(ended)
-    # Whatever was written is whole: with room the run goes on to the same bytes.
+    # Whatever was written is intact: with free space the run resumes and ends in the same bytes.
     again = self.run("lora", folder, "--resume")
     return failure or again.unexpected(0) or self.like_straight(folder)
 
 
 def full_disk_in_sample(self: Attacks, folder: Path, draw: random.Random) -> str | None:
-    """A disk without room, in sampling and exporting."""
+    """A full disk, in sampling and exporting."""
     arguments = draw.choice((self.sample("out"), self.export("out")))
     ended = Child(arguments, folder, before=_largest_file(draw.choice((1000, 1500, 2000)))).wait()
     left = [path for path in tree(folder) if "partial" not in path]
@@ -73,7 +73,7 @@ def full_disk_in_sample(self: Attacks, folder: Path, draw: random.Random) -> str
 
 
 def odd_place(self: Attacks, folder: Path, draw: random.Random) -> str | None:
-    """An output folder that cannot be."""
+    """An impossible output folder."""
     (folder / "afile").touch()
     place = draw.choice(("afile", "afile/sub", "/proc/x", "/sys/x", "x" * 300, "/dev/null/x"))
     arguments = draw.choice((
@@ -85,7 +85,7 @@ def odd_place(self: Attacks, folder: Path, draw: random.Random) -> str | None:
 
 
 def streams(self: Attacks, folder: Path, draw: random.Random) -> str | None:
-    """Standard streams that are closed, full or without a reader."""
+    """Standard streams that are closed, full or have no reader."""
     before = draw.choice((
         _streams(out=None), _streams(err=None), _streams(out=None, err=None), _streams(out="/dev/full"),
         _streams(out="/dev/full", err="/dev/full"), _no_reader,
@@ -95,7 +95,7 @@ def streams(self: Attacks, folder: Path, draw: random.Random) -> str | None:
 
 
 def signals(self: Attacks, folder: Path, draw: random.Random) -> str | None:
-    """A signal that asks to end, at any moment."""
+    """A signal to end, at any moment."""
     number = draw.choice((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     child = Child(["run", str(self.runs.recipe("lora"))], folder)
     time.sleep(0.2 + draw.random() * self.runs.straight("lora")[1])
@@ -103,13 +103,13 @@ def signals(self: Attacks, folder: Path, draw: random.Random) -> str | None:
     ended = child.wait()
     failure = ended.unexpected(0, 130)
     if not failure and ended.code == 130 and not ended.err.strip():
-        failure = "it ended without a word"
+        failure = "it ended without a message"
     again = self.run("lora", folder, *(["--resume"] if ended.code else []))
     return failure or again.unexpected(0) or (self.like_straight(folder) if ended.code else None)
 
 
 def memory(self: Attacks, folder: Path, draw: random.Random) -> str | None:
-    """Less memory than is needed."""
+    """Too little memory."""
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
     size = now + int(10 ** draw.uniform(6, 8.5))
@@ -119,7 +119,7 @@ def memory(self: Attacks, folder: Path, draw: random.Random) -> str | None:
 
     ended = self.run("lora", folder, before=limit)
     if ended.code == -signal.SIGABRT and "memory allocation of" in ended.err:
-        return None  # a library written in Rust, which says so and ends; nobody can catch it
+        return None  # a library in Rust, which prints this and aborts; it cannot be caught
     return ended.unexpected(0, 2) or (self.places(ended) if ended.code else None)
 
 
@@ -127,7 +127,7 @@ FAULTS: tuple[Fault, ...] = (full_disk, full_disk_in_sample, odd_place, streams,
 
 
 class Attacks(Campaign):
-    """Each attack runs one command in surroundings that fail it."""
+    """Each attack runs one command in failing surroundings."""
 
     name: ClassVar[str] = "surroundings"
     small: ClassVar[int] = 6
@@ -140,7 +140,7 @@ class Attacks(Campaign):
         self.straight, _ = self.runs.straight("lora")
 
     def attack(self, number: int) -> Verdict:
-        """Does fault `number` modulo the number of faults."""
+        """Causes fault `number` modulo the number of faults."""
         fault = FAULTS[number % len(FAULTS)]
         folder = self.place / f"fault-{number}"
         folder.mkdir()
@@ -162,13 +162,13 @@ class Attacks(Campaign):
                 "--model", str(self.model)]  # fmt: skip
 
     def places(self, ended: Ended) -> str | None:
-        """A message must say what, where and how it is fixed."""
+        """A message must say where the problem is and how to fix it."""
         if "where:" in ended.err and "fix:" in ended.err:
             return None
-        return None if "Memory ran out" in ended.err else f"a message without a place: {ended.err}"
+        return None if "Memory ran out" in ended.err else f"where or fix is missing: {ended.err}"
 
     def like_straight(self, folder: Path) -> str | None:
-        """The results are those of the undisturbed run."""
+        """What differs from the results of the undisturbed run, or None."""
         found = tree(folder)
         wrong = [name for name, content in self.straight.items() if found.get(name) != content]
-        return f"not as in the undisturbed run: {', '.join(wrong)}" if wrong else None
+        return f"different from the undisturbed run: {', '.join(wrong)}" if wrong else None

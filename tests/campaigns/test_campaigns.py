@@ -1,4 +1,4 @@
-"""A few attacks of each campaign; `make campaign` carries out many."""
+"""A few attacks of each campaign; `make campaign` runs many."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("name", CAMPAIGNS)
 def test_a_few_attacks_do_no_harm(name: str, tmp_path: Path) -> None:
-    # In a process of its own, since the attacks fork it.
+    # In its own process, since the attacks fork it.
     ended = subprocess.run(
         [sys.executable, "-m", "tests.campaigns", name, "--small"],
         cwd=ROOT,

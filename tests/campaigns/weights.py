@@ -1,4 +1,4 @@
-"""Broken and odd weight files and model folders: a finite result, or a message with a place."""
+"""Broken and odd weight files and model folders: a finite result, or a message with where and fix."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from tests.formats.conftest import trained_lora
 from tests.tiny import tiny_backbone_folder
 
 SECONDS = 60  # after which an attack counts as hanging
-SAMPLED = 25  # each so manieth attack goes through a whole `finetune sample`
+SAMPLED = 25  # every 25th attack goes through a whole `finetune sample`
 
 
 class Attacks(Campaign):
-    """LoRAs, embeddings, ControlNets, checkpoints and model folders; see `Campaign`."""
+    """Each attack reads a damaged LoRA, embedding, ControlNet, checkpoint or model folder."""
 
     name: ClassVar[str] = "weights"
     small: ClassVar[int] = 25
@@ -75,17 +75,19 @@ class Attacks(Campaign):
         }
 
     def attack(self, number: int) -> Verdict:
-        """Spoils a file as `number` says and reads it."""
+        """Damages a file and reads it."""
         draw = random.Random(number)
         if number % SAMPLED == SAMPLED - 1:
             return self._sample(draw)
-        kind = draw.choice(["LoRA", *self._kinds])  # LoRAs are what people get from strangers most
+        kind = draw.choice(["LoRA", *self._kinds])  # LoRAs are the files most often downloaded from strangers
         how, read = self._kinds[kind](draw)
         try:
             with time_limit(SECONDS):
                 read()
         except UserError as error:
-            return Verdict(f"{kind}: {how}", None if error.where and error.fix else f"no place: {error}")
+            return Verdict(
+                f"{kind}: {how}", None if error.where and error.fix else f"where or fix is missing: {error}"
+            )
         except Exception as error:
             return Verdict(f"{kind}: {how}", f"{type(error).__name__}: {error}")
         return Verdict(f"{kind}: {how}")
@@ -133,7 +135,7 @@ class Attacks(Campaign):
             section = ModelSection(name=str(file))
             header = read_header(file, allow_pickle=False)
             family = family_of_checkpoint(header, str(file))
-            # The true structures are those of the published models, which are too large here.
+            # The real loader would build the published models' structures, which are too large here.
             backbone = convert(file, family, self._folder, self._model.tokenizers, str(file))
             settle_prediction(backbone, file, header, section)
             _works(backbone)
@@ -145,7 +147,7 @@ class Attacks(Campaign):
         return how, lambda: _works(load_backbone(ModelSection(name=str(folder))))
 
     def _spoiled_folder(self, whole: Path, draw: random.Random) -> tuple[str, Path]:
-        """A copy of a folder with one file spoiled."""
+        """A copy of a folder with one file damaged."""
         folder = self.place / "spoiled"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(whole, folder)
@@ -161,13 +163,13 @@ class Attacks(Campaign):
         return file.name, folder
 
     def _sample(self, draw: random.Random) -> Verdict:
-        """A spoiled LoRA through the whole program."""
+        """Runs the whole program with a damaged LoRA."""
         _, file = self._spoiled(self._loras[draw.choice(sorted(self._loras))], draw, "lora")
         command = ("sample", "a cat", "--model", self._folder, "--lora", file, "--steps", "1")
         folder = self.place / "sampled"
         folder.mkdir(exist_ok=True)
         ended = finetune(*command, folder=folder)
-        # A file may be right in form and too strong for any picture, which is told as such.
+        # A well-formed file may still be too strong for any picture; the program says so.
         allowed = (0, 2, 1) if "is not finite" in ended.err else (0, 2)
         return Verdict("whole program", ended.unexpected(*allowed))
 
@@ -178,9 +180,9 @@ def _finite(tensor: Tensor) -> None:
 
 @torch.no_grad()
 def _works(backbone: Backbone) -> None:
-    """A model that was taken has finite weights and gives an answer.
+    """Checks that a loaded model has finite weights and predicts something.
 
-    The answer of weights that are merely far too large is not finite, as the sampler then says.
+    The prediction of weights that are merely far too large may not be finite; the sampler reports that.
     """
     side = backbone.native_size // backbone.latent_factor
     noise = torch.randn(1, backbone.latent_channels, side, side, generator=torch.Generator().manual_seed(0))

@@ -1,7 +1,7 @@
-"""`python -m tests.gpu`: what can be shown on a GPU, in at most ten minutes; `make gpu` calls it.
+"""`python -m tests.gpu`: tests and benchmarks for a GPU, in at most ten minutes; `make gpu` runs it.
 
-The tests of this folder, then every recipe on SD 1.5 and SDXL of true size with random weights
-(`benchmarks.gpu`). Without a GPU it says so and is content if all of it can be imported.
+The tests in this folder, then every recipe on full-size SD 1.5 and SDXL with random weights
+(`benchmarks.gpu`). Without a GPU it says so and succeeds if all of it can be imported.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def main() -> int:
     for name in ("benchmarks.gpu", "tests.gpu.test_gpu", "tests.gpu.test_benchmark"):
         importlib.import_module(name)
     if not torch.cuda.is_available():
-        print("There is no NVIDIA GPU that PyTorch can use here. The scripts import; nothing else was done.")
+        print("PyTorch finds no NVIDIA GPU on this machine. The scripts can be imported; nothing was run.")
         return 0
     tests = _within(began, "pytest", "-q", "tests/gpu")
-    # A case that has begun is finished: room for the longest.
+    # A case that has started is finished: leave time for the longest.
     left = max(0.0, SECONDS - (time.monotonic() - began) - 60)
     file = ROOT / "build" / "gpu.json"
     file.parent.mkdir(exist_ok=True)
@@ -39,17 +39,17 @@ def main() -> int:
 
 
 def _within(began: float, *module: str) -> int:
-    """Runs a module until it ends or the time is over; its exit code."""
+    """Runs a module until it ends or time runs out; returns its exit code."""
     environment = {
         **os.environ,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    }  # for equal sums, where a test wants them
+    }  # for deterministic sums in the tests that need them
     command = [sys.executable, "-m", *module]
     try:
         left = max(1.0, SECONDS - (time.monotonic() - began))
         return subprocess.run(command, cwd=ROOT, check=False, env=environment, timeout=left).returncode
     except subprocess.TimeoutExpired:
-        print(f"{module[0]} was stopped: the {SECONDS} seconds were over.")
+        print(f"{module[0]} was stopped: the {SECONDS} seconds were used up.")
         return 1
 
 

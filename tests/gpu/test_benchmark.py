@@ -1,4 +1,4 @@
-"""The benchmark for GPUs measures; here on a tiny model, on whatever device there is."""
+"""The GPU benchmark works; here with a tiny model, on any device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.gpu import Case, draw_pictures, measure, table
 
 @pytest.mark.parametrize("kind", ["lora", "controlnet", "embedding"])
 def test_a_case_is_measured(tmp_path: Path, tiny_models: dict[str, Path], kind: str) -> None:
-    # As the benchmark's own row, but for what only a GPU has.
+    # Like the benchmark's own row, except for what needs a GPU.
     row = next(case for case in gpu.CASES if case.kind == kind and case.family == "sd1")
     case = Case(kind, "sd1", "fp32", row.changes)
     pictures = draw_pictures(tmp_path / "pictures", 32)

@@ -1,4 +1,4 @@
-"""What only a GPU can show; `make gpu` runs it, and without a GPU every test is skipped."""
+"""Tests that need a GPU; `make gpu` runs them, and without a GPU all are skipped."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_every_recipe_trains(kind: str, precision: str, tiny_folder: Path, pictu
 
 @pytest.fixture
 def deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """CUDA adds in the same order each time; left to itself it does not, resumed or not."""
+    """Makes CUDA add in the same order each time; by default it does not, resumed or not."""
     assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == ":4096:8", "make gpu sets it"
     torch.use_deterministic_algorithms(True)
     yield
@@ -114,7 +114,7 @@ def test_two_gpus_train_what_one_does(here: Path, tiny_models: dict[str, Path], 
 
 
 def test_the_state_of_a_large_layer_is_paged() -> None:
-    layer = torch.nn.Linear(400, 400, device="cuda")  # bitsandbytes pages from 100,000 values on
+    layer = torch.nn.Linear(400, 400, device="cuda")  # bitsandbytes pages from 100,000 values up
     optimizer = make_optimizer(
         [{"params": list(layer.parameters())}], OptimizerSection(name="paged_adamw8bit")
     )
@@ -129,7 +129,7 @@ def test_the_untrained_prediction_is_in_the_precision_of_training(
 ) -> None:
     dtype = PRECISIONS[precision]
     backbone = load_backbone(ModelSection(name=str(tiny_models["sd1"])))
-    adapter = LoRA(backbone, LoRASection(rank=2))  # nothing learned yet: both predict the same
+    adapter = LoRA(backbone, LoRASection(rank=2))  # untrained: both predict the same
     conditioning = backbone.conditioning(["a cat", "a red dog"])
     backbone.to("cuda", dtype)
     noisy = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)).cuda()
@@ -141,13 +141,13 @@ def test_the_untrained_prediction_is_in_the_precision_of_training(
 
 
 def test_pictures_are_those_of_the_cpu(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A convolution would round its factors to ten bits.
+    # TF32 convolutions would round their inputs to ten bits.
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     pixels = []
     for device in ("cpu", "cuda"):
         sampler = Sampler.load(str(tiny_folder), precision="fp32", device=device)
         pixels.append(np.asarray(sampler("a red cat", steps=4, seed=3)[0].image, dtype=np.int16))
-    # Sums are added up in another order: a level or two of 255.
+    # Sums are added in another order, which makes a difference of a level or two out of 255.
     assert np.abs(pixels[0] - pixels[1]).max() <= 3
 
 
