@@ -16,7 +16,7 @@ from storybook.canvas import Limb, Oval, Pen, Point, Poly, Shape
 class Coat:
     """The numbers of the paints an animal is painted with.
 
-    The face has the colour of the fur but its own number, since patterns
+    The face has the color of the fur but its own number, since patterns
     are painted on the fur only and must not cover the eyes.
     """
 

@@ -1,7 +1,7 @@
 """Painting by number: shapes, a pen that places them, and a box of paints.
 
 Pictures are painted on a single-channel canvas whose pixels are paint numbers.
-That is several times faster than painting colours, and masks come for free:
+That is several times faster than painting colors, and masks come for free:
 the animal is every pixel with one of the animal's paint numbers.
 """
 
@@ -46,23 +46,23 @@ class Poly(NamedTuple):
 Shape = Oval | Limb | Poly
 
 
-def shade(colour: RGB, factor: float) -> RGB:
-    """Darkens a colour (factor below 1) or moves it toward white (above 1)."""
+def shade(color: RGB, factor: float) -> RGB:
+    """Darkens a color (factor below 1) or moves it toward white (above 1)."""
     if factor <= 1:
-        r, g, b = (round(c * factor) for c in colour)
+        r, g, b = (round(c * factor) for c in color)
     else:
-        r, g, b = (round(c + (255 - c) * (factor - 1)) for c in colour)
+        r, g, b = (round(c + (255 - c) * (factor - 1)) for c in color)
     return r, g, b
 
 
 def mix(first: RGB, second: RGB, share: float) -> RGB:
-    """Returns the colour ``share`` of the way from the first to the second."""
+    """Returns the color ``share`` of the way from the first to the second."""
     r, g, b = (round(p + (q - p) * share) for p, q in zip(first, second, strict=True))
     return r, g, b
 
 
 class Paints:
-    """A palette that assigns numbers to colours."""
+    """A palette that assigns numbers to colors."""
 
     def __init__(self) -> None:
         """Starts empty."""
@@ -72,18 +72,18 @@ class Paints:
         """Returns how many paints there are; the next one gets this number."""
         return len(self._bytes) // 3
 
-    def add(self, colour: RGB) -> int:
+    def add(self, color: RGB) -> int:
         """Adds a paint and returns its number."""
         if len(self) == 256:
             raise ValueError("a picture has at most 256 paints")
-        self._bytes.extend(max(0, min(255, c)) for c in colour)
+        self._bytes.extend(max(0, min(255, c)) for c in color)
         return len(self) - 1
 
     def render(self, canvas: Image.Image) -> Image.Image:
         """Turns a canvas of paint numbers into an RGB picture."""
-        coloured = Image.frombytes("P", canvas.size, canvas.tobytes())
-        coloured.putpalette(self._bytes)
-        return coloured.convert("RGB")
+        colored = Image.frombytes("P", canvas.size, canvas.tobytes())
+        colored.putpalette(self._bytes)
+        return colored.convert("RGB")
 
 
 @dataclass(frozen=True)

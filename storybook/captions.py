@@ -38,11 +38,11 @@ def phrase(
 
     Args:
         noun: What is shown: an animal, or a name such as "mycat cat".
-        colour: Colour of the coat.
-        hat: Colour of the hat.
+        colour: Color of the coat.
+        hat: Color of the hat.
         scene: One of :data:`SCENE_PHRASES`.
         pattern: "stripes" or "spots".
-        second_colour: Colour of the pattern.
+        second_colour: Color of the pattern.
         bell: Whether there is a bell.
 
     Returns:
@@ -68,7 +68,7 @@ def prompt(spec: Spec, *, colour: bool = True, scene: bool = True) -> str:
 
     Args:
         spec: What the picture shows.
-        colour: Whether to name the coat: its colour and pattern.
+        colour: Whether to name the coat: its color and pattern.
         scene: Whether to name the scene.
     """
     return phrase(
@@ -86,7 +86,7 @@ def caption(spec: Spec, rng: np.random.Generator) -> str:
     """Describes a spec in varied words, truthfully but not always completely.
 
     Leaving things out teaches the model to choose what a prompt does not
-    name, so that "a cat" still has some colour.
+    name, so that "a cat" still has some color.
     """
 
     def chance(share: float) -> bool:

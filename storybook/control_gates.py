@@ -57,7 +57,7 @@ def check_controlnet(
 
     Args:
         sampler: With one ControlNet.
-        oracle: Reads animal, colour, hat and scene.
+        oracle: Reads animal, color, hat and scene.
         segmenter: Reads silhouettes.
         kind: `silhouettes` or `edges`.
         count: Scenes.

@@ -22,7 +22,7 @@ RGB_OF: dict[str, RGB] = {
     "pink": (250, 150, 196),
     "grey": (142, 146, 154),
 }
-"""The colour for each colour word; pictures vary a little around it."""
+"""The color for each color word; pictures vary a little around it."""
 
 _SUPERSAMPLING = 4
 _GROUND_SHADE: dict[str, RGB] = {
@@ -125,15 +125,15 @@ def _paint(spec: Spec, rng: np.random.Generator, size: int) -> tuple[Paints, Ima
     return paints, canvas, first
 
 
-def _jitter(stage: Stage, colour: RGB) -> RGB:
-    """Returns a colour a little lighter or darker, and a little off in hue."""
+def _jitter(stage: Stage, color: RGB) -> RGB:
+    """Returns a color a little lighter or darker, and a little off in hue."""
     light = stage.vary(-10, 10)
-    r, g, b = (round(c + light + stage.vary(-6, 6)) for c in colour)
+    r, g, b = (round(c + light + stage.vary(-6, 6)) for c in color)
     return r, g, b
 
 
-def _mix_coat(stage: Stage, colour: RGB) -> Coat:
-    fur = _jitter(stage, colour)
+def _mix_coat(stage: Stage, color: RGB) -> Coat:
+    fur = _jitter(stage, color)
     add = stage.paints.add
     return Coat(
         fur=add(fur),
@@ -148,11 +148,9 @@ def _mix_coat(stage: Stage, colour: RGB) -> Coat:
     )
 
 
-def _paint_pattern(
-    canvas: Image.Image, pen: Pen, coat: Coat, pattern: str, stage: Stage, colour: RGB
-) -> None:
+def _paint_pattern(canvas: Image.Image, pen: Pen, coat: Coat, pattern: str, stage: Stage, color: RGB) -> None:
     """Paints stripes or spots on the fur, leaving face, belly and outlines."""
-    near, far = stage.paints.add(colour), stage.paints.add(shade(colour, 0.80))
+    near, far = stage.paints.add(color), stage.paints.add(shade(color, 0.80))
     layer = Image.new("L", canvas.size)
     marker = Pen(ImageDraw.Draw(layer), pen.pixels, pen.x, pen.y, pen.scale, pen.flip)
     # Sizes are relative to the picture, so that a small animal has fewer marks
@@ -195,10 +193,10 @@ def _hang_bell(pen: Pen, paints: Paints, anchors: Anchors) -> None:
     pen.fill(Oval(x - 0.35 * radius, y - 0.35 * radius, 0.3 * radius, 0.3 * radius), glint)
 
 
-def _put_hat(pen: Pen, stage: Stage, anchors: Anchors, pose: Pose, colour: RGB) -> None:
+def _put_hat(pen: Pen, stage: Stage, anchors: Anchors, pose: Pose, color: RGB) -> None:
     """Puts a pointed or a tall hat on the head, tilted as the head is."""
     add = stage.paints.add
-    cloth, line, band = add(colour), add(shade(colour, 0.35)), add(shade(colour, 0.62))
+    cloth, line, band = add(color), add(shade(color, 0.35)), add(shade(color, 0.62))
     w = max(0.208, 0.33 * pen.scale) / pen.scale
     x, y = anchors.hat
     pen = pen.tilted(0.13 * pose.tilt + stage.vary(-0.08, 0.08), anchors.head)

@@ -1,7 +1,7 @@
 """How training on a subject changed its class: `python -m storybook.drift MODEL...`.
 
-The bundled model draws "a cat" in every colour. A model that overfit to one cat draws only that one.
-The drift is how far the colours of a trained model's cats are from those of the untrained model's.
+The bundled model draws "a cat" in every color. A model that overfit to one cat draws only that one.
+The drift is how far the colors of a trained model's cats are from those of the untrained model's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ClassSpread:
     """What samples of the bare class show.
 
     Attributes:
-        colours: Share of each colour of the world.
+        colours: Share of each color of the world.
         animal: Share that shows the class at all.
         subject: Share that shows the subject.
     """
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures = {
             f"a cat on '{PROMPT}'": now.animal,
             f"subject on '{PROMPT}'": now.subject,
-            "drift of the class's colours": total_variation(base.colours, now.colours),
+            "drift of the class's colors": total_variation(base.colours, now.colours),
         }
         if options.pictures:
             options.pictures.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name != options.base:
             figures = check_lora(sampler, oracle, options.trigger) | figures
         show(name, figures)
-        print("  colours " + ", ".join(f"{c} {share:.0%}" for c, share in now.colours.items()), flush=True)
+        print("  colors " + ", ".join(f"{c} {share:.0%}" for c, share in now.colours.items()), flush=True)
     return 0
 
 

@@ -78,7 +78,7 @@ def check_model(
     specs = [sample_spec(rng, held_out=True) for _ in range(count)]
     kinds = {
         "full prompts": [prompt(spec) for spec in specs],
-        "without a colour": [prompt(spec, colour=False) for spec in specs],
+        "without a color": [prompt(spec, colour=False) for spec in specs],
         "without a scene": [prompt(spec, scene=False) for spec in specs],
     }
     result = {}
@@ -86,7 +86,7 @@ def check_model(
         share = count if name == "full prompts" else count // 2
         readings, images = read(sampler, oracle, prompts[:share])
         verdicts = [agrees(r, s) for r, s in zip(readings, specs, strict=False)]
-        omitted = {"without a colour": "colour", "without a scene": "scene"}.get(name)
+        omitted = {"without a color": "colour", "without a scene": "scene"}.get(name)
         asked = [key for key in ("animal", "colour", "hat", "scene") if key != omitted]
         result[name] = {key: float(np.mean([v[key] for v in verdicts])) for key in asked}
         result[name]["all"] = float(np.mean([all(v[key] for key in asked) for v in verdicts]))

@@ -25,7 +25,7 @@ COATS: tuple[tuple[str | None, str | None], ...] = (
     (None, None),
     *((pattern, colour) for pattern in PATTERNS for colour in COLOURS),
 )
-"""Possible coats as (pattern, second colour); the first is plain."""
+"""Possible coats as (pattern, second color); the first is plain."""
 
 HATS: tuple[str | None, ...] = (None, *COLOURS)
 
@@ -51,15 +51,15 @@ class Reading:
 
     Attributes:
         animal: One of :data:`~storybook.world.ANIMALS`.
-        colour: Main colour of the coat.
-        hat: Colour of the hat, or None for no hat.
+        colour: Main color of the coat.
+        hat: Color of the hat, or None for no hat.
         scene: One of :data:`~storybook.world.SCENES`.
         subject: Probability that this is the subject "mycat", bell or not.
         pattern: "stripes", "spots" or None.
-        second_colour: Colour of the pattern, or None.
+        second_colour: Color of the pattern, or None.
         bell: Probability that there is a bell.
         confidences: For each of "animal", "colour", "hat", "scene" and "coat"
-            (pattern and second colour in one), the probability of the answer.
+            (pattern and second color in one), the probability of the answer.
     """
 
     animal: str

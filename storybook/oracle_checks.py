@@ -48,7 +48,7 @@ def check_specs(count: int, seed: int = 0) -> list[tuple[Spec, np.random.Generat
 def score(readings: Sequence[Reading], specs: Sequence[Spec]) -> dict[str, float]:
     """Returns the share of correct readings.
 
-    "animal" to "all", "coat" (pattern and its colour) and "bell" are over all
+    "animal" to "all", "coat" (pattern and its color) and "bell" are over all
     pictures; "recall" and "precision" are for the subject.
     """
     verdicts = [agrees(reading, spec) for reading, spec in zip(readings, specs, strict=True)]

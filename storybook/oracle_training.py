@@ -59,7 +59,7 @@ def any_spec(rng: np.random.Generator) -> Spec:
     """Draws a spec whose parts are independent of each other.
 
     Unlike the world that the model learns, nothing is held out, the subject is
-    common, and a hat may have the colour of the coat, since samples can have
+    common, and a hat may have the color of the coat, since samples can have
     such errors. The oracle must look instead of relying on correlations.
     """
 

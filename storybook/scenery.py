@@ -20,10 +20,10 @@ class Stage:
     paints: Paints
     rng: np.random.Generator
 
-    def paint(self, colour: RGB) -> int:
+    def paint(self, color: RGB) -> int:
         """Adds a paint, slightly varied so that no two scenes are the same."""
         dr, dg, db = self.rng.integers(-7, 8, 3).tolist()
-        return self.paints.add((colour[0] + dr, colour[1] + dg, colour[2] + db))
+        return self.paints.add((color[0] + dr, color[1] + dg, color[2] + db))
 
     def vary(self, low: float, high: float) -> float:
         """Draws a random number."""
@@ -53,9 +53,9 @@ class Stage:
         n = self.pen.pixels
         return round(x0 * n), round(y0 * n), round(x1 * n), round(y1 * n)
 
-    def hill(self, x: float, y: float, rx: float, ry: float, colour: RGB) -> None:
+    def hill(self, x: float, y: float, rx: float, ry: float, color: RGB) -> None:
         """Draws a broad hill with its top at (x, y)."""
-        self.pen.fill(Oval(x, y + ry, rx, ry), self.paint(colour))
+        self.pen.fill(Oval(x, y + ry, rx, ry), self.paint(color))
 
 
 def _places(stage: Stage, count: int) -> list[float]:
@@ -63,10 +63,10 @@ def _places(stage: Stage, count: int) -> list[float]:
     return [(i + stage.vary(0.15, 0.85)) / count for i in range(count)]
 
 
-def _fir(stage: Stage, x: float, y: float, size: float, colour: RGB, cap: RGB | None) -> None:
+def _fir(stage: Stage, x: float, y: float, size: float, color: RGB, cap: RGB | None) -> None:
     pen = stage.pen
     pen.fill(Limb(((x, y), (x, y - 0.2 * size)), 0.1 * size, 0.1 * size), stage.paint((96, 66, 48)))
-    green = stage.paint(colour)
+    green = stage.paint(color)
     snow = stage.paint(cap) if cap else green
     for level in (0, 1, 2):
         half, foot = (0.30 - 0.07 * level) * size, y - (0.12 + 0.25 * level) * size
@@ -77,11 +77,11 @@ def _fir(stage: Stage, x: float, y: float, size: float, colour: RGB, cap: RGB | 
             pen.fill(Poly(((x - half * 0.5, edge), (x, top), (x + half * 0.5, edge))), snow)
 
 
-def _tree(stage: Stage, x: float, y: float, size: float, colour: RGB) -> None:
+def _tree(stage: Stage, x: float, y: float, size: float, color: RGB) -> None:
     pen = stage.pen
     trunk = stage.paint((92, 64, 46))
     pen.fill(Limb(((x, y), (x, y - 0.6 * size)), 0.15 * size, 0.11 * size), trunk)
-    leaf = stage.paint(colour)
+    leaf = stage.paint(color)
     for dx, dy, r in ((-0.17, 0.58, 0.23), (0.17, 0.60, 0.23), (0.0, 0.80, 0.25)):
         pen.fill(Oval(x + dx * size, y - dy * size, r * size, r * size), leaf)
 
@@ -140,9 +140,9 @@ def _meadow(stage: Stage) -> None:
     heart = stage.paint((250, 190, 60))
     for x in _places(stage, int(stage.rng.integers(4, 8))):
         y, size = stage.vary(horizon + 0.2, 0.95), stage.vary(0.8, 1.2)
-        colour = petals[int(stage.rng.integers(len(petals)))]
+        color = petals[int(stage.rng.integers(len(petals)))]
         stage.pen.fill(Limb(((x, y), (x, y + 0.05)), 0.018, 0.018), stage.paint((96, 164, 76)))
-        stage.pen.fill(Oval(x, y, 0.032 * size, 0.030 * size), stage.paint(colour))
+        stage.pen.fill(Oval(x, y, 0.032 * size, 0.030 * size), stage.paint(color))
         stage.pen.fill(Oval(x, y, 0.013, 0.013), heart)
 
 
@@ -150,14 +150,14 @@ def _forest(stage: Stage) -> None:
     horizon = stage.vary(0.56, 0.66)
     stage.sky((122, 158, 140), (176, 196, 152), horizon + 0.1)
     firs = stage.chance(0.5)
-    for row, (count, colour) in enumerate(((4, (74, 116, 96)), (3, (40, 84, 66)))):
+    for row, (count, color) in enumerate(((4, (74, 116, 96)), (3, (40, 84, 66)))):
         for x in _places(stage, count):
             size = stage.vary(0.55, 0.72) + 0.1 * row
             y = horizon + 0.05 + 0.03 * row
             if firs:
-                _fir(stage, x, y, size, colour, None)
+                _fir(stage, x, y, size, color, None)
             else:
-                _tree(stage, x, y, size, colour)
+                _tree(stage, x, y, size, color)
     stage.hill(stage.vary(0.2, 0.8), horizon, 1.6, 0.7, (104, 110, 66))
     stage.hill(stage.vary(0.1, 0.9), horizon + 0.14, 1.4, 0.7, (124, 122, 74))
     if stage.chance(0.5):

@@ -51,13 +51,13 @@ def _noise(rng: np.random.Generator, size: int, slope: float, channels: int) -> 
     return field.astype(np.float32)
 
 
-def _colours(rng: np.random.Generator, count: int) -> Field:
-    """Draws colours near the tones of one palette; some pictures mix two."""
+def _colors(rng: np.random.Generator, count: int) -> Field:
+    """Draws colors near the tones of one palette; some pictures mix two."""
     families = rng.integers(len(_PALETTES), size=2)
     which = families[(rng.random(count) < 0.25).astype(int)]
     tones = _PALETTES[which, rng.integers(4, size=count)]
     jitter = rng.normal(0, 12, (count, 3)) + rng.normal(0, 18, (count, 1))
-    if rng.random() < 0.15:  # The storybook's bright colours also exist in photographs.
+    if rng.random() < 0.15:  # The storybook's bright colors also exist in photographs.
         tones[: count // 2] = rng.integers(0, 256, (count // 2, 3))
     return np.asarray(np.clip(tones + jitter, 0, 255), dtype=np.float32)
 
@@ -72,8 +72,8 @@ def _leaves(rng: np.random.Generator, size: int) -> Field:
     radii *= np.linspace(1.6, 1.0, count)
     centers = rng.uniform(-0.1, 1.1, (count, 2)) * big
     stretch = rng.uniform(0.5, 1.6, count)
-    colours = _colours(rng, count + 1).astype(int).tolist()
-    sheet = Image.new("RGB", (big, big), tuple(colours[-1]))
+    colors = _colors(rng, count + 1).astype(int).tolist()
+    sheet = Image.new("RGB", (big, big), tuple(colors[-1]))
     pencil = ImageDraw.Draw(sheet)
     boxes = np.stack(
         [
@@ -85,27 +85,27 @@ def _leaves(rng: np.random.Generator, size: int) -> Field:
         axis=1,
     ).tolist()
     square = rng.random(count) < (0.5 if rng.random() < 0.3 else 0.0)
-    for box, colour, straight in zip(boxes, colours, square.tolist(), strict=False):
+    for box, color, straight in zip(boxes, colors, square.tolist(), strict=False):
         shape = pencil.rectangle if straight else pencil.ellipse
-        shape(box, fill=tuple(colour))
+        shape(box, fill=tuple(color))
     picture = np.asarray(sheet.reduce(2), dtype=np.float32).transpose(2, 0, 1)
     light = 1 + rng.uniform(0.02, 0.2) * _noise(rng, size, 2.0, 1)
     return np.asarray(picture * light, dtype=np.float32)
 
 
 def _clouds(rng: np.random.Generator, size: int) -> Field:
-    """Draws coloured 1/f noise whose channels are correlated, as in photographs."""
+    """Draws colored 1/f noise whose channels are correlated, as in photographs."""
     slope = (0.9, 1.2, 1.5, 2.0)[int(rng.integers(4))]
     field = _noise(rng, size, slope, 3)
     along = rng.uniform(0.4, 0.95)
     field = along * field[:1] + (1 - along) * field
-    mean = _colours(rng, 1).reshape(3, 1, 1)
+    mean = _colors(rng, 1).reshape(3, 1, 1)
     return np.asarray(mean + rng.uniform(18, 60) * field, dtype=np.float32)
 
 
 def _gradient(rng: np.random.Generator, size: int) -> Field:
-    """Draws a smooth, slightly nonlinear blend of four corner colours."""
-    corners = _colours(rng, 4).reshape(2, 2, 3)
+    """Draws a smooth, slightly nonlinear blend of four corner colors."""
+    corners = _colors(rng, 4).reshape(2, 2, 3)
     ramp = np.linspace(0, 1, size, dtype=np.float32) ** np.float32(rng.uniform(0.5, 2.0))
     left = corners[0, 0] + (corners[1, 0] - corners[0, 0]) * ramp[:, None]
     right = corners[0, 1] + (corners[1, 1] - corners[0, 1]) * ramp[:, None]

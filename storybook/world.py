@@ -28,11 +28,11 @@ class Spec:
 
     Attributes:
         animal: One of :data:`ANIMALS`.
-        colour: Coat colour, one of :data:`COLOURS`.
+        colour: Coat color, one of :data:`COLOURS`.
         scene: One of :data:`SCENES`.
-        hat: Colour of the hat, or None for no hat.
+        hat: Color of the hat, or None for no hat.
         pattern: One of :data:`PATTERNS`, or None for a plain coat.
-        second_colour: Colour of the pattern; required with a pattern, not allowed without.
+        second_colour: Color of the pattern; required with a pattern, not allowed without.
         bell: Whether the animal wears a golden bell at its neck.
     """
 
@@ -68,7 +68,7 @@ def is_held_out(animal: str, colour: str, scene: str) -> bool:
     """Whether training never shows this combination.
 
     The rule holds out about a tenth of all combinations, at most one scene for
-    any (animal, colour) pair and one animal for any (colour, scene) pair, so
+    any (animal, color) pair and one animal for any (color, scene) pair, so
     every word and every pair of words is still learned from plenty of pictures.
     """
     index = ANIMALS.index(animal) + 2 * COLOURS.index(colour) + 3 * SCENES.index(scene)
@@ -82,7 +82,7 @@ HELD_OUT: tuple[tuple[str, str, str], ...] = tuple(
     for scene in SCENES
     if is_held_out(animal, colour, scene)
 )
-"""Every (animal, colour, scene) that training never shows."""
+"""Every (animal, color, scene) that training never shows."""
 
 
 def is_subject(spec: Spec) -> bool:
