@@ -27,24 +27,27 @@ def presets(kind: str) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def with_preset(recipe: RecipeT, model: str) -> RecipeT:
-    """The recipe with the preset of `model` where nothing was set.
+    """The recipe with the preset of `model` where nothing was set; see `values_with_preset`."""
+    return type(recipe).model_validate(values_with_preset(recipe, model))
 
-    A warm-up of the preset that is longer than the run is shortened to a tenth of the run.
+
+def values_with_preset(recipe: Recipe, model: str) -> dict[str, Any]:
+    """All settings as plain data, those of the preset where nothing was set.
+
+    A warmup of the preset that is longer than the run is shortened to a tenth of the run.
 
     Args:
         recipe: Settings that were given count as set, whatever their value.
         model: `storybook` or a family.
     """
-    given = recipe.model_dump(exclude_unset=True)
-    values: dict[str, Any] = {name: dict(keys) for name, keys in presets(recipe.kind).get(model, {}).items()}
-    for section, keys in given.items():
-        values[section] = values.get(section, {}) | keys if isinstance(keys, dict) else keys
-    if "warmup_steps" not in recipe.optimizer.model_fields_set:
-        steps = values.get("training", {}).get("steps", recipe.training.steps)
-        warmup = values.get("optimizer", {}).get("warmup_steps", 0)
-        if warmup > steps:
-            values["optimizer"]["warmup_steps"] = steps // 10
-    return type(recipe).model_validate(values)
+    values = recipe.model_dump()
+    for section, keys in presets(recipe.kind).get(model, {}).items():
+        given = getattr(recipe, section).model_fields_set
+        values[section] |= {key: value for key, value in keys.items() if key not in given}
+    steps, optimizer = values["training"]["steps"], values["optimizer"]
+    if "warmup_steps" not in recipe.optimizer.model_fields_set and optimizer["warmup_steps"] > steps:
+        optimizer["warmup_steps"] = steps // 10
+    return values
 
 
 def warmup_note(recipe: Recipe, resolved: Recipe, model: str) -> str | None:

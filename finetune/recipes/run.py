@@ -27,7 +27,7 @@ from finetune.recipes.faults import raise_faults
 from finetune.recipes.fields import flatten
 from finetune.recipes.foreign import tell_if_foreign
 from finetune.recipes.place import claimed_by_all
-from finetune.recipes.presets import warmup_note, with_preset
+from finetune.recipes.presets import values_with_preset, warmup_note
 from finetune.recipes.reporter import SILENT, Progress, Reporter, Tell, no_progress
 from finetune.recipes.room import check_room
 from finetune.recipes.take_up import DATA, WEIGHTS, goes_further, take_up
@@ -170,7 +170,7 @@ def resolve(recipe: Recipe, backbone: Backbone, name: str) -> Recipe:
         backbone: That model, which decides on the preset and the resolution.
         name: Of the run folder; files are named so if the user gave no name and it will do.
     """
-    values = with_preset(recipe, _preset_of(recipe, backbone)).model_dump()
+    values = values_with_preset(recipe, _preset_of(recipe, backbone))
     values["training"]["precision"] = precision_name(dtype_on(values["training"]["precision"], best_device()))
     recipe.fill_in(values, backbone)
     if recipe.output.name is None:
