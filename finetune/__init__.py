@@ -45,7 +45,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     before = logging.root.manager.disable
-    # While they are imported, libraries tell what else could be installed; nobody asked them.
+    # On import, libraries suggest what else to install; nobody asked for that.
     logging.disable(logging.WARNING)
     try:
         return getattr(import_module(_HOMES[name]), name)

@@ -26,7 +26,7 @@ class FinetuneError(Exception):
 
 
 class UserError(FinetuneError):
-    """Wrong input, told as what is wrong, where, and how to fix it.
+    """Wrong input: what is wrong, where, and how to fix it.
 
     Args:
         what: One sentence that says what is wrong.
@@ -43,7 +43,7 @@ class UserError(FinetuneError):
     def __str__(self) -> str:
         lines = [self.what]
         if self.where:
-            where = self.where.replace("\n", "\\n")  # a file may be named so
+            where = self.where.replace("\n", "\\n")  # a file name may hold one
             lines.append(f"  where: {where}")
         if self.fix:
             lines.append(f"  fix:   {self.fix}")
@@ -59,7 +59,7 @@ class DataError(UserError):
 
 
 class ModelError(UserError):
-    """A pretrained model that cannot be found, read or recognised."""
+    """A pretrained model that cannot be found, read or recognized."""
 
 
 class WeightsError(UserError):
@@ -79,10 +79,10 @@ class OutOfMemory(UserError):
 
     def __init__(self, where: str | None = None) -> None:
         super().__init__(
-            "Memory ran out.",
+            "Out of memory.",
             where=where,
-            fix="Lower the batch size (more accumulation gives the same steps) or the resolution, set "
-            "training.gradient_checkpointing=true, take --precision bf16, or close other programs.",
+            fix="Lower the batch size (more gradient accumulation gives the same steps) or the resolution, "
+            "set training.gradient_checkpointing=true, use --precision bf16, or close other programs.",
         )
 
 
@@ -103,36 +103,36 @@ _NO_MEMORY = (
     "cannot allocate memory",
     "unable to mmap",
     "bad_alloc",
-    "could not create a primitive",  # oneDNN says no more
-    "can't start new thread",  # each wants room for its stack
+    "could not create a primitive",  # all that oneDNN says
+    "can't start new thread",  # no memory for its stack
     # Python, where a library written in C had no room even for the error.
     "error return without exception set",
     "without setting an exception",
 )
 
 _OF_THE_SYSTEM = {
-    errno.ENOSPC: ("The disk is full.", "Free some space, or name a folder on another disk."),
+    errno.ENOSPC: ("The disk is full.", "Free some space, or choose a folder on another disk."),
     errno.EDQUOT: (
-        "Your part of the disk is full.",
-        "Free some space, or name a folder on another disk.",
+        "Your disk quota is used up.",
+        "Free some space, or choose a folder on another disk.",
     ),
-    errno.EFBIG: ("The file is larger than this system allows.", "Raise the limit, or name another disk."),
-    errno.EROFS: ("This place can only be read.", "Name a folder that can be written."),
-    errno.EACCES: ("Access is not allowed.", "Change the permissions, or name another place."),
-    errno.EPERM: ("This is not permitted.", "Change the permissions, or name another place."),
-    errno.ENOTDIR: ("A file is where a folder is needed.", "Name another place."),
-    errno.EEXIST: ("A file is where a folder is needed.", "Name another place."),
-    errno.EISDIR: ("A folder is where a file is needed.", "Move it away, or name another place."),
-    errno.ENOTEMPTY: ("A folder is in the way.", "Move it away, or name another place."),
-    errno.ENAMETOOLONG: ("The name is too long.", "Take a shorter one."),
-    errno.ENOENT: ("This is not there, or no longer.", "Put it back, or name another place."),
-    errno.EIO: ("The disk reports a fault.", "Look at the disk; name a folder on another one."),
+    errno.EFBIG: ("The file is larger than this system allows.", "Raise the limit, or choose another disk."),
+    errno.EROFS: ("This location is read-only.", "Choose a folder that can be written."),
+    errno.EACCES: ("Permission denied.", "Change the permissions, or choose another location."),
+    errno.EPERM: ("This is not permitted.", "Change the permissions, or choose another location."),
+    errno.ENOTDIR: ("There is a file where a folder is needed.", "Choose another location."),
+    errno.EEXIST: ("There is a file where a folder is needed.", "Choose another location."),
+    errno.EISDIR: ("There is a folder where a file is needed.", "Move it away, or choose another location."),
+    errno.ENOTEMPTY: ("A folder is in the way.", "Move it away, or choose another location."),
+    errno.ENAMETOOLONG: ("The name is too long.", "Use a shorter one."),
+    errno.ENOENT: ("This does not exist, or no longer does.", "Put it back, or choose another location."),
+    errno.EIO: ("The disk reports an error.", "Check the disk, or choose a folder on another one."),
     errno.EMFILE: ("Too many files are open.", "Raise the limit (ulimit -n)."),
 }
 
 
 def of_the_system(error: BaseException) -> UserError | None:
-    """What the surroundings refused, as an error that tells the user so; None if it is another fault.
+    """An error of the operating system, or lack of memory, as one for the user; None for any other.
 
     Args:
         error: What was raised; `finetune.files.named` gives an OSError its path.

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all (promise P2), and what is left of those that did not."""
+"""Files that appear whole or not at all (promise P2), and cleaning up after those that did not."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from safetensors import SafetensorError
 _UMASK = os.umask(0)
 os.umask(_UMASK)  # it can be read only by setting it
 
-# A file that is being written: its name, its writer's machine, process and that process's start.
+# The name of a file being written: its final name, then its writer's machine, process id and start time.
 _PARTIAL = re.compile(r"\..+\.([0-9a-f]{6})-(\d+)-(\d+)-[0-9a-f]{8}\.partial")
 _MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 
 
 def partial_name(path: Path) -> Path:
-    """Where to write before it is given the name `path`; makes the folder, and `remove_partials` knows it."""
+    """Where to write before renaming to `path`, known to `remove_partials`; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     process = os.getpid()
     writer = f"{_MACHINE}-{process}-{_started(process)}"
@@ -33,8 +33,8 @@ def partial_name(path: Path) -> Path:
 
 
 def _started(process: int) -> int | None:
-    """When a process began, in seconds; None if there is none. Numbers are given again, moments are not."""
-    import psutil  # needed only where something is written; help is to come at once
+    """When a process started, in seconds; None if there is none. Process ids are reused, times are not."""
+    import psutil  # only for writing, so that --help is fast
 
     try:
         return int(psutil.Process(process).create_time())
@@ -54,9 +54,9 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Inside, an error of the system says that it is about `path`, as one while writing does not.
+    """Adds `path` to OSErrors raised inside; those of a failed write name no file.
 
-    safetensors tells such errors in words of its own ("… (os error 28)"); they become an OSError.
+    safetensors has its own words for them ("… (os error 28)"); these become OSErrors.
     """
     try:
         yield
@@ -72,10 +72,10 @@ def named(path: Path) -> Iterator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """Tries whether files can be made in a folder, which need not exist yet; leaves nothing.
+    """Checks that files can be created in a folder, which need not exist yet; leaves nothing behind.
 
     Raises:
-        OSError: If not, with the folder that refuses.
+        OSError: If not, with the folder that cannot be written.
     """
     there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not there.is_dir():
@@ -89,7 +89,7 @@ def check_writable(folder: Path) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """Yields a path to write to; on success the file is flushed and renamed to `path`.
 
-    On an exception the partial file is removed and `path` keeps what it held.
+    On an exception the partial file is removed and `path` keeps its content.
     """
     with named(path):
         aside = partial_name(path)
@@ -125,7 +125,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_folder(path: Path) -> None:
-    """Removes a folder so that a kill in between does not leave a part of it under its name."""
+    """Removes a folder; a kill midway leaves no part of it under its name."""
     aside = partial_name(path)
     os.replace(path, aside)
     _remove(aside)
@@ -139,26 +139,26 @@ def _remove(path: Path) -> None:
 
 
 def is_partial(path: Path) -> bool:
-    """Whether this is a file or folder that was being written, by its name."""
+    """Whether a file or folder was still being written, by its name."""
     return _PARTIAL.fullmatch(path.name) is not None
 
 
 def remove_partials(folder: Path, *, deep: bool = False, owned: bool = False) -> None:
-    """Removes what writers that were killed have left in a folder.
+    """Removes partial files that killed processes left in a folder.
 
-    What a living process of this machine is writing stays.
+    What a running process of this machine is writing stays.
 
     Args:
-        folder: The folder; there may be none.
-        deep: Also in all folders below it.
+        folder: The folder; need not exist.
+        deep: Also search all folders below it.
         owned: Nobody but this machine uses the folder, so what other machines left goes too.
     """
     for path in sorted(folder.rglob(".*.partial") if deep else folder.glob(".*.partial")):
         found = _PARTIAL.fullmatch(path.name)
         if not found or not path.exists():
             continue
-        machine, process, began = found.groups()
-        dead = str(_started(int(process))) != began if machine == _MACHINE else owned
+        machine, process, started = found.groups()
+        dead = str(_started(int(process))) != started if machine == _MACHINE else owned
         if dead and path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         elif dead:

@@ -1,4 +1,4 @@
-"""The signals that ask a process to end, heard by whoever has something to finish first."""
+"""The signals that ask a process to end, handled by whoever has something to finish first."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Windows has no SIGHUP, which tells that the terminal is gone.
+# Windows has no SIGHUP, which says that the terminal is gone.
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 @contextmanager
 def heard_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Inside, `handler` gets SIGINT, SIGTERM and SIGHUP; afterwards the former handlers are back.
+    """Inside, `handler` gets SIGINT, SIGTERM and SIGHUP; afterwards the previous handlers are restored.
 
-    What is ignored stays so, as SIGHUP under `nohup`. Only the main thread hears signals: in another
-    one nothing is heard.
+    Ignored signals stay ignored, as SIGHUP under `nohup`. Only the main thread gets signals; in any
+    other this does nothing.
     """
     before = {}
     try:
@@ -28,5 +28,5 @@ def heard_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
     try:
         yield
     finally:
-        for number, former in before.items():
-            signal.signal(number, former)
+        for number, previous in before.items():
+            signal.signal(number, previous)

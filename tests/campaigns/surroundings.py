@@ -165,7 +165,7 @@ class Attacks(Campaign):
         """A message must say where the problem is and how to fix it."""
         if "where:" in ended.err and "fix:" in ended.err:
             return None
-        return None if "Memory ran out" in ended.err else f"where or fix is missing: {ended.err}"
+        return None if "Out of memory" in ended.err else f"where or fix is missing: {ended.err}"
 
     def like_straight(self, folder: Path) -> str | None:
         """What differs from the results of the undisturbed run, or None."""
