@@ -16,7 +16,7 @@ from finetune.files import remove_partials, whole_file
 
 
 def content_key(*parts: str) -> str:
-    """SHA-256 of all parts, in hex; the parts are told apart, so ("a", "bc") is not ("ab", "c")."""
+    """SHA-256 of all parts, in hex; the parts stay apart, so ("a", "bc") is not ("ab", "c")."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode()
@@ -25,7 +25,7 @@ def content_key(*parts: str) -> str:
 
 
 class ContentCache:
-    """Named tensors by key, in memory and, if there is a directory, in one safetensors file a key.
+    """Named tensors by key, in memory and, if there is a directory, in one safetensors file per key.
 
     Without a directory everything stays in memory. With one, as much stays in memory as `room`
     allows and the rest is read from its file each time, so a data set may be larger than memory.
@@ -46,7 +46,7 @@ class ContentCache:
         if key in self._memory or self.directory is None:
             return self._memory.get(key)
         try:
-            # Read, not mapped: a file that is removed or cut during the run cannot hurt it.
+            # Read, not mapped: a file that is removed or truncated during the run does no harm.
             tensors: dict[str, Tensor] = load(self._file(self.directory, key).read_bytes())
         except (OSError, SafetensorError):
             return None
@@ -59,7 +59,7 @@ class ContentCache:
         Raises:
             ConfigError: If the directory cannot be written.
         """
-        # Own storage: a row of a batch would keep the whole batch alive.
+        # Copied: one row would keep the storage of its whole batch alive.
         tensors = {
             name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()
         }
@@ -73,7 +73,7 @@ class ContentCache:
             raise ConfigError(
                 f"The cache cannot be written: {error}.",
                 where=f"data.cache_dir = {self.directory}",
-                fix="Choose a folder that can be written and has room, or leave data.cache_dir unset.",
+                fix="Choose a folder that can be written and has space, or leave data.cache_dir unset.",
             ) from error
 
     def _remember(self, key: str, tensors: dict[str, Tensor]) -> None:
@@ -88,7 +88,7 @@ class ContentCache:
 
 
 def cache_of(data: DataSection, kind: str) -> ContentCache | None:
-    """Where things of a kind are kept, each in a folder of its own; None if nothing is to be kept."""
+    """The cache for tensors of one kind, in a folder of its own; None if nothing is cached."""
     if not data.cache:
         return None
     if data.cache_dir:

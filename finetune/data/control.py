@@ -1,4 +1,4 @@
-"""A control picture made from a picture: edges or grey."""
+"""A control picture made from a picture: edges or grayscale."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def control_pixels(picture: Pixels, kind: ControlKind, thresholds: tuple[int, in
     Args:
         picture: `[H, W, 3]` RGB, at the size it is trained or sampled at: edges depend on it.
         kind: `none` gives the picture itself.
-        thresholds: Of Canny's method.
+        thresholds: Canny's low and high thresholds.
 
     Returns:
         `[H, W, 3]`.
 
     Raises:
-        ConfigError: If Canny's method is wanted and OpenCV is missing.
+        ConfigError: If Canny edges are asked for and OpenCV is missing.
     """
     if kind == "none":
         return picture
     if kind == "canny":
         plane = _canny(picture, thresholds)
     else:
-        plane = _edges(picture) if kind == "edges" else _grey(picture)
+        plane = _edges(picture) if kind == "edges" else _gray(picture)
     return np.repeat(plane[..., None], 3, axis=-1)
 
 
@@ -57,27 +57,27 @@ def _opencv() -> Any:
         import cv2
     except ImportError as error:
         raise ConfigError(
-            "Edges by Canny's method need OpenCV, which is not installed.",
+            "Canny edges need OpenCV, which is not installed.",
             where="data.preprocess = canny",
-            fix='Run pip install "finetune[canny]", or use edges (soft ones), which need nothing.',
+            fix='Run pip install "finetune[canny]", or use edges: soft ones, which need nothing more.',
         ) from error
     return cv2
 
 
 def _edges(picture: Pixels) -> Pixels:
-    """How steep the picture is at each pixel (Sobel 1968), in the channel where it is steepest.
+    """The gradient at each pixel (Sobel 1968), in the channel where it is largest.
 
     A step from black to white is white, whatever else is in the picture.
     """
     padded = np.pad(picture.astype(np.float32), ((1, 1), (1, 1), (0, 0)), mode="edge")
     along = padded[:-2] + 2 * padded[1:-1] + padded[2:]
     across = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
-    steep = np.hypot(along[:, 2:] - along[:, :-2], across[2:] - across[:-2]).max(-1) / 4
-    levels: Pixels = steep.clip(0, 255).round().astype(np.uint8)
+    gradient = np.hypot(along[:, 2:] - along[:, :-2], across[2:] - across[:-2]).max(-1) / 4
+    levels: Pixels = gradient.clip(0, 255).round().astype(np.uint8)
     return levels
 
 
-def _grey(picture: Pixels) -> Pixels:
+def _gray(picture: Pixels) -> Pixels:
     """Luma by ITU-R BT.601, as Pillow and OpenCV compute it."""
     luma = picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     levels: Pixels = luma.clip(0, 255).round().astype(np.uint8)

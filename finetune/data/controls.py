@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 class Controls:
     """The control pictures of a folder; a `Companion`.
 
-    Each is brought to its picture's size and then cut and mirrored exactly as its picture is.
+    Each is resized to its picture's size, then cropped and mirrored exactly as its picture is.
 
     Args:
         folder: From `scan_pairs`.
         data: Whether and how they are made from the pictures.
-        size: Side in pixels of the square that is cut from each.
-        cache: Where they are kept (8 bits, compressed); None to make each anew.
+        size: Side in pixels of the square crop.
+        cache: Where they are kept (8 bits, compressed); None to make them every time.
 
     Raises:
-        ConfigError: If a library is missing that makes them.
+        ConfigError: If the library that makes them is missing.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Controls:
         return [control.digest for control in self._folder.controls]
 
     def prepare(self, flip: bool, progress: Callable[[int, int], None] | None = None) -> None:
-        """Fills the cache with every centre square, and with its mirror image if `flip`."""
+        """Fills the cache with every center crop, and with its mirror image if `flip`."""
         if self._cache is None:
             return
         views = [View(i, m) for i in range(len(self._folder.controls)) for m in ((False, True)[: 1 + flip])]

@@ -19,15 +19,15 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 # Named, so that a file with a picture's name cannot reach Pillow's other readers (EPS runs a program).
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 
-_MOST_SIDE = 30_000  # more is a damaged header, over which some readers brood for minutes
+_MAX_SIDE = 30_000  # more is a damaged header, on which some readers hang for minutes
 _TOO_LARGE = "far too large to be a training picture; scale it down"
 
 _STANDARD_ERROR = threading.Lock()
-"""File descriptor 2 belongs to the whole process, so one thread at a time may turn it away."""
+"""File descriptor 2 belongs to the whole process, so one thread at a time may redirect it."""
 
 
 class PictureError(ValueError):
-    """The bytes are no picture that can be trained on; the message is the reason in plain words."""
+    """The bytes are not a picture that can be trained on; the message is the reason in plain words."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def quiet_pillow() -> Iterator[None]:
 
 @contextmanager
 def _quiet_libtiff(data: bytes) -> Iterator[None]:
-    """Keeps libtiff from writing to standard error by itself; what counts comes as an exception too."""
+    """Keeps libtiff from writing to standard error; real errors arrive as exceptions too."""
     if data[:2] not in (b"II", b"MM"):
         yield
         return
@@ -80,8 +80,8 @@ def _quiet_libtiff(data: bytes) -> Iterator[None]:
 def decode_picture(data: bytes) -> Decoded:
     """Decodes every pixel of a picture file.
 
-    Turned as its EXIF orientation says, put on white where transparent, brought to 8 bits and, where
-    an ICC profile says what its colours mean, to sRGB. The first frame of an animation is used.
+    It is rotated by its EXIF orientation, put on white where transparent, converted to 8 bits and, by
+    its ICC profile if it has one, to sRGB. The first frame of an animation is used.
 
     Args:
         data: The bytes of a PNG, JPEG, WebP, BMP or TIFF file.
@@ -93,9 +93,9 @@ def decode_picture(data: bytes) -> Decoded:
         raise PictureError("the file is empty")
     try:
         with _quiet_libtiff(data), Image.open(io.BytesIO(data), formats=_FORMATS) as probe:
-            if max(probe.size) > _MOST_SIDE:
+            if max(probe.size) > _MAX_SIDE:
                 raise PictureError(_TOO_LARGE)
-            probe.verify()  # checksums that decoding alone does not look at
+            probe.verify()  # checksums that decoding alone does not check
         with _quiet_libtiff(data), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             frames = int(getattr(image, "n_frames", 1)) if image.format != "MPO" else 1
             profile = image.info.get("icc_profile")
@@ -120,13 +120,13 @@ def decode_picture(data: bytes) -> Decoded:
 
 
 def decode_alpha(data: bytes) -> Image.Image | None:
-    """The transparency of a picture file: 8-bit grey, 255 where opaque, upright; None if it has none.
+    """The transparency of a picture file: 8-bit gray, 255 where opaque, upright; None if it has none.
 
     Args:
         data: The bytes of a file that `decode_picture` can read.
 
     Raises:
-        PictureError: If the bytes are no picture.
+        PictureError: If the bytes are not a picture.
     """
     try:
         with _quiet_libtiff(data), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -156,7 +156,7 @@ def _opaque(image: Image.Image) -> tuple[Image.Image, bool]:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Brings 16-bit integers, or floats between 0 and 1, to 8-bit grey."""
+    """Converts 16-bit integers, or floats between 0 and 1, to 8-bit gray."""
     values = np.asarray(image).astype(np.float64)
     limit = 1.0 if image.mode == "F" else 65535.0
     if not (values.min() >= 0 and values.max() <= limit):
@@ -165,7 +165,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str | None]:
-    """Brings L, RGB or CMYK to sRGB, by the ICC profile where there is one."""
+    """Converts L, RGB or CMYK to sRGB, by the ICC profile where there is one."""
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -174,7 +174,7 @@ def _srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str |
             target = ImageCms.createProfile("sRGB")
             converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
         except (ImageCms.PyCMSError, ImportError, OSError, ValueError):
-            return image.convert("RGB"), "its colour profile does not fit it and was ignored"
+            return image.convert("RGB"), "its color profile does not fit it and was ignored"
         if converted is not None:
             return converted, None
     return image.convert("RGB"), None

@@ -14,11 +14,11 @@ from PIL import Image
 from finetune.data.decode import SUFFIXES, PictureError, decode_picture, quiet_pillow
 from finetune.data.notes import (
     caption_notes,
-    foreign,
+    duplicate_notes,
     holds_pictures,
-    left_alone_notes,
+    ignored_notes,
     listing,
-    twin_notes,
+    unsupported,
 )
 from finetune.errors import DataError
 
@@ -74,7 +74,7 @@ class Folder:
         path: The folder.
         pictures: Those that can be trained on, by file name; at least one.
         skipped: Those that cannot.
-        notes: Lines for the user about captions, odd pictures and files that were left alone.
+        notes: Lines for the user about captions, odd pictures and ignored files.
     """
 
     path: Path
@@ -98,9 +98,9 @@ def digest_of(pictures: Sequence[Picture]) -> str:
 def scan_folder(folder: Path | str, prompt: str | None = None) -> Folder:
     """Reads every picture of a folder in full and finds its caption.
 
-    The caption is the text of `NAME.txt` beside the picture (UTF-8, runs of white space count as
-    one blank); without such a file it is `prompt`, and without a prompt "a photo of FOLDER".
-    Hidden files are left alone; subfolders are not entered.
+    The caption is the text of `NAME.txt` beside the picture (UTF-8, runs of whitespace count as
+    one space); without such a file it is `prompt`, and without a prompt "a photo of FOLDER".
+    Hidden files are ignored; subfolders are not searched.
 
     Args:
         folder: The folder.
@@ -117,7 +117,8 @@ def scan_folder(folder: Path | str, prompt: str | None = None) -> Folder:
     default = f"a photo of {folder.resolve().name}" if prompt is None else prompt
     with quiet_pillow(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         results = list(pool.map(lambda path: _read(path, default), candidates))
-    results += [Skipped(f, "this kind is not read; save it as PNG or JPEG") for f in files if foreign(f)]
+    reason = "this format is not supported; save it as PNG or JPEG"
+    results += [Skipped(f, reason) for f in files if unsupported(f)]
     read = [r for r in results if isinstance(r, _Read)]
     skipped = sorted((r for r in results if isinstance(r, Skipped)), key=lambda s: s.path.name)
     if not read:
@@ -125,14 +126,14 @@ def scan_folder(folder: Path | str, prompt: str | None = None) -> Folder:
         raise DataError(
             "\n".join(["None of the pictures can be read:", *reasons]),
             where=str(folder),
-            fix="Replace them with whole PNG, JPEG, WebP, BMP or TIFF files.",
+            fix="Replace them with intact PNG, JPEG, WebP, BMP or TIFF files.",
         )
     captions = {r.picture.path.name: r.picture.caption for r in read}
     notes = [
         *caption_notes(captions, sum(r.own_caption for r in read), prompt, default),
         *(f"{r.picture.path.name}: {note}" for r in read for note in r.notes),
-        *twin_notes({r.picture.path.name: r.picture.digest for r in read}),
-        *left_alone_notes(files, subfolders),
+        *duplicate_notes({r.picture.path.name: r.picture.digest for r in read}),
+        *ignored_notes(files, subfolders),
     ]
     return Folder(folder, tuple(r.picture for r in read), tuple(skipped), tuple(notes))
 
@@ -164,7 +165,7 @@ def entries(folder: Path, setting: str = "") -> tuple[list[Path], list[Path]]:
 def companions(
     pictures: Sequence[Path], folder: Path, kind: str, setting: str
 ) -> tuple[list[Path | None], list[str]]:
-    """The picture in another folder that goes with each of some pictures, by its name without ending.
+    """For each picture, the file in another folder with its name, whatever the extension.
 
     Args:
         pictures: Their files.
@@ -206,10 +207,10 @@ def unchanged(path: Path, digest: str, kind: str) -> bytes:
             where=str(path),
             fix="Put the file back and run again.",
         ) from error
-    # What is made of it is cached under the scanned digest; other bytes would make the cache lie.
+    # Its latents are cached under the scanned digest; with other bytes the cache would lie.
     if hashlib.sha256(data).hexdigest() != digest:
         raise DataError(
-            f"A {kind} was changed while the run used it.",
+            f"A {kind} was changed during the run.",
             where=str(path),
             fix="Leave the folder alone during training, and run again.",
         )
@@ -258,13 +259,13 @@ def caption_file(picture: Path) -> str | None:
     """
     path = picture.with_suffix(".txt")
     try:
-        # Of a file that is no caption at all, no more is read than shows it.
+        # A file that is too large for a caption is read only far enough to see it.
         with path.open(encoding="utf-8-sig") as file:
             caption = " ".join(file.read(8 * LONGEST_CAPTION).split())
     except FileNotFoundError:
         return None
     except UnicodeDecodeError:
-        # Any other caption would be a guess at what the owner wrote.
+        # Reading it in another encoding would be a guess.
         raise PictureError(f"its caption {path.name} is not UTF-8 text; save it as UTF-8") from None
     except OSError as error:
         raise PictureError(f"its caption {path.name} cannot be read ({error.strerror})") from None
@@ -279,14 +280,14 @@ def _no_pictures(folder: Path, files: list[Path], subfolders: list[Path]) -> Dat
     filled = [s.name for s in subfolders if holds_pictures(s)]
     if filled:
         fix = f"Give one of its subfolders that hold pictures: {listing(filled)}."
-    elif any(foreign(f) for f in files):
+    elif any(unsupported(f) for f in files):
         fix = f"Save the pictures as {kinds} first."
     else:
         fix = f"Put a few {kinds} files into it."
     if not files and not subfolders:
         what = "The folder is empty."
     elif not files:
-        what = "The folder holds only subfolders, and these are not entered."
+        what = "The folder holds only subfolders, which are not searched."
     else:
         what = f"The folder holds no pictures, only {listing([f.name for f in files])}."
     return DataError(what, where=str(folder), fix=fix)

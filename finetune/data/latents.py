@@ -1,4 +1,4 @@
-"""Where latents come from: the interface, and the simplest producer."""
+"""Where latents come from: the interface, and the simplest source."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class View:
     Attributes:
         picture: Index of the picture.
         mirrored: Whether left and right are swapped.
-        at: Place of the crop as fractions in [0, 1) of the room downwards and to the right; None for
-            the centre.
+        at: Crop position as fractions in [0, 1) of the free range down and to the right; None for the
+            center.
     """
 
     picture: int
@@ -34,7 +34,7 @@ class Posterior:
     Attributes:
         mean: `[B, C, h, w]` fp32, scaled as the UNet wants it.
         std: `[B, C, h, w]` fp32, scaled likewise.
-        time_ids: `[B, 6]` sizes that SDXL is told; None for other families.
+        time_ids: `[B, 6]` SDXL's size conditioning; None for other families.
     """
 
     mean: Tensor
@@ -42,7 +42,7 @@ class Posterior:
     time_ids: Tensor | None = None
 
     def sample(self, noise: Tensor) -> Tensor:
-        """The latents that standard normal `noise` `[B, C, h, w]` picks."""
+        """The latents for standard normal `noise` `[B, C, h, w]`."""
         return self.mean + self.std * noise
 
 
@@ -95,7 +95,7 @@ class StackedLatents:
     ) -> None:
         shapes = {t.shape for t in (mean, std, *(mirrored or ()))}
         if len(shapes) != 1 or mean.dim() != 4 or (time_ids is not None and time_ids.shape != (len(mean), 6)):
-            raise ValueError(f"means and standard deviations must be alike and [N, C, h, w], not {shapes}")
+            raise ValueError(f"means and standard deviations must share a shape [N, C, h, w], not {shapes}")
         self._tables = ((mean, std), mirrored)
         self._time_ids = time_ids
 

@@ -1,4 +1,4 @@
-"""Where in a picture the loss counts: from its own transparency, or from a folder of masks."""
+"""Where in a picture the loss counts: from the picture's own transparency, or from a folder of masks."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ from finetune.errors import DataError
 
 @dataclass(frozen=True)
 class _Mask:
-    """One picture's mask: a grey picture file, or the transparency of the picture's own file."""
+    """One picture's mask: a gray picture file, or the transparency of the picture's own file."""
 
     path: Path
     digest: str
     alpha: bool
 
     def read(self) -> Image.Image:
-        """8-bit grey, upright; call it inside `quiet_pillow`."""
+        """8-bit gray, upright; call it inside `quiet_pillow`."""
         data = unchanged(self.path, self.digest, "mask")
         alpha = decode_alpha(data)
         return alpha if self.alpha and alpha is not None else decode_picture(data).image.convert("L")
 
 
 class Masks:
-    """The weights of a loss over each picture, at the size of its latents; a `Companion`.
+    """The loss weights over each picture, at the size of its latents; a `Companion`.
 
-    A mask is cut and mirrored exactly as its picture is, and averaged over the area of each latent.
+    A mask is cropped and mirrored exactly as its picture is, and averaged over the area of each latent.
 
     Args:
         pictures: The pictures.
-        data: How masks are given and pictures are cut; it gives one kind of mask.
-        size: Side in pixels of the square that is cut from each picture.
+        data: The recipe's settings, with exactly one source of masks.
+        size: Side in pixels of each picture's square crop.
         factor: Pixels per latent along a side.
-        cache: Where rows are kept; None to make every row anew.
+        cache: Where rows are kept; None to compute them every time.
 
     Raises:
-        DataError: If a picture has no mask, or one that cannot be read, has another shape or is all
-            black; the files are named.
+        DataError: If a picture has no mask, or one that cannot be read, has another aspect ratio or is
+            all black; the files are named.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class Masks:
         """`[B, 1, h, w]` fp32 in [0, 1]: how much the loss counts at each latent.
 
         Raises:
-            DataError: If nothing counts in a picture's centre square.
+            DataError: If the loss counts nowhere in a picture's center crop.
         """
         rows = torch.stack([self._cached(view) for view in views])
         return self._floor + (1 - self._floor) * rows
 
     def prepare(self, flip: bool) -> None:
-        """Makes the row of every picture's centre square, and of its mirror image if `flip`.
+        """Makes the row of every picture's center crop, and of its mirror image if `flip`.
 
         Raises:
             DataError: As `rows`.
@@ -94,8 +94,8 @@ class Masks:
 
     def digest(self) -> str:
         """SHA-256 of the masks' files in their order, and of the weight where they are black."""
-        told = [f"{mask.alpha} {mask.digest}" for mask in self._masks]
-        return content_key("masks", str(self._floor), *told)
+        masks = [f"{mask.alpha} {mask.digest}" for mask in self._masks]
+        return content_key("masks", str(self._floor), *masks)
 
     def digests(self) -> list[str]:
         """The SHA-256, in hex, of each mask's file."""
@@ -115,15 +115,15 @@ class Masks:
         row = self._cache.get(key) if self._cache else None
         if row is None:
             with quiet_pillow():
-                grey = cut_out(mask.read().convert("RGB"), placement)[:1] / 2 + 0.5
-            row = {"mask": F.avg_pool2d(grey, self._factor)}
+                gray = cut_out(mask.read().convert("RGB"), placement)[:1] / 2 + 0.5
+            row = {"mask": F.avg_pool2d(gray, self._factor)}
             if self._cache:
                 self._cache.put(key, row)
         if view.at is None and not self._floor and not row["mask"].any():
             raise DataError(
-                "Nothing counts in the square that is cut from the middle of a picture.",
+                "The loss counts nowhere in the center crop of a picture.",
                 where=str(mask.path),
-                fix="Crop picture and mask to what is to be learned, or set data.unmasked_weight above 0.",
+                fix="Crop picture and mask to what should be learned, or set data.unmasked_weight above 0.",
             )
         return row["mask"]
 
@@ -132,12 +132,12 @@ class Masks:
         try:
             data = file_bytes(path)
             alpha = decode_alpha(data)
-            grey = alpha if self._folder is None else decode_picture(data).image.convert("L")
+            gray = alpha if self._folder is None else decode_picture(data).image.convert("L")
         except PictureError as reason:
             raise DataError(
                 f"A mask cannot be used: {reason}.", where=str(path), fix="Save it again."
             ) from None
-        if grey is None:
+        if gray is None:
             raise DataError(
                 "The picture has no alpha channel, so it does not say where the loss counts.",
                 where=str(path),
@@ -146,29 +146,29 @@ class Masks:
             )
         if self._folder and alpha is not None and alpha.getextrema()[0] != 255:
             raise DataError(
-                "A mask has transparent parts, so it is unclear what they mean.",
+                "A mask has transparent parts, and it is unclear what they mean.",
                 where=str(path),
-                fix="Save it as a grey picture: white counts, black does not.",
+                fix="Save it as a grayscale picture: white counts, black does not.",
             )
-        _check_shape(grey, picture, path)
-        if grey.getextrema()[1] == 0 and not self._floor:
+        _check_shape(gray, picture, path)
+        if gray.getextrema()[1] == 0 and not self._floor:
             raise DataError(
-                "Nothing of a picture counts.",
+                "The loss counts nowhere in a picture.",
                 where=str(path),
-                fix="Make its mask white (or the picture opaque) where it shows what is to be learned.",
+                fix="Make its mask white (or the picture opaque) where it shows what should be learned.",
             )
         return _Mask(path, hashlib.sha256(data).hexdigest(), alpha=self._folder is None)
 
 
 def _check_shape(mask: Image.Image, picture: Picture, path: Path) -> None:
-    """Refuses a mask of other proportions; one of another size is brought to the picture's."""
+    """Refuses a mask with another aspect ratio; one of another size is resized to the picture's."""
     width, height = mask.size
     if not alike(mask.size, (picture.width, picture.height)):
         raise DataError(
             f"A mask is {width}x{height} pixels, but its picture {picture.path.name} is "
             f"{picture.width}x{picture.height}.",
             where=str(path),
-            fix="Make the mask from this picture, without cropping or turning it.",
+            fix="Make the mask from this picture, without cropping or rotating it.",
         )
 
 

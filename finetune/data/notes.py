@@ -7,8 +7,8 @@ from pathlib import Path
 
 from finetune.data.decode import SUFFIXES
 
-# Pictures that people do have in their folders and that need another program first.
-_FOREIGN = (".heic", ".heif", ".avif", ".gif", ".jxl", ".psd", ".svg", ".dng", ".cr2", ".nef", ".arw")
+# Pictures that people do have in their folders, and must convert first.
+_UNSUPPORTED = (".heic", ".heif", ".avif", ".gif", ".jxl", ".psd", ".svg", ".dng", ".cr2", ".nef", ".arw")
 
 
 def listing(names: Sequence[str], limit: int = 5) -> str:
@@ -22,9 +22,9 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def foreign(path: Path) -> bool:
-    """Whether this is a picture of a kind that is not read."""
-    return path.suffix.lower() in _FOREIGN
+def unsupported(path: Path) -> bool:
+    """Whether this is a picture in a format that is not supported."""
+    return path.suffix.lower() in _UNSUPPORTED
 
 
 def holds_pictures(folder: Path) -> bool:
@@ -51,12 +51,12 @@ def caption_notes(captions: Mapping[str, str], own: int, prompt: str | None, def
         which = f"{count(others, 'picture')} without a caption file" if own else "no caption files"
         notes.append(f'{which}: the folder\'s name is the trigger word, "{default}"')
     elif others and own:
-        notes.append(f'{count(own, "caption")} from .txt files, for the rest the prompt "{prompt}"')
+        notes.append(f'{count(own, "caption")} from .txt files, the others get the prompt "{prompt}"')
     empty = [name for name, caption in captions.items() if not caption]
     return [*notes, f"empty caption: {listing(empty)}"] if empty else notes
 
 
-def twin_notes(digests: Mapping[str, str]) -> list[str]:
+def duplicate_notes(digests: Mapping[str, str]) -> list[str]:
     """Names files that hold the same bytes; takes digests by file name."""
     first: dict[str, str] = {}
     return [
@@ -66,16 +66,16 @@ def twin_notes(digests: Mapping[str, str]) -> list[str]:
     ]
 
 
-def left_alone_notes(files: Sequence[Path], subfolders: Sequence[Path]) -> list[str]:
-    """Names files and subfolders of the folder that play no part."""
-    stems = {f.stem for f in files if f.suffix.lower() in SUFFIXES or foreign(f)}
-    others = [f for f in files if f.suffix.lower() not in SUFFIXES and not foreign(f)]
+def ignored_notes(files: Sequence[Path], subfolders: Sequence[Path]) -> list[str]:
+    """Names the folder's files and subfolders that are ignored."""
+    stems = {f.stem for f in files if f.suffix.lower() in SUFFIXES or unsupported(f)}
+    others = [f for f in files if f.suffix.lower() not in SUFFIXES and not unsupported(f)]
     orphans = [f.name for f in others if f.suffix == ".txt" and f.stem not in stems]
     rest = [f.name for f in others if f.suffix != ".txt"]
     filled = [s.name for s in subfolders if holds_pictures(s)]
     found = {
         "text without a picture of the same name": orphans,
-        "not pictures, left alone": rest,
-        "subfolders with pictures are not entered": filled,
+        "not pictures, ignored": rest,
+        "subfolders with pictures are not searched": filled,
     }
     return [f"{what}: {listing(names)}" for what, names in found.items() if names]

@@ -13,7 +13,7 @@ from typing import Any
 from finetune.config import PairsSection
 from finetune.data.decode import SUFFIXES, PictureError, quiet_pillow
 from finetune.data.folder import Folder, Picture, Skipped, caption_file, companions, entries, read_picture
-from finetune.data.notes import count, listing, twin_notes
+from finetune.data.notes import duplicate_notes, listing
 from finetune.data.preprocess import alike
 from finetune.errors import DataError
 
@@ -29,7 +29,7 @@ class PairedFolder(Folder):
     """Pictures, each with a control picture.
 
     Attributes:
-        controls: The control picture of each picture; the picture itself where it is made from it.
+        controls: The control picture of each picture; the picture itself if none is given.
     """
 
     controls: tuple[Picture, ...]
@@ -65,8 +65,9 @@ def scan_pairs(section: PairsSection) -> PairedFolder:
     is the line's, else the text of `NAME.txt` beside the picture, else the section's prompt.
 
     Raises:
-        DataError: If control pictures are not given, or given twice; if metadata are no JSON lines; if
-            a control picture has another shape than its picture; or if nothing can be trained on.
+        DataError: If control pictures are not given, or given twice; if the metadata is not JSON
+            lines; if a control picture has another aspect ratio than its picture; or if nothing can be
+            trained on.
     """
     assert section.data_dir is not None
     folder = section.data_dir.expanduser()
@@ -81,13 +82,13 @@ def scan_pairs(section: PairsSection) -> PairedFolder:
         raise DataError(
             "\n".join(["None of the pairs can be used:", *reasons]),
             where=str(folder),
-            fix="Give whole PNG, JPEG, WebP, BMP or TIFF files, with a control picture for each.",
+            fix="Use intact PNG, JPEG, WebP, BMP or TIFF files, with a control picture for each.",
         )
     _check_shapes(pairs, folder)
     empty = [p.picture.path.name for p in pairs if not p.picture.caption]
     notes += [f"{p.picture.path.name}: {note}" for p in pairs for note in p.notes]
     notes += [f"empty caption: {listing(empty)}"] if empty else []
-    notes += twin_notes({str(p.picture.path): p.picture.digest for p in pairs})
+    notes += duplicate_notes({str(p.picture.path): p.picture.digest for p in pairs})
     return PairedFolder(
         folder,
         tuple(p.picture for p in pairs),
@@ -161,7 +162,7 @@ def _from_metadata(metadata: Path) -> tuple[list[_Entry], list[str]]:
         picture = _value(line, _PICTURE, metadata, number)
         if picture is None:
             raise DataError(
-                "A line names no picture.",
+                "This line names no picture.",
                 where=f"{metadata}, line {number}",
                 fix='Write {"file_name": "1.png", "conditioning_image": "edges/1.png", "text": "…"}.',
             )
@@ -208,7 +209,7 @@ def _value(line: Mapping[str, Any], keys: Sequence[str], metadata: Path, number:
         return None
     if not isinstance(line[key], str):
         raise DataError(
-            f"`{key}` is not text.", where=f"{metadata}, line {number}", fix="Put its value in quotes."
+            f"`{key}` is not a string.", where=f"{metadata}, line {number}", fix="Put its value in quotes."
         )
     return str(line[key])
 
@@ -228,7 +229,7 @@ def _read(entry: _Entry, default: str) -> _Pair | Skipped:
 
 
 def _check_shapes(pairs: Sequence[_Pair], folder: Path) -> None:
-    """Refuses control pictures of other proportions; those of another size are brought to the picture's."""
+    """Refuses control pictures with another aspect ratio; those of another size are resized."""
     wrong = [
         f"{p.picture.path.name} ({p.picture.width}x{p.picture.height}) and "
         f"{p.control.path.name} ({p.control.width}x{p.control.height})"
@@ -237,7 +238,7 @@ def _check_shapes(pairs: Sequence[_Pair], folder: Path) -> None:
     ]
     if wrong:
         raise DataError(
-            f"{count(len(wrong), 'control picture')} of another shape than the picture: {listing(wrong, 3)}.",
+            f"Picture and control picture differ in shape: {listing(wrong, 3)}.",
             where=str(folder),
-            fix="Make each from its picture, without cropping or turning it.",
+            fix="Make each control picture from its picture, without cropping or rotating it.",
         )

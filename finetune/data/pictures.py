@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Row = dict[str, Tensor]
 Progress = Callable[[int, int], None]
-"""Called with how many things are done and how many there are in all."""
+"""Called with the number of things done and their total."""
 
 # The VAE's activations are the largest tensors of a run; this keeps them near 3 GB in fp32.
 _PIXELS_AT_ONCE = 2 * 1024 * 1024
@@ -34,8 +34,8 @@ class PictureLatents:
     Args:
         pictures: The pictures.
         backbone: Whose VAE encodes them.
-        size: Side in pixels of the square that is cut from each.
-        cache: Where posteriors are kept; None to encode every view anew.
+        size: Side in pixels of the square crop.
+        cache: Where posteriors are kept; None to encode every view each time.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class PictureLatents:
     ) -> None:
         self.pictures = pictures
         self._backbone, self._size, self._cache = backbone, size, cache
-        # Nothing in memory outlives the weights, and hashing them takes seconds.
+        # A cache in memory does not outlive the weights, and hashing them takes seconds.
         on_disk = cache is not None and cache.directory is not None
         self._encoder = backbone.fingerprint_vae() if on_disk else "this VAE"
         self._chunk = max(1, min(64, _PIXELS_AT_ONCE // size**2))
@@ -61,7 +61,7 @@ class PictureLatents:
         return digest_of(self.pictures)
 
     def prepare(self, flip: bool, progress: Progress | None = None) -> None:
-        """Fills the cache with the centre crop of every picture, and with its mirror image if `flip`."""
+        """Fills the cache with the center crop of every picture, and with its mirror image if `flip`."""
         if self._cache is None:
             return
         sides = (False, True) if flip else (False,)
@@ -69,7 +69,7 @@ class PictureLatents:
         done = 0
         for chunk in _chunks(views, self._chunk):
             # A chunk is encoded whole or not at all: matrix products of another batch size may round
-            # otherwise, and a preparation that was cut short must go on to the same bytes.
+            # differently, and an interrupted preparation must end in the same bytes.
             if any(self._cache.get(self._key(v)) is None for v in chunk):
                 self._encode_into_cache(chunk)
             done += len(chunk)

@@ -17,13 +17,13 @@ from finetune.diffusion.reconstruction import PixelRows
 
 
 class PixelSource:
-    """The centre squares of pictures, half of the samples mirrored.
+    """The center crops of pictures, half of the samples mirrored.
 
     Args:
         pictures: The pictures.
         size: Side of the square in pixels.
-        seed: Seed of order and mirroring.
-        cache: Keep the squares in memory, a byte a value, instead of reading the files for each sample.
+        seed: Seed of the order and the mirroring.
+        cache: Keep the squares in memory, one byte per value, instead of reading the files for each sample.
     """
 
     def __init__(self, pictures: Sequence[Picture], size: int, seed: int, cache: bool = True) -> None:
@@ -50,14 +50,14 @@ class PixelSource:
         return as_pixels(torch.stack([read[i] if i in read else self._kept[i] for i in index]))
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Reads every picture once, if they are kept."""
+        """Reads every picture once, if they are cached."""
         for chunk in self.chunks() if self._cache else ():
             self.pixels(chunk)
             if progress:
                 progress(chunk[-1] + 1, len(self.pictures))
 
     def chunks(self, most: int | None = None, at_once: int = 64) -> Iterator[range]:
-        """The numbers of the first pictures, some at once; of all of them if `most` is None."""
+        """Indices of the first `most` pictures (None: all), `at_once` at a time."""
         count = min(most or len(self.pictures), len(self.pictures))
         return (range(start, min(start + at_once, count)) for start in range(0, count, at_once))
 

@@ -1,6 +1,6 @@
 """A picture → the square of pixels that the VAE sees.
 
-The shorter side is resized to the resolution (Lanczos), then a square is cut out, then it may be
+The shorter side is resized to the resolution (Lanczos), then a square is cropped, then it may be
 mirrored; the sizes are those of SDXL's micro-conditioning (Podell et al. 2023, arXiv:2307.01952).
 """
 
@@ -19,14 +19,14 @@ VERSION = "lanczos-1"
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the square lies.
+    """Where the square is.
 
     Attributes:
         original: Height and width of the picture before resizing.
         resized: Height and width after resizing, shorter side = `size`.
         cut: Top and left of the square in the resized picture.
         corner: Top and left of the square in the resized picture *as trained on*, that is in the
-            mirrored one if `mirrored`; this is what SDXL is told.
+            mirrored one if `mirrored`; this is SDXL's crop conditioning.
         size: Side of the square in pixels.
         mirrored: Whether left and right are swapped.
     """
@@ -40,7 +40,7 @@ class Placement:
 
 
 def alike(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two sizes (width, height) have the same proportions, to 1 %."""
+    """Whether two sizes (width, height) have the same aspect ratio, to 1%."""
     (width, height), (other_width, other_height) = size, other
     return abs(width * other_height - height * other_width) <= 0.01 * width * other_height
 
@@ -53,8 +53,8 @@ def place(
     Args:
         original: Height and width of the picture in pixels.
         size: Side of the square in pixels.
-        at: Place of the square as two fractions in [0, 1) of the room there is downwards and to the
-            right; None for the centre.
+        at: Position of the square as fractions in [0, 1) of the free range down and to the right; None
+            for the center.
         mirrored: Whether the square is mirrored.
     """
     height, width = original

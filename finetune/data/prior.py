@@ -14,8 +14,8 @@ from finetune.diffusion.batch import Batch
 class PriorSource:
     """Each sample of the subject brings a sample of its class along (Ruiz et al. 2022, arXiv:2208.12242).
 
-    Sample `n` is two rows: the subject's with weight 1, and one of the class with weight λ and draws of
-    its own. Summed and divided by the number of samples their loss is L + λ·L_prior.
+    Sample `n` is two rows: the subject's with weight 1, and one of the class with weight λ and random
+    draws of its own. Summed and divided by the number of samples their loss is L + λ·L_prior.
 
     Args:
         instances: The subject's pictures.
@@ -33,7 +33,7 @@ class PriorSource:
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """The rows of the subject, then as many of the class."""
-        # Numbers below zero belong to no sample of the subject, so no draw is shared with one (P1).
+        # The subject's samples never have negative numbers, so no draw is shared (P1).
         prior = self.classes.batch([-1 - number for number in numbers])
         return Batch.join([self.instances.batch(numbers), replace(prior, weight=prior.weight * self.weight)])
 

@@ -1,4 +1,4 @@
-"""`pictures.jsonl`: what a run is trained on, and what has changed since it was written."""
+"""`pictures.jsonl`: what a run is trained on, and what has changed since."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ its `mask` or `control` picture; `class` for a picture of the class."""
 
 
 def write_record(path: Path, entries: Sequence[Entry]) -> None:
-    """Writes a JSON line a picture."""
+    """Writes one JSON line per picture."""
     with whole_file(path) as aside:
         lines = [json.dumps(dict(entry), ensure_ascii=False) + "\n" for entry in entries]
         aside.write_text("".join(lines), encoding="utf-8")

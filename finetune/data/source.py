@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class LatentSource:
     """Batches from any collection of latents with captions.
 
-    Sample `n` shows picture `picture_index(seed, n)` (each once an epoch, in a new order), with one
+    Sample `n` shows picture `picture_index(seed, n)` (each once per epoch, in a new order), with one
     of its captions, mirrored, cropped and with its caption dropped as drawn for `n`, and with its
     latents drawn from the VAE's posterior.
 
@@ -41,7 +41,7 @@ class LatentSource:
         texts: Turns captions into conditioning.
         seed: Seed of every draw.
         flip: Mirror half of the samples.
-        random_crop: Crop at a drawn place instead of the centre.
+        random_crop: Crop at a random place instead of the center.
         caption_dropout: Probability that a sample's caption is empty.
         preserve: Prompts that must keep their meaning: a share of the samples gets one of them as its
             caption and is marked as preserved.
@@ -52,7 +52,7 @@ class LatentSource:
         names: What each picture is called in messages.
 
     Raises:
-        ValueError: If there is no picture, or not one or more captions a picture.
+        ValueError: If there are no pictures, or not at least one caption per picture.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ class PictureSource(LatentSource):
             raise ConfigError(
                 f"A resolution of {self.size} is not a multiple of {factor}, the factor of this model's VAE.",
                 where="data.resolution",
-                fix=f"Take {max(1, self.size // factor) * factor}.",
+                fix=f"Use {max(1, self.size // factor) * factor}.",
             )
         self._pictures = PictureLatents(folder.pictures, backbone, self.size, cache_of(data, "latents"))
         self._masks = (
@@ -238,7 +238,7 @@ class PictureSource(LatentSource):
             progress: Called with the number of things that are done and their total.
 
         Raises:
-            DataError: If a mask leaves nothing of a picture's square.
+            DataError: If a mask leaves nothing of a picture's center crop.
         """
         pictures = len(self) * (2 if self._flip else 1)
         texts = len(set(self._possible_captions()))
@@ -259,13 +259,13 @@ class PictureSource(LatentSource):
         return list(entries)
 
     def summary(self) -> list[str]:
-        """Lines for the user: what is trained on, and everything that is not as it may seem."""
+        """Lines for the user: what is trained on, and everything unexpected about it."""
         pictures, size = self.folder.pictures, self.size
         lines = [f"{count(len(pictures), 'picture')} from {self.folder.path}, at {size}x{size} pixels"]
         lines += [f"skipped {s.path.name}: {s.reason}" for s in self.folder.skipped]
         small = [f"{p.path.name} ({p.width}x{p.height})" for p in pictures if min(p.width, p.height) < size]
         if small:
-            lines.append(f"enlarged, being smaller than {size} pixels: {listing(small)}")
+            lines.append(f"enlarged, because smaller than {size} pixels: {listing(small)}")
         for caption in self.captions():
             if lost := self.backbone.truncated(caption):
                 whose = [p.path.name for p in pictures if p.caption == caption]

@@ -24,7 +24,7 @@ class Texts(Protocol):
         """Does what can be done once for these captions."""
 
     def conditioning(self, captions: Sequence[str]) -> Conditioning:
-        """One row a caption, on the CPU."""
+        """One row per caption, on the CPU."""
 
 
 class TokenTexts:
@@ -65,7 +65,7 @@ class HiddenTexts:
 
     Args:
         backbone: Whose text encoders are used.
-        cache: Where embeddings are kept; None to encode every batch anew.
+        cache: Where embeddings are kept; None to encode every batch each time.
     """
 
     def __init__(self, backbone: Backbone, cache: ContentCache | None = None) -> None:

@@ -105,7 +105,7 @@ def test_colours_are_read_by_the_profile() -> None:
 
 def test_a_broken_profile_is_told() -> None:
     decoded = decode_picture(encoded(painted(4, 4), "PNG", icc_profile=b"no profile"))
-    assert decoded.notes == ("its colour profile does not fit it and was ignored",)
+    assert decoded.notes == ("its color profile does not fit it and was ignored",)
     assert (np.asarray(decoded.image) == np.asarray(painted(4, 4))).all()
 
 

@@ -23,7 +23,7 @@ def test_pictures_come_by_name_with_size_digest_and_caption(mycat: Path) -> None
     for picture in folder.pictures:
         assert picture.digest == hashlib.sha256(picture.path.read_bytes()).hexdigest()
     assert folder.skipped == ()
-    assert folder.notes == ('2 captions from .txt files, for the rest the prompt "a photo of sks"',)
+    assert folder.notes == ('2 captions from .txt files, the others get the prompt "a photo of sks"',)
 
 
 def test_the_folder_name_is_the_trigger_word(mycat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,8 +90,8 @@ def test_everything_else_in_the_folder_is_told(mycat: Path) -> None:
         "see-through.png: transparent parts became white",
         "copy.PNG is the same file as 2.png; both are used",
         "text without a picture of the same name: lonely.txt",
-        "not pictures, left alone: notes.md",
-        "subfolders with pictures are not entered: more",
+        "not pictures, ignored: notes.md",
+        "subfolders with pictures are not searched: more",
     )
 
 

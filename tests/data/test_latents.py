@@ -35,7 +35,7 @@ def test_what_cannot_be_is_refused() -> None:
         latents.posterior([View(0, mirrored=True)])
     with pytest.raises(ValueError, match="cropped"):
         latents.posterior([View(0, at=(0.5, 0.5))])
-    with pytest.raises(ValueError, match="alike"):
+    with pytest.raises(ValueError, match="share a shape"):
         StackedLatents(MEAN, STD[:4])
 
 

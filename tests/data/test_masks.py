@@ -149,7 +149,7 @@ def _broken(mask_dir: Path) -> None:
         (_missing, "without a mask of the same name: 2.png, 3.png"),
         (_twice, "Two masks are for the same picture: 3.jpg and 3.png"),
         (_turned, "A mask is 33x64 pixels, but its picture 3.png is 64x33"),
-        (_black, "Nothing of a picture counts"),
+        (_black, "The loss counts nowhere in a picture"),
         (_transparent, "transparent parts"),
         (_broken, "A mask cannot be used"),
     ],
@@ -171,7 +171,7 @@ def test_a_square_in_which_nothing_counts_is_told_before_training(mycat: Path, m
     corner.paste(255, (0, 0, 8, 33))  # the middle square begins at 15
     corner.save(mask_dir / "3.png")
     made = masks(mycat, mask_dir=mask_dir)
-    with pytest.raises(DataError, match=r"Nothing counts in the square[\s\S]*3\.png"):
+    with pytest.raises(DataError, match=r"The loss counts nowhere in the center crop[\s\S]*3\.png"):
         made.prepare(flip=False)
     assert made.rows([View(3, at=(0.0, 0.0))]).any()  # another crop has it
     assert not made.rows([View(3, at=(0.0, 0.99))]).any()  # and one that has not is no error: it was drawn
@@ -190,7 +190,7 @@ def test_no_such_folder(mycat: Path) -> None:
 def test_a_mask_that_changes_during_the_run_is_told(mycat: Path, mask_dir: Path) -> None:
     made = masks(mycat, mask_dir=mask_dir)
     Image.new("L", (64, 33), 255).save(mask_dir / "3.png")
-    with pytest.raises(DataError, match="changed while the run"):
+    with pytest.raises(DataError, match="changed during the run"):
         made.rows([View(3)])
 
 

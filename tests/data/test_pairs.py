@@ -151,7 +151,7 @@ def no_metadata(folder: Path) -> None:
         (some_without_control, "no `conditioning_image`: 0.png"),
         (no_picture_named, "names no picture.\n.*line 1"),
         (not_json, "not a JSON object.\n.*line 2"),
-        (not_text, "`file_name` is not text"),
+        (not_text, "`file_name` is not a string"),
         (nothing_left, "None of the pairs"),
         (no_metadata, "no control pictures"),
     ],

@@ -228,11 +228,11 @@ def test_summary_names_everything(mycat: Path, backbone: Backbone) -> None:
     assert lines[0] == f"5 pictures from {mycat}, at 40x40 pixels"
     assert lines[1] == "skipped bad.jpg: the file is empty"
     assert lines[2] == (
-        "enlarged, being smaller than 40 pixels: 0.png (48x32), 1.png (32x48), 3.png (64x33), 4.png (33x64)"
+        "enlarged, because smaller than 40 pixels: 0.png (48x32), 1.png (32x48), 3.png (64x33), 4.png (33x64)"
     )
     assert lines[3].startswith("caption truncated")
     assert lines[3].endswith('at the very end" (2.png)')
-    assert lines[4] == '3 captions from .txt files, for the rest the prompt "x"'
+    assert lines[4] == '3 captions from .txt files, the others get the prompt "x"'
     assert made.captions() == ["x", "a red cat", "cat " * 200 + "at the very end", "a blue dog"]
 
 
