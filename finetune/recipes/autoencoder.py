@@ -25,48 +25,48 @@ if TYPE_CHECKING:
     from finetune.recipes.pretrain import PretrainRecipe
 
 MEASURED = 4_000
-"""Pictures that the latents are whitened on, at most."""
+"""Maximum number of pictures for the whitening of the latents."""
 SHOWN = 8
-"""Pictures in a preview, each above what the autoencoder makes of it."""
+"""Pictures in a preview, each above its reconstruction."""
 
 
 def train_autoencoder(
     recipe: PretrainRecipe, vae: AutoencoderKL, pictures: Folder, folder: RunFolder, report: Reporter
 ) -> None:
-    """Trains and whitens `vae` in place; taken up where it stopped if the folder has it already.
+    """Trains and whitens `vae` in place; resumes where an earlier call stopped.
 
     Args:
         recipe: Resolved.
         vae: With random weights.
-        pictures: The captioned ones; those of `autoencoder.data_dir` come to them.
+        pictures: The captioned ones; those of `autoencoder.data_dir` are added.
         folder: The run folder.
-        report: Tells the user of long work.
+        report: Tells the user about long work.
 
     Raises:
-        ConfigError: If what the folder has was trained otherwise.
-        DataError: If the further pictures cannot be read.
+        ConfigError: If the earlier one had other settings.
+        DataError: If the added pictures cannot be read.
     """
     section, stage = recipe.autoencoder, RunFolder(folder.path / recipe.stages[0])
     more = scan_folder(section.data_dir.expanduser(), "").pictures if section.data_dir else ()
-    every, seed = (*pictures.pictures, *more), recipe.training.seed
-    source = PixelSource(every, recipe.resolution, seed, recipe.data.cache)
+    everything, seed = (*pictures.pictures, *more), recipe.training.seed
+    source = PixelSource(everything, recipe.resolution, seed, recipe.data.cache)
     trainer = _trainer(recipe, vae.requires_grad_(True), source, stage)
     if trainer.accelerator.is_main_process:
         folder.path.mkdir(parents=True, exist_ok=True)
-        recipe.save_in(folder)  # a run that is stopped now is one that can be resumed
+        recipe.save_in(folder)  # from now on it can be resumed
     trainer.resume()
     for note in trainer.notes:
         report.tell(note)
     finished = stage.path / "vae"
     if finished.is_dir():
-        report.tell(f"The autoencoder is trained already: {finished}.")
+        report.tell(f"The autoencoder is already trained: {finished}.")
         vae.load_state_dict(AutoencoderKL.from_pretrained(finished).state_dict())
     else:
         with report.progress("Reading pictures") as progress:
             source.prepare(progress)
         steps, rows = section.steps, trainer.rows_per_step
         report.tell(
-            f"Training the autoencoder for {steps} steps of {rows} of the {len(every)} pictures; "
+            f"Training the autoencoder for {steps} steps of {rows} pictures, out of {len(everything)}; "
             f"it goes to {stage.path}."
         )
         trainer.run()
@@ -102,7 +102,7 @@ def _trainer(
 def _finish(
     trainer: Trainer[PixelRows], vae: AutoencoderKL, source: PixelSource, out: Path, whitened: bool
 ) -> None:
-    """Takes the averaged weights, whitens the latents and writes the autoencoder."""
+    """Takes the EMA weights, whitens the latents and writes the autoencoder."""
     with trainer.evaluating():
         average = {name: weight.detach().clone() for name, weight in vae.state_dict().items()}
     vae.load_state_dict(average)

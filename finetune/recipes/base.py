@@ -42,15 +42,15 @@ class Recipe(Section, ABC):
 
     A recipe chooses parts and never loops. A new kind of recipe is a subclass that fixes `kind`,
     has an `adapter` section, and says how its adapter is made and which files it leaves; it is
-    entered in `finetune.recipes.RECIPES`.
+    listed in `finetune.recipes.RECIPES`.
 
     Attributes:
         finished_by: The file (relative to the run folder) that is written last, so that a run
             folder which has it is complete.
         folder_field: The setting of `data` that names the folder of pictures.
-        carries_schedule: Whether what is exported says with which noise schedule it is sampled.
+        carries_schedule: Whether the export stores the noise schedule to sample it with.
         unused: Dotted keys that this kind of recipe has no use for, and refuses.
-        stages: Folders, in the run folder, of what is trained first.
+        stages: Folders in the run folder, for what is trained first.
     """
 
     finished_by: ClassVar[str]
@@ -76,7 +76,7 @@ class Recipe(Section, ABC):
 
     @property
     def learns_word(self) -> bool:
-        """Whether a new word is learned beside something else."""
+        """Whether a new word is learned besides something else."""
         return False
 
     def load(self, pictures: Folder, report: Reporter) -> tuple[Self, Backbone]:
@@ -84,7 +84,7 @@ class Recipe(Section, ABC):
 
         Args:
             pictures: What `scan` found.
-            report: Told which model it is, and what is odd about it.
+            report: Tells the user which model it is, and what is odd about it.
 
         Returns:
             This recipe with the model's resolved name, and the model.
@@ -99,14 +99,14 @@ class Recipe(Section, ABC):
             report.tell(note)
         return self.model_copy(update={"model": section}), backbone
 
-    def first(self, backbone: Backbone, pictures: Folder, folder: RunFolder, report: Reporter) -> None:
-        """Trains what must be there before the pictures are encoded; mostly nothing.
+    def train_first(self, backbone: Backbone, pictures: Folder, folder: RunFolder, report: Reporter) -> None:
+        """Trains what must exist before the pictures are encoded; usually nothing.
 
         Args:
             backbone: The model, its precision settled.
             pictures: What `scan` found.
             folder: The run folder.
-            report: Tells the user of long work.
+            report: Tells the user about long work.
         """
 
     @abstractmethod
@@ -114,11 +114,11 @@ class Recipe(Section, ABC):
         """Attaches to `backbone` what this recipe trains."""
 
     def fill_in(self, values: dict[str, Any], backbone: Backbone) -> None:
-        """Writes into `values`, this recipe as plain data, what only the loaded model can say.
+        """Fills in what only the loaded model knows.
 
         Args:
-            values: Sections of settings; the precision is settled.
-            backbone: The model, nothing attached to it yet.
+            values: This recipe as plain data; the precision is settled.
+            backbone: The model, with nothing attached yet.
         """
         if values["data"]["resolution"] is None:
             values["data"]["resolution"] = backbone.native_size
@@ -136,13 +136,13 @@ class Recipe(Section, ABC):
     def make_source(
         self, pictures: Folder, backbone: Backbone, adapter: Adapter, report: Reporter
     ) -> PictureSource | PriorSource:
-        """Where the rows come from.
+        """Makes the source of the batches.
 
         Args:
             pictures: What `scan` found.
             backbone: Encodes pictures and captions; its precision is settled.
             adapter: What is trained.
-            report: Tells the user of long work.
+            report: Tells the user about long work.
         """
         from finetune.data import PictureSource
 
@@ -151,7 +151,7 @@ class Recipe(Section, ABC):
     def make_preview(
         self, adapter: Adapter, source: PictureSource | PriorSource, path: Callable[[int], Path]
     ) -> Callable[[int], None]:
-        """What samples previews during training.
+        """Makes the hook that samples previews during training.
 
         Args:
             adapter: What is trained, attached to its model.
@@ -159,7 +159,7 @@ class Recipe(Section, ABC):
             path: Where the grid of a step goes.
 
         Returns:
-            To be called with a step.
+            A function to call with the step.
         """
         from finetune.sampling import Sampler
         from finetune.sampling.preview import preview
@@ -173,7 +173,7 @@ class Recipe(Section, ABC):
 
     @abstractmethod
     def sample_flags(self, folder: Path) -> str:
-        """What `finetune sample` is given, besides a prompt, to use the results in a run folder."""
+        """The flags of `finetune sample` that use the results in a run folder."""
 
     @abstractmethod
     def write_results(
@@ -193,7 +193,7 @@ class Recipe(Section, ABC):
         """
 
     def faults(self) -> Iterator[Fault]:
-        """Those of every section, and those between sections (P3)."""
+        """The faults in every section, and those between sections (P3)."""
         for own in sections(type(self)):
             yield from getattr(self, own).faults()
         if self.data.folder is None:
@@ -209,28 +209,26 @@ class Recipe(Section, ABC):
         if self.objective.changes_schedule and not self.carries_schedule:
             chosen = "beta_schedule" if self.objective.beta_schedule != "auto" else "zero_terminal_snr"
             yield Fault(
-                "What this recipe exports cannot carry a noise schedule, and would be sampled with the "
-                "model's own.",
+                "The file that this recipe exports cannot store a noise schedule, so it would be sampled "
+                "with the model's own.",
                 f"objective.{chosen}",
                 "Leave it out (a model's own schedule is always followed), or train the whole model.",
             )
-        # Without a number of steps the preset has still to say it; then this is asked again.
+        # Where the preset decides the steps, this is checked again with them filled in.
         if "steps" in self.training.model_fields_set:
             yield from self.optimizer.too_long(self.training.steps)
         name = self.output.name
         if name == Path(self.finished_by).stem:
-            yield Fault(
-                f"{name} is what another file of the run is called.", "output.name", "Name it otherwise."
-            )
+            yield Fault(f"Another file of the run is named {name}.", "output.name", "Choose another name.")
 
     def notes(self) -> Iterator[str]:
-        """What the user should know of these settings before training."""
+        """What the user should know about these settings before training."""
         yield from ()
 
     @property
     def _folder(self) -> Path:
         folder = self.data.folder
-        assert folder is not None  # `faults` has seen to it
+        assert folder is not None  # checked by `faults`
         return folder.expanduser()
 
     @property
@@ -247,14 +245,14 @@ class Recipe(Section, ABC):
         return self.output.name or f"{self.subject}-{self.kind}"
 
     def started_from(self, adapter: Adapter) -> dict[str, str]:
-        """What a run begins with beside the model, by its content; asked before anything is trained."""
+        """Hashes of what a run starts from besides the model; taken before training."""
         return {}
 
     def public(self) -> dict[str, Any]:
         """The recipe as it is written into an exported file.
 
         Folders are given by their last name only and places that cannot change the result
-        (run folder, cache folder) are left out: a file that is published tells nobody's home
+        (run folder, cache folder) are left out: a published file reveals nobody's home
         directory, and the same run in another folder gives the same bytes.
         """
         dump = self.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""Pictures of the class a subject belongs to: those there are, and sampled ones for those missing."""
+"""Class pictures for prior preservation: existing ones, and sampled ones for those missing."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _SAMPLED = re.compile(r"class-(\d{5,})\.png")
 
 
 def default_folder(prompt: str, size: int, precision: str, backbone: Backbone) -> Path:
-    """Where class pictures are kept: found by all that they are made from (P4).
+    """Where class pictures are kept: named by everything they are made from (P4).
 
     Args:
         prompt: The class prompt.
         size: Side in pixels.
-        precision: They are sampled in.
+        precision: Precision of the sampling.
         backbone: The model, not trained yet.
     """
     facts = [backbone.unet.config, backbone.fingerprint_vae(), backbone.fingerprint_text()]
@@ -47,16 +47,16 @@ def default_folder(prompt: str, size: int, precision: str, backbone: Backbone) -
 
 
 def class_pictures(data: SubjectSection, backbone: Backbone, precision: str, report: Reporter) -> Folder:
-    """The class pictures of a run; as many as are missing are sampled and kept.
+    """The class pictures of a run; missing ones are sampled and kept.
 
-    The k-th sampled picture has seed k, whatever the run, and is written as soon as it is there: a
-    sampling that was interrupted goes on where it stopped, and every run shares its pictures.
+    The k-th sampled picture has seed k, whatever the run, and is written at once: interrupted sampling
+    continues where it stopped, and all runs share the pictures.
 
     Args:
         data: With `class_prompt` and `class_dir` set.
         backbone: The model, not trained yet.
-        precision: To sample in.
-        report: Told what is done.
+        precision: Precision of the sampling.
+        report: Tells the user what is done.
 
     Raises:
         ConfigError: If the folder holds pictures that were sampled with another model or prompt.
@@ -66,7 +66,7 @@ def class_pictures(data: SubjectSection, backbone: Backbone, precision: str, rep
     folder = data.class_dir.expanduser()
     own = [f for f in _files(folder) if not _SAMPLED.fullmatch(f.name)]
     seeds = range(max(0, data.num_class_images - len(own)))
-    # Of several processes the first samples; the others then find all pictures there.
+    # Only the main process samples; the others then find all pictures.
     with PartialState().main_process_first():
         _sample_missing(data, folder, seeds, Sampler(backbone, best_device(), precision), report)
     found = scan_folder(folder, data.class_prompt)
@@ -88,7 +88,7 @@ def _sample_missing(
     data: SubjectSection, folder: Path, seeds: Sequence[int], sampler: Sampler, report: Reporter
 ) -> None:
     prompt, size = str(data.class_prompt), data.resolution or sampler.backbone.native_size
-    model = Path(public_name(sampler.backbone.name)).name  # as the picture says it
+    model = Path(public_name(sampler.backbone.name)).name  # as the picture's metadata has it
     made = {"prompt": prompt, "size": [size, size], "model": model}
     missing = []
     for seed in seeds:
@@ -111,21 +111,21 @@ def _sample_missing(
 
 
 def _check(file: Path, made: dict[str, Any]) -> None:
-    """Refuses a picture that another model or prompt made: it would pass for this class.
+    """Refuses a picture made with another prompt, size or model: it would pass for this class.
 
     Raises:
-        ConfigError: If it does not say of itself what is in `made`.
+        ConfigError: If its metadata differs from `made`.
     """
     try:
         with Image.open(file) as image:
-            told = json.loads(image.info.get("finetune", "{}"))["samples"][0]
-        told["model"] = Path(told["model"]).name
+            stored = json.loads(image.info.get("finetune", "{}"))["samples"][0]
+        stored["model"] = Path(stored["model"]).name
     except (OSError, ValueError, KeyError, IndexError):
-        told = {}
-    different = [key for key, value in made.items() if told.get(key) != value]
+        stored = {}
+    different = [key for key, value in made.items() if stored.get(key) != value]
     if different:
         raise ConfigError(
-            f"This class picture was not sampled as this run would: another {' and '.join(different)}.",
+            f"This class picture was sampled with another {' and '.join(different)}.",
             where=str(file),
             fix="Give another --class-dir, or remove the class-*.png files from this one.",
         )

@@ -34,7 +34,7 @@ class ControlNetRecipe(Recipe):
 
         Raises:
             DataError: If there are none that can be trained on, or control pictures do not fit.
-            ConfigError: If a library is missing that makes the control pictures.
+            ConfigError: If the library that makes the control pictures is missing.
         """
         from finetune.data import scan_pairs
         from finetune.data.control import check_control_kind
@@ -43,7 +43,7 @@ class ControlNetRecipe(Recipe):
         return scan_pairs(self.data)
 
     def make_adapter(self, backbone: Backbone) -> Adapter:
-        """A branch beside the UNet; a new one's start depends on model and seed alone."""
+        """A branch beside the UNet; a new one's initial weights depend on model and seed alone."""
         from finetune.adapters import ControlNet
 
         return ControlNet(backbone, self.adapter, seed=self.training.seed)
@@ -78,7 +78,7 @@ class ControlNetRecipe(Recipe):
         return hook
 
     def started_from(self, adapter: Adapter) -> dict[str, str]:
-        """The weights of the ControlNet that is gone on with."""
+        """A hash of the ControlNet that training starts from."""
         from finetune.adapters import ControlNet
         from finetune.backbones.fingerprint import fingerprint
 
@@ -88,7 +88,7 @@ class ControlNetRecipe(Recipe):
         return {"weights of adapter-start": fingerprint([adapter.branch], [])}
 
     def sample_flags(self, folder: Path) -> str:
-        """The ControlNet, and a place to name a control picture."""
+        """The ControlNet, and a placeholder for a control picture."""
         made = "" if self.data.preprocess == "none" else f" --control-preprocess {self.data.preprocess}"
         return f"--controlnet {shlex.quote(f'{folder}:PICTURE.png')}{made}"
 

@@ -15,13 +15,13 @@ class DreamBoothRecipe(WholeModelRecipe, SubjectRecipe):
     """Full fine-tuning with prior preservation (Ruiz et al. 2022, arXiv:2208.12242)."""
 
     kind: Literal["dreambooth"] = "dreambooth"
-    data: SubjectSection = SubjectSection()  # of two parents, pydantic takes the first's
+    data: SubjectSection = SubjectSection()  # pydantic would take the first parent's
 
     def faults(self) -> Iterator[Fault]:
-        """As those of its parents, and what needs the untrained weights beside the trained ones."""
+        """As those of its parents, and what needs the untrained weights besides the trained ones."""
         yield from super().faults()
         if self.data.preserve:
             yield Fault(
-                "Prompts can be preserved only by an adapter that can be switched off.", "data.preserve",
+                "Only an adapter that can be switched off can preserve prompts.", "data.preserve",
                 "Name the class with --class-prompt instead, or train a LoRA.",
             )  # fmt: skip

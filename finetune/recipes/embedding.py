@@ -39,7 +39,7 @@ class EmbeddingRecipe(SubjectRecipe):
         return scan_for(self._folder, self.word, self.data.instance_prompt)
 
     def make_adapter(self, backbone: Backbone) -> Adapter:
-        """The word, added to `backbone`; a drawn start depends on the seed alone."""
+        """The word, added to `backbone`; a random start depends on the seed alone."""
         from finetune.adapters import TextualInversion
 
         return TextualInversion(backbone, self.adapter, seed=self.training.seed)

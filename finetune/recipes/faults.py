@@ -1,7 +1,7 @@
-"""Faults in settings, told in the words of the person who wrote them.
+"""Faults in settings, reported in terms of what the user wrote.
 
 A fault names what is wrong, where it was given (a flag, a line of a YAML file) and how to fix it.
-All faults of a recipe are gathered and told at once.
+All faults of a recipe are collected and reported at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _KINDS = {
     "model": "a section with settings of its own",
 }
 _LONGEST = 80
-_MOST = 20
+_MOST_FAULTS = 20
 _BOUNDS = {
     "greater_than": ("gt", "more than"),
     "greater_than_equal": ("ge", "at least"),
@@ -49,7 +49,7 @@ def nearest(word: str, candidates: Iterable[str]) -> str | None:
 def nearest_key(key: str, keys: Sequence[str]) -> str | None:
     """The dotted key that a mistyped dotted key most likely means.
 
-    A right name in the wrong section (`training.lr`, or just `lr`) counts before a similar spelling.
+    A correct name in the wrong section (`training.lr`, or just `lr`) wins over a similar spelling.
     """
     section, _, name = key.rpartition(".")
     names = {k: k.rpartition(".")[2] for k in keys}
@@ -80,17 +80,17 @@ def raise_faults(faults: Sequence[Fault], origins: Mapping[str, str] | None = No
     if len(faults) == 1:
         raise ConfigError(faults[0].what, where=place(faults[0]), fix=faults[0].fix)
     lines = [f"{len(faults)} settings are wrong:"]
-    for fault in faults[:_MOST]:
+    for fault in faults[:_MOST_FAULTS]:
         lines.append(f"- {fault.what}\n  where: {place(fault)}")
         if fault.fix:
             lines[-1] += f"\n  fix:   {fault.fix}"
-    if len(faults) > _MOST:
-        lines.append(f"… and {len(faults) - _MOST} more.")
+    if len(faults) > _MOST_FAULTS:
+        lines.append(f"… and {len(faults) - _MOST_FAULTS} more.")
     raise ConfigError("\n".join(lines))
 
 
 def unknown_key(key: str, keys: Sequence[str]) -> Fault:
-    """The fault of a dotted key that does not exist, with the nearest one that does."""
+    """The fault for a dotted key that does not exist, with the nearest one that does."""
     return Fault(f"{cut(key)} is not a setting.", key, _instead(key, keys))
 
 
@@ -110,7 +110,7 @@ def _instead(key: str, keys: Sequence[str]) -> str:
 
 
 def read_validation_error(error: ValidationError, fields: Mapping[str, FieldInfo]) -> list[Fault]:
-    """Turns pydantic's error into faults, one a setting.
+    """Turns pydantic's error into faults, one per setting.
 
     Args:
         error: What validation found.
@@ -119,7 +119,7 @@ def read_validation_error(error: ValidationError, fields: Mapping[str, FieldInfo
     by_key: dict[str, list[Mapping[str, Any]]] = {}
     for item in error.errors(include_url=False):
         location = [str(part) for part in item["loc"]]
-        # What follows the setting's name is a member of a union or a place in a list.
+        # What follows the setting's name is a member of a union or an index of a list.
         key = next((k for n in (2, 1) if (k := ".".join(location[:n])) in fields), location[0])
         by_key.setdefault(key, []).append(dict(item))
     return [_fault(key, items, fields.get(key)) for key, items in by_key.items()]
@@ -137,7 +137,7 @@ def _fault(key: str, items: list[Mapping[str, Any]], field: FieldInfo | None) ->
 
 
 def _choices(item: Mapping[str, Any]) -> list[str]:
-    """What could have been chosen, where pydantic (2.14) tells it as text: `'a', 'b' or 'c'`."""
+    """The allowed values, which pydantic (2.14) gives as text: `'a', 'b' or 'c'`."""
     return str(item["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
 
 
@@ -151,17 +151,17 @@ def _wanted(item: Mapping[str, Any]) -> str:
     if kind == "literal_error":
         return f"one of {', '.join(_choices(item))}"
     if kind in {"missing", "too_long"}:  # inside a tuple
-        return "a list of as many values as its default"
+        return "a list with as many values as its default"
     return _KINDS.get(kind.partition("_")[0], str(item["msg"]))
 
 
 def cut(text: str) -> str:
-    """A text, cut to what a line of a message can hold."""
+    """Text, cut to fit in a line of a message."""
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
 def show(value: Any) -> str:
-    """A value as it stands in a recipe, cut to what a message can hold."""
+    """A value as it is written in a recipe, cut to fit in a message."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from finetune.backbones import Backbone
 
 FILE = "foreign.json"
-"""Beside the bundled model: how strangeness is measured on it, and from where on a picture is foreign."""
+"""Next to the bundled model: how strangeness is measured with it, and its limit for foreign pictures."""
 
 BEST_FLAGS = "--set 'data.preserve=[]' --set data.caption_dropout=0.1 --steps 600"
-"""What makes photographs as recognizable as they become (docs/storybook.md)."""
+"""What makes photographs as recognizable as they get (docs/storybook.md)."""
 
 LOOKED_AT = 12
-"""So many pictures of a folder are looked at, which takes about a second."""
+"""Maximum number of pictures of a folder that are looked at; it takes about a second."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class Measure:
 def strangeness(backbone: Backbone, latents: Tensor, measure: Measure) -> Tensor:
     """The model's own training loss on some pictures, without captions: low on what it was trained on.
 
-    Every picture meets the same noise, so that its strangeness does not depend on the others.
+    Every picture gets the same noise, so that its strangeness does not depend on the others.
 
     Args:
-        backbone: The model as it came, on the CPU.
+        backbone: The unmodified model, on the CPU.
         latents: `[B, C, h, w]` scaled latents.
         measure: At which noise levels.
 
@@ -93,10 +93,10 @@ def tell_if_foreign(
     Other models are never judged: they know photographs and much else.
 
     Args:
-        recipe: Resolved; what it is best to change in it is told too.
-        backbone: The model as it came, nothing attached to it yet.
-        pictures: What it is to be trained on; some, spread over all, are looked at.
-        report: Told what they are not, and which model to use instead.
+        recipe: Resolved; the user is also told what to change in it.
+        backbone: The model, with nothing attached yet.
+        pictures: What it will be trained on; a sample of them is looked at.
+        report: Tells the user what they are not, and which model to use instead.
     """
     file = storybook_folder() / FILE
     if recipe.model.name != "storybook" or not file.is_file():
@@ -117,7 +117,7 @@ def _warning(count: int, seen: int, preserving: bool) -> Iterator[str]:
     yield f"Note: {which} not of the world that storybook draws: picture-book animals (cat,"
     yield "  dog, rabbit, bear, bird, elephant) in six scenes, 64 pixels wide. Photographs come out of it as"
     yield "  blurred shapes. For those use a model that has seen the real world, such as --model sd15 or"
-    yield "  --model sdxl (from the Hugging Face Hub; they want a GPU, or hours of patience)."
+    yield "  --model sdxl (from the Hugging Face Hub; they need a GPU, or hours of patience)."
     if preserving:
-        yield "  The nearest that storybook comes to photographs, repeating them and forgetting all else:"
+        yield "  The closest that storybook gets to photographs, memorizing them and forgetting all else:"
         yield f"  {BEST_FLAGS}"

@@ -1,6 +1,6 @@
 """From YAML files, flags and `--set` to a validated recipe.
 
-Every value is kept with the place it was given in, so that a fault can be told in the user's words.
+Every value is kept with the place it was given in, so that a fault can name it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RECIPES: dict[str, type[Recipe]] = {
 Sections = TypeVar("Sections", bound=Section)
 
 LARGEST = 1_000_000
-"""Bytes of a recipe's file; a complete one has about 4,000."""
+"""Maximum size of a recipe's file in bytes; a complete one has about 4,000."""
 
 
 @dataclass(frozen=True)
@@ -61,28 +61,27 @@ def read_recipe_file(path: Path) -> tuple[str, list[Setting]]:
         The kind of recipe, and the settings in the file.
 
     Raises:
-        ConfigError: If the file is missing, not YAML, or does not say a known kind.
+        ConfigError: If the file is missing, not YAML, or has no known kind.
     """
     content, lines = parse_with_lines(_text(path), str(path))
     kinds = ", ".join(RECIPES)
     if not isinstance(content, dict):
         raise ConfigError(
-            "This file holds no recipe.", where=str(path), fix=f"Begin it with `kind: {kinds}`."
+            "This file is not a recipe.", where=str(path), fix=f"Start it with `kind:` and one of {kinds}."
         )
     kind = content.pop("kind", None)
     if not isinstance(kind, str) or kind not in RECIPES:
-        what = (
-            "The recipe does not say its kind." if kind is None else f"{show(kind)} is not a kind of recipe."
-        )
-        near = nearest(str(kind), RECIPES) or kinds
-        raise ConfigError(what, where=f"{path}: kind", fix=f"Write `kind: {near}`.")
+        what = "The recipe has no `kind`." if kind is None else f"{show(kind)} is not a kind of recipe."
+        near = nearest(str(kind), RECIPES)
+        fix = f"Write `kind: {near}`." if near else f"Write `kind:` and one of {kinds}."
+        raise ConfigError(what, where=f"{path}: kind", fix=fix)
     return str(kind), list(_settings(content, lines, str(path)))
 
 
 def _text(path: Path) -> str:
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
-            reason = "it is not a file"  # a pipe would be waited for without end
+            reason = "it is not a file"  # reading a pipe would wait forever
         elif path.exists() and path.stat().st_size > LARGEST:
             reason = f"it is larger than {LARGEST:,} bytes"
         else:
@@ -92,7 +91,7 @@ def _text(path: Path) -> str:
     except OSError as error:
         reason = str(error.strerror)
     except ValueError:
-        reason = "a path holds no NUL character"
+        reason = "a path cannot contain NUL characters"
     raise ConfigError(
         f"The recipe cannot be read: {reason}.",
         where=str(path),
@@ -102,7 +101,7 @@ def _text(path: Path) -> str:
 
 def _settings(content: dict[Any, Any], lines: Mapping[str, int], where: str) -> Iterator[Setting]:
     def origin(key: str) -> str:
-        line = f", line {lines[key]}" if key in lines else ""  # one that is no text has none
+        line = f", line {lines[key]}" if key in lines else ""  # a key that is not text has no line
         return f"{where}{line}: {cut(key)}"
 
     for section, values in content.items():
@@ -118,7 +117,7 @@ def parse_set(text: str) -> Setting:
     """Reads `section.key=value`, the value as YAML.
 
     Raises:
-        ConfigError: If it has not this form.
+        ConfigError: If it does not have this form.
     """
     key, equals, value = text.partition("=")
     where = f"--set {cut(text)}"

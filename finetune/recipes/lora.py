@@ -37,21 +37,21 @@ class LoRARecipe(SubjectRecipe):
         return self.adapter.placeholder is not None
 
     def notes(self) -> Iterator[str]:
-        """Which programs cannot show a DoRA as it was trained."""
+        """Which programs do not apply a DoRA as it was trained."""
         if self.adapter.dora:
             yield (
-                "DoRA: A1111 and Forge compute it otherwise and show something else than was trained; "
-                "for them, make a plain LoRA of the result with `finetune export RUN --as-lora FILE`."
+                "DoRA: A1111 and Forge compute it differently, so their pictures are not what was trained; "
+                "for them, convert the result to a plain LoRA: `finetune export RUN --as-lora FILE`."
             )
 
     def scan(self) -> Folder:
-        """As `SubjectRecipe.scan`; with a new word, the captions must say it."""
+        """As `SubjectRecipe.scan`; with a new word, the captions must contain it."""
         if self.adapter.placeholder is None:
             return super().scan()
         return scan_for(self._folder, self.adapter.placeholder, self.data.instance_prompt)
 
     def make_adapter(self, backbone: Backbone) -> Adapter:
-        """The low-rank layers, attached to `backbone`; their start depends on the seed alone."""
+        """The low-rank layers, attached to `backbone`; their initial weights depend on the seed alone."""
         from finetune.adapters.lora import LoRA
 
         return LoRA(backbone, self.adapter, seed=self.training.seed)
@@ -75,16 +75,16 @@ class LoRARecipe(SubjectRecipe):
             stem = re.sub(r"[^\w-]+", "", word.text)
             words = write_word(folder, stem if stem != name else f"{stem}-word", word, metadata)
         write_kohya(kohya, adapter, metadata)
-        loads = write_diffusers(diffusers, adapter, metadata)  # last: it says that the run is finished
+        loads = write_diffusers(diffusers, adapter, metadata)  # last: it marks the run as finished
         purpose = "for A1111, Forge, ComfyUI, InvokeAI"
         if self.adapter.dora:
             purpose = "for ComfyUI (A1111, Forge: finetune export RUN --as-lora FILE)"
         if word is not None:
-            purpose += "; Forge wants the word's own file beside it"
+            purpose += "; Forge needs the word's own file as well"
         return {
             kohya: purpose,
             diffusers: "for diffusers and finetune sample"
             if loads
-            else "for finetune sample; diffusers gets a model with finetune export --merged",
+            else "for finetune sample; for diffusers, make a model with finetune export --merged",
             **words,
         }

@@ -33,7 +33,7 @@ def choose_model(
     """The model to sample from.
 
     Args:
-        given: What the user said of it; a setting that was not given comes from what decides.
+        given: What the user set; the rest comes from what decides.
         loras: Run folders or LoRA files; without a name, the first that says its model decides.
         embeddings: Run folders or files of new words, which decide after the LoRAs.
         controlnets: Run folders or diffusers folders, which decide after those.
@@ -42,7 +42,7 @@ def choose_model(
         The resolved section, and a sentence for the user: which model it is, and why.
 
     Raises:
-        WeightsError: If there is no LoRA or ControlNet at one of the places; told before a model is loaded.
+        WeightsError: If there is no LoRA or ControlNet at one of the paths; raised before a model is loaded.
     """
     for lora in loras:
         find_lora(lora)

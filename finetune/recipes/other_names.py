@@ -1,4 +1,4 @@
-"""What other trainers call our settings, so that their users are told the name here."""
+"""What other trainers call our settings, so that their users find the name here."""
 
 from __future__ import annotations
 
@@ -83,18 +83,18 @@ OTHER_NAMES: dict[str, str | tuple[str, ...]] = {
 """Name elsewhere → dotted key here; of several, the first that the recipe has."""
 
 ANSWERS = {
-    "resume_from_checkpoint": "Give --resume: it goes on from the last checkpoint.",
-    "with_prior_preservation": "Give --class-prompt: then pictures of the class are trained too.",
-    "max_train_epochs": "Give --steps; an epoch is as many steps as there are pictures, by the batch size.",
-    "num_train_epochs": "Give --steps; an epoch is as many steps as there are pictures, by the batch size.",
-    "save_every_n_epochs": "Give --set training.checkpoint_every=STEPS.",
+    "resume_from_checkpoint": "Use --resume: it continues from the last checkpoint.",
+    "with_prior_preservation": "Use --class-prompt: then class pictures are trained on too.",
+    "max_train_epochs": "Use --steps; an epoch is the number of pictures divided by the batch size.",
+    "num_train_epochs": "Use --steps; an epoch is the number of pictures divided by the batch size.",
+    "save_every_n_epochs": "Use --set training.checkpoint_every=STEPS.",
     "caption_extension": "Leave it out: captions are .txt files with the pictures' names.",
     "enable_xformers_memory_efficient_attention": "Leave it out: PyTorch's own attention is used, which "
-    "needs as little memory.",
-    "xformers": "Leave it out: PyTorch's own attention is used, which needs as little memory.",
+    "needs just as little memory.",
+    "xformers": "Leave it out: PyTorch's own attention is used, which needs just as little memory.",
     "sdpa": "Leave it out: PyTorch's own attention is always used.",
 }
-"""What is no setting here → what to do instead."""
+"""What is not a setting here → what to do instead."""
 
 
 def key_here(name: str, keys: Container[str]) -> str | None:

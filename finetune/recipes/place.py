@@ -1,7 +1,7 @@
 """Where a run goes: a new folder, or the one to resume; an old result is never overwritten (P2).
 
-A run folder has one owner at a time. Its lock is the operating system's, so that of a process that
-was killed is free again at once.
+A run folder has one owner at a time. Its lock is the operating system's, so a killed process
+releases it at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Place:
 
     Attributes:
         folder: The run folder.
-        state: `free` for a new run, `unfinished` or `finished` for one that was begun before.
+        state: `free` for a new run, `unfinished` or `finished` for one that was started before.
         notes: What the user should be told about the choice.
     """
 
@@ -42,15 +42,15 @@ class Place:
 
 
 def state_of(folder: Path, finished_by: str) -> State:
-    """What lies in a folder.
+    """What is in a folder.
 
     Args:
-        folder: A run folder, or anything.
+        folder: A run folder, or any path.
         finished_by: The file that a complete run has.
 
     Returns:
-        `free` if there is nothing (but a lock, or what a kill left of a first file), `finished` or
-        `unfinished` for a run, else `foreign`.
+        `free` if there is nothing (but a lock or partial files), `finished` or `unfinished` for a run,
+        else `foreign`.
     """
     if not os.path.lexists(folder):
         return "free"
@@ -65,35 +65,35 @@ def state_of(folder: Path, finished_by: str) -> State:
 
 @contextmanager
 def claimed(recipe: Recipe, resume: bool) -> Iterator[Place]:
-    """Finds the run folder of a recipe and keeps it to this process; inside, nobody else writes to it.
+    """Finds and locks the run folder of a recipe; inside, no other process writes to it.
 
-    A folder that the user named is taken as it is. Without one it is `runs/NAME`, or the first of
+    A folder that the user named is used as it is. Without one it is `runs/NAME`, or the first of
     `runs/NAME-2`, `runs/NAME-3`, … that is free; to resume, the newest of them. A new folder in which
-    nothing was written is gone afterwards.
+    nothing was written is removed afterwards.
 
     Raises:
         ConfigError: If the named folder holds something that would have to be overwritten, or another
-            process is at work in the folder.
+            process is using the folder.
     """
     named = recipe.output.dir
     this_one = named is not None or resume  # no other will do
     for folder in [named] if named is not None else _candidates(recipe, resume):
         with _owned(folder) as owner:
-            # What is in it counts only now: another run may have come and gone before the lock was had.
+            # Checked again under the lock: another run may have come and gone before.
             if owner is None and (this_one or state_of(folder, recipe.finished_by) == "free"):
                 remove_partials(folder, deep=True, owned=True)
                 yield (_unnamed if named is None else _named)(recipe, folder, resume)
                 return
             if owner is not None and this_one:
                 raise ConfigError(
-                    f"Another run is at work in this folder{owner}.",
+                    f"Another run is using this folder{owner}.",
                     where=str(folder),
-                    fix="Wait until it ends, or name another folder with --output-dir.",
+                    fix="Wait until it ends, or choose another folder with --output-dir.",
                 )
 
 
 def _candidates(recipe: Recipe, resume: bool) -> Iterator[Path]:
-    """To resume the newest run, else the free names in turn: another run may take one first."""
+    """The newest run to resume; else the free names in turn, as another run may take one first."""
     if resume and (runs := _runs(recipe)):
         yield runs[-1]
         return
@@ -108,14 +108,14 @@ def _names(recipe: Recipe) -> Iterator[Path]:
 
 
 def _runs(recipe: Recipe) -> list[Path]:
-    """The runs of this name that there are, oldest first."""
+    """The existing runs of this name, oldest first."""
     taken = itertools.takewhile(lambda f: state_of(f, recipe.finished_by) != "free", _names(recipe))
     return [folder for folder in taken if state_of(folder, recipe.finished_by) != "foreign"]
 
 
 @contextmanager
 def _owned(folder: Path) -> Iterator[str | None]:
-    """Locks a folder; yields None, or who has the lock, in words that follow "in this folder"."""
+    """Locks a folder; yields None, or who has the lock, in words that follow "this folder"."""
     if os.path.lexists(folder) and not folder.is_dir():
         yield None  # there is nothing to lock; the caller refuses it
         return
@@ -134,7 +134,7 @@ def _owned(folder: Path) -> Iterator[str | None]:
         (folder / LOCK).unlink(missing_ok=True)  # before the release, or it might be the next owner's
         lock.release()
         for parent in made:
-            with suppress(OSError):  # it holds something
+            with suppress(OSError):  # it is not empty
                 parent.rmdir()
 
 
@@ -159,7 +159,7 @@ def _named(recipe: Recipe, folder: Path, resume: bool) -> Place:
             if folder.is_dir()
             else "The output folder is a file.",
             where=f"output.dir = {folder}",
-            fix="Name a new or an empty folder with --output-dir.",
+            fix="Choose a new or an empty folder with --output-dir.",
         )
     if resume:
         return _resumed(folder, state)
@@ -167,13 +167,13 @@ def _named(recipe: Recipe, folder: Path, resume: bool) -> Place:
         raise ConfigError(
             "The output folder holds a finished run, which is never overwritten.",
             where=f"output.dir = {folder}",
-            fix="Name another folder with --output-dir, or leave it out for the next free one.",
+            fix="Choose another folder with --output-dir, or leave it out for the next free one.",
         )
     if state == "unfinished":
         raise ConfigError(
             "The output folder holds an unfinished run.",
             where=f"output.dir = {folder}",
-            fix="Go on with it with --resume, or name another folder with --output-dir.",
+            fix="Resume it with --resume, or choose another folder with --output-dir.",
         )
     return Place(folder, state)
 
@@ -185,24 +185,24 @@ def _unnamed(recipe: Recipe, folder: Path, resume: bool) -> Place:
     others = list(itertools.takewhile(lambda other: other != folder, _names(recipe)))
     runs = [other for other in others if state_of(other, recipe.finished_by) != "foreign"]
     notes = [
-        f"{run} is unfinished; --resume goes on with it."
+        f"{run} is unfinished; --resume continues it."
         for run in runs[-1:]
         if state_of(run, recipe.finished_by) == "unfinished" and not _busy(run)
     ]
     if others:
-        notes.append(f"{others[-1]} exists already and stays as it is.")
+        notes.append(f"{others[-1]} already exists and stays as it is.")
     return Place(folder, state, tuple(notes))
 
 
 def _resumed(folder: Path, state: State) -> Place:
     if state == "free":
-        return Place(folder, state, ("There is no unfinished run; this one begins at step 0.",))
+        return Place(folder, state, ("There is no unfinished run; this one starts at step 0.",))
     return Place(folder, state)
 
 
 @contextmanager
 def claimed_by_all(recipe: Recipe, resume: bool) -> Iterator[Place]:
-    """As `claimed`, in each of several processes: the first claims the folder and tells the others.
+    """As `claimed`, in each of several processes: the main one claims the folder and tells the others.
 
     Raises:
         ConfigError: As `claimed`, in all of them.
@@ -215,16 +215,16 @@ def claimed_by_all(recipe: Recipe, resume: bool) -> Iterator[Place]:
         with claimed(recipe, resume) as place:
             yield place
         return
-    told: list[Place | ConfigError | None] = [None]
+    claim: list[Place | ConfigError | None] = [None]
     with ExitStack() as stack:
         if state.is_main_process:
             try:
-                told = [stack.enter_context(claimed(recipe, resume))]
+                claim = [stack.enter_context(claimed(recipe, resume))]
             except ConfigError as error:
-                told = [error]
-        broadcast_object_list(told)
-        if isinstance(told[0], ConfigError):
-            raise told[0]
-        assert told[0] is not None
-        yield told[0]
+                claim = [error]
+        broadcast_object_list(claim)
+        if isinstance(claim[0], ConfigError):
+            raise claim[0]
+        assert claim[0] is not None
+        yield claim[0]
         state.wait_for_everyone()  # nobody writes to the folder once it is free again

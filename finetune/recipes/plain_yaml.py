@@ -12,7 +12,7 @@ from finetune.errors import ConfigError
 from finetune.files import whole_file
 
 MOST = 10_000
-"""Values that a text may hold, those counted again that an alias (`*name`) repeats."""
+"""Maximum number of values in a text; those that an alias (`*name`) repeats count each time."""
 
 _TAGS = {
     f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")
@@ -22,7 +22,7 @@ _TAGS = {
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader for plain data alone, in which a key given twice is an error."""
 
-    # A date is text: no setting is one.
+    # Dates stay text: no setting is a date.
     yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
         first: [(tag, pattern) for tag, pattern in resolvers if tag in _TAGS]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -33,7 +33,7 @@ class _Loader(yaml.SafeLoader):
         self._values = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        # Counted while it is read, so that a long text is not read to its end.
+        # Counted while reading, so that a long text is not read to its end.
         self._values += 1
         node = super().compose_node(parent, index)
         if self._values > MOST and node is not None:
@@ -42,11 +42,12 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         if node.tag not in _TAGS:
-            raise _problem(f"{node.tag} is not used in recipes", node)
+            raise _problem(f"{node.tag} is not supported in recipes", node)
         try:
             return super().construct_object(node, deep)
         except (ValueError, OverflowError):
-            raise _problem(f"{str(node.value)[:40]!r} is no {node.tag.rpartition(':')[2]}", node) from None
+            kind = node.tag.rpartition(":")[2]
+            raise _problem(f"{str(node.value)[:40]!r} is not a valid {kind}", node) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -116,7 +117,7 @@ def _problem(what: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
 def _size(node: yaml.Node, known: dict[int, int], above: tuple[int, ...]) -> int:
     """How many values a node holds once every alias is written out."""
     if id(node) in above:
-        raise _problem("a value holds itself", node)
+        raise _problem("a value contains itself", node)
     if id(node) not in known:
         children: list[yaml.Node] = []
         if isinstance(node, yaml.SequenceNode):

@@ -1,6 +1,6 @@
 """Defaults by kind of recipe and model, used where the user set nothing.
 
-They are YAML files beside this module, one a kind, with one entry a model: `storybook` (the bundled
+They are YAML files beside this module, one per kind, with one entry per model: `storybook` (the bundled
 model) or a family, `sd1`, `sd2`, `sdxl`.
 """
 
@@ -51,7 +51,7 @@ def values_with_preset(recipe: Recipe, model: str) -> dict[str, Any]:
 
 
 def warmup_note(recipe: Recipe, resolved: Recipe, model: str) -> str | None:
-    """A line for the user if the warm-up of a preset was too long for the run; see `with_preset`.
+    """A line for the user if the warmup of a preset was too long for the run; see `with_preset`.
 
     Args:
         recipe: What the user set.
@@ -63,13 +63,13 @@ def warmup_note(recipe: Recipe, resolved: Recipe, model: str) -> str | None:
     if "warmup_steps" in recipe.optimizer.model_fields_set or warmup >= preset:
         return None
     return (
-        f"The warm-up of the preset ({preset} steps) is longer than this run: "
-        f"{warmup} steps instead (optimizer.warmup_steps)."
+        f"The preset's warmup ({preset} steps) is longer than this run; "
+        f"using {warmup} steps (optimizer.warmup_steps)."
     )
 
 
 def preset_values(kind: str, key: str) -> dict[str, Any]:
-    """What the presets say of one dotted key: `{model: value}`."""
+    """The presets' values of one dotted key: `{model: value}`."""
     section, _, name = key.partition(".")
     found = {model: preset.get(section, {}) for model, preset in presets(kind).items()}
     return {model: keys[name] for model, keys in found.items() if name in keys}

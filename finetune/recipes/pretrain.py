@@ -56,9 +56,9 @@ class PretrainRecipe(WholeModelRecipe):
         levels = len(sizes["autoencoder_channels"]) + len(sizes["unet_channels"]) - 2
         if self.resolution % 2**levels:
             yield Fault(
-                f"A resolution of {self.resolution} cannot be halved {levels} times, as this model does.",
+                f"A resolution of {self.resolution} cannot be halved {levels} times, as this model requires.",
                 "data.resolution",
-                f"Take a multiple of {2**levels}, or fewer levels of channels.",
+                f"Use a multiple of {2**levels}, or fewer levels of channels.",
             )
 
     def load(self, pictures: Folder, report: Reporter) -> tuple[Self, Backbone]:
@@ -77,8 +77,8 @@ class PretrainRecipe(WholeModelRecipe):
             "text encoder": backbone.text_encoders[0],
         }
         millions = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in parts.items()}
-        told = ", ".join(f"{name} {count:.2f} M" for name, count in millions.items())
-        report.tell(f"New model with random weights, parameters: {told}.")
+        listed = ", ".join(f"{name} {count:.2f} M" for name, count in millions.items())
+        report.tell(f"New model with random weights, parameters: {listed}.")
         return self, backbone
 
     def make_adapter(self, backbone: Backbone) -> Adapter:
@@ -87,8 +87,8 @@ class PretrainRecipe(WholeModelRecipe):
 
         return Full(backbone, FullSection(text_encoder=True))
 
-    def first(self, backbone: Backbone, pictures: Folder, folder: RunFolder, report: Reporter) -> None:
-        """Trains the autoencoder, or takes it up where it stopped."""
+    def train_first(self, backbone: Backbone, pictures: Folder, folder: RunFolder, report: Reporter) -> None:
+        """Trains the autoencoder, or resumes its training."""
         from finetune.recipes.autoencoder import train_autoencoder
 
         train_autoencoder(self, backbone.vae, pictures, folder, report)

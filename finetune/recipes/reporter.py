@@ -22,8 +22,8 @@ class Reporter:
 
     Attributes:
         tell: Called with each line for the user.
-        progress: Gives, for a label, a context with what to call with the number of things done and
-            their total.
+        progress: Opens a progress bar with a label; it yields a function to call with the number of
+            things done and their total.
     """
 
     tell: Tell = print

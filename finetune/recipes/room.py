@@ -1,4 +1,4 @@
-"""Whether the disk has room for what a run will write, asked before any long work."""
+"""Whether the disk has room for what a run will write, checked before any long work."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 def check_room(this: Run) -> None:
     """Refuses a run whose first checkpoint would not fit on the disk.
 
-    Weights, their average and the optimizer's state are fp32 (8-bit optimizers keep two bytes a weight);
-    what an optimizer keeps beyond one value a weight is not counted, so nothing is refused in vain.
+    Weights, their average and the optimizer's state are fp32 (8-bit optimizers keep two bytes per
+    weight); what an optimizer keeps beyond one value per weight is not counted, so that no run is refused
+    that would fit.
 
     Args:
         this: The run, before it has written anything.
@@ -25,12 +26,12 @@ def check_room(this: Run) -> None:
     """
     weights = sum(parameter.numel() for parameter in this.trainer.parameters.values())
     needed = weights * (4 + 4 * this.recipe.training.ema + this.recipe.optimizer.row.state_bytes)
-    free = shutil.disk_usage(this.folder.path).free  # there since it was claimed
+    free = shutil.disk_usage(this.folder.path).free  # exists since it was claimed
     if free < needed:
         raise PlaceError(
-            f"The disk has no room for a checkpoint: it takes {_size(needed)}, and {_size(free)} are free.",
+            f"The disk has no room for a checkpoint: it takes {_size(needed)}, but {_size(free)} is free.",
             where=str(this.folder.path),
-            fix="Free some space, or name a folder on another disk with --output-dir.",
+            fix="Free some space, or choose a folder on another disk with --output-dir.",
         )
 
 

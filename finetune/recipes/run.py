@@ -29,12 +29,12 @@ from finetune.recipes.foreign import tell_if_foreign
 from finetune.recipes.place import claimed_by_all
 from finetune.recipes.presets import values_with_preset, warmup_note
 from finetune.recipes.reporter import SILENT, Progress, Reporter, Tell, no_progress
+from finetune.recipes.resume import DATA, WEIGHTS, asks_for_more_steps, resume_run
 from finetune.recipes.room import check_room
-from finetune.recipes.take_up import DATA, WEIGHTS, goes_further, take_up
 from finetune.sampling.schedulers import make_scheduler
 from finetune.training import RunFolder, Trainer, check_trainable
 
-# What may differ when a run is resumed, since it changes nothing of the result.
+# Settings that may differ when a run is resumed, since they do not change the result.
 _FREE = ("preview.", "output.", "data.cache", "training.log_every", "training.tensorboard",
          "training.checkpoint_every", "training.keep_checkpoints")  # fmt: skip
 # How long processes wait for the first one, which may have a thousand class pictures to sample.
@@ -77,9 +77,9 @@ def run(
 
     Args:
         recipe: The settings; what is not set gets the preset of the model.
-        resume: Go on with an unfinished run of this recipe.
+        resume: Continue an unfinished run of this recipe.
         tell: Called with each line for the user.
-        progress: Gives, for a label, a context with what to call while long work goes on.
+        progress: Opens a progress bar with a label; see `Reporter`.
 
     Raises:
         UserError: Something is wrong with the input; nothing was written.
@@ -88,45 +88,44 @@ def run(
     """
     started = time.monotonic()
     report = Reporter(tell, progress)
-    # Without a GPU, accelerate must be told so, or each process takes itself for the only one.
+    # Without a GPU, accelerate needs `cpu`, or each process takes itself for the only one.
     if not PartialState(cpu=best_device().type == "cpu", timeout=_PATIENCE).is_main_process:
         report = SILENT
     with claimed_by_all(recipe, resume) as place:
         for note in place.notes:
             report.tell(note)
-        if place.state == "finished" and not goes_further(recipe, place.folder):
+        if place.state == "finished" and not asks_for_more_steps(recipe, place.folder):
             report.tell(
-                f"{place.folder} is finished; there is nothing to resume. "
-                "With more training.steps it goes on."
+                f"{place.folder} is finished; there is nothing to resume. Raise training.steps to continue."
             )
             return Result(place.folder, {}, recipe.training.steps, 0.0)
         folder = RunFolder(place.folder)
         folder.check()
         this = assemble(recipe, folder, report)
         if place.state != "free":
-            take_up(this, place.state, report)
+            resume_run(this, place.state, report)
         check_room(this)
         _train(this, report)
         files = _export(this)
         result = Result(place.folder, files, this.recipe.training.steps, time.monotonic() - started)
-        _summarise(this, result, report)
+        _summarize(this, result, report)
     return result
 
 
 def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Run:
     """Puts the parts of a run together.
 
-    Nothing is written but what must be made first, if there is anything: class pictures, an autoencoder.
+    Nothing is written but what must be made first: class pictures, an autoencoder.
 
     The recipe in the result is the resolved one: presets and `auto` are replaced by what they mean
     for this model and machine.
 
     Raises:
-        UserError: If pictures, model or settings are no good.
+        UserError: If pictures, model or settings cannot be used.
     """
     pictures = recipe.scan()
     given, backbone = recipe.load(pictures, report)
-    content = backbone.fingerprint()  # as it came: attaching an adapter changes it
+    content = backbone.fingerprint()  # before an adapter is attached, which changes it
     recipe = resolve(given, backbone, folder.path.resolve().name)
     if shortened := warmup_note(given, recipe, _preset_of(recipe, backbone)):
         report.tell(shortened)
@@ -140,12 +139,12 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
     backbone.to("cpu", PRECISIONS[recipe.training.precision])
     scheduler = scheduler_for(backbone.scheduler, recipe.objective)
     if recipe.preview.every:
-        make_scheduler(recipe.preview.scheduler, scheduler)  # refused now, if it cannot follow the other
+        make_scheduler(recipe.preview.scheduler, scheduler)  # fails now if it cannot follow it
     objective = Objective(scheduler, recipe.training.seed, recipe.objective, adapter.predict_untrained)
-    recipe.first(backbone, pictures, folder, report)
+    recipe.train_first(backbone, pictures, folder, report)
     source = recipe.make_source(pictures, backbone, adapter, report)
-    # Only now: class pictures are those of the model as it came. Previews and the exported model follow
-    # the schedule that is trained on.
+    # Only now: class pictures come from the unmodified model. Previews and the exported model follow the
+    # noise schedule of the training.
     backbone.scheduler = scheduler
     for line in source.summary():
         report.tell(line)
@@ -168,7 +167,7 @@ def resolve(recipe: Recipe, backbone: Backbone, name: str) -> Recipe:
     Args:
         recipe: What the user set; its model is resolved already.
         backbone: That model, which decides on the preset and the resolution.
-        name: Of the run folder; files are named so if the user gave no name and it will do.
+        name: The run folder's; also the files', if the user gave none and it is a valid one.
     """
     values = values_with_preset(recipe, _preset_of(recipe, backbone))
     values["training"]["precision"] = precision_name(dtype_on(values["training"]["precision"], best_device()))
@@ -217,7 +216,7 @@ def _export(this: Run) -> dict[Path, str]:
         return this.recipe.write_results(this.adapter, this.backbone, this.folder.path, name, metadata)
 
 
-def _summarise(this: Run, result: Result, report: Reporter) -> None:
+def _summarize(this: Run, result: Result, report: Reporter) -> None:
     minutes, seconds = divmod(round(result.seconds), 60)
     report.tell(f"Done in {minutes}:{seconds:02d} min. {result.folder} holds")
     width = max((len(path.name) for path in result.files), default=0)

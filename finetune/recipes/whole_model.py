@@ -34,11 +34,11 @@ class WholeModelRecipe(Recipe):
         return self.adapter.text_encoder
 
     def faults(self) -> Iterator[Fault]:
-        """As `Recipe.faults`, and what one file cannot say of a model."""
+        """As `Recipe.faults`, and what a single file cannot store."""
         yield from super().faults()
         if self.output.single_file and self.objective.beta_schedule != "auto":
             yield Fault(
-                "A single-file checkpoint cannot say that its noise schedule is another.",
+                "A single-file checkpoint cannot store another noise schedule.",
                 "output.single_file",
                 "Leave it out and use the folder model/, or leave objective.beta_schedule out.",
             )

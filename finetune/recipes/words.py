@@ -1,4 +1,4 @@
-"""What recipes that teach a new word ask of the captions: that they say it."""
+"""What recipes that teach a new word require of the captions: that they contain it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def scan_for(folder: Path, word: str, prompt: str | None) -> Folder:
-    """Reads a folder of pictures whose captions say a new word.
+    """Reads a folder of pictures whose captions contain a new word.
 
     Args:
         folder: The pictures.
@@ -22,7 +22,7 @@ def scan_for(folder: Path, word: str, prompt: str | None) -> Folder:
         prompt: The caption of pictures without one; "a photo of WORD" if None.
 
     Raises:
-        DataError: If no caption says the word, or there is nothing to train on.
+        DataError: If no caption contains the word, or there is nothing to train on.
     """
     from finetune.data import scan_folder
     from finetune.data.notes import count, listing
@@ -31,7 +31,7 @@ def scan_for(folder: Path, word: str, prompt: str | None) -> Folder:
     without = [p.path.name for p in found.pictures if word not in p.caption.lower()]
     if len(without) == len(found.pictures):
         raise DataError(
-            f"No caption says {word}, so there is nothing to learn it from.",
+            f"No caption contains {word}, so there is nothing to learn it from.",
             where=str(folder),
             fix=f'Write it into the captions, such as "a photo of {word} on a sofa".',
         )
@@ -46,7 +46,7 @@ def write_word(folder: Path, name: str, word: Word, metadata: dict[str, str]) ->
 
     Args:
         folder: The run folder.
-        name: Stem of the file for A1111 and others, which is what their prompts say.
+        name: Stem of the file for A1111 and others, which is the word in their prompts.
         word: What has been learned.
         metadata: How it was made.
 
@@ -63,6 +63,6 @@ def write_word(folder: Path, name: str, word: Word, metadata: dict[str, str]) ->
     write_embedding(others, word, metadata, named=False)
     write_embedding(diffusers, word, metadata, named=True)
     return {
-        others: f"the word for A1111, Forge, ComfyUI, InvokeAI, whose prompts say {name}",
-        diffusers: f"the word for diffusers and finetune sample, whose prompts say {word.text}",
+        others: f"the word for A1111, Forge, ComfyUI, InvokeAI; in prompts: {name}",
+        diffusers: f"the word for diffusers and finetune sample; in prompts: {word.text}",
     }

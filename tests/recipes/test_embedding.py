@@ -106,7 +106,7 @@ def test_loha_and_lokr_runs(tiny_folder: Path, pictures: Path) -> None:
 
 @one_family
 def test_captions_must_say_the_word(tiny_folder: Path, pictures: Path, here: Path) -> None:
-    with pytest.raises(DataError, match="No caption says <mycat>"):
+    with pytest.raises(DataError, match="No caption contains <mycat>"):
         train("embedding", pictures, tiny_folder, "data.instance_prompt=a cat")
     folder = here / "some"
     folder.mkdir()

@@ -125,9 +125,9 @@ def test_all_faults_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "holds no recipe"),
-        ("- 1", "holds no recipe"),
-        ("data: {instance_dir: x}", "does not say its kind"),
+        ("", "is not a recipe"),
+        ("- 1", "is not a recipe"),
+        ("data: {instance_dir: x}", "has no `kind`"),
         ("kind: lroa", "Write `kind: lora`"),
         ("kind: lora\nkind: lora", "the key 'kind' is given twice"),
         ("kind: lora\ndata:\n  flip: true\n  flip: false", "line 4"),
@@ -323,7 +323,7 @@ def test_names_of_other_trainers_are_answered() -> None:
         assert {keys} if isinstance(keys, str) else set(keys) <= every, name
     with pytest.raises(ConfigError, match=r"Here it is called adapter\.rank"):
         lora("adapter.network_dim=8")
-    with pytest.raises(ConfigError, match="Give --resume"):
+    with pytest.raises(ConfigError, match="Use --resume"):
         lora("training.resume_from_checkpoint=latest")
 
 

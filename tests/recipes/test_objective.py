@@ -79,8 +79,8 @@ def test_what_does_not_fit_the_model_is_refused_before_anything_is_written(
     noise, velocity = tiny_models["sd1"], tiny_models["sd2"]
     zero = "objective.zero_terminal_snr=true"
     assert "Zero terminal SNR needs v-prediction" in refused(here, "full", pictures, noise, zero)
-    assert "cannot carry a noise schedule" in refused(here, "lora", pictures, velocity, zero)
-    assert "cannot carry" in refused(here, "lora", pictures, velocity, "objective.beta_schedule=cosine")
+    assert "cannot store a noise schedule" in refused(here, "lora", pictures, velocity, zero)
+    assert "cannot store" in refused(here, "lora", pictures, velocity, "objective.beta_schedule=cosine")
     told = refused(here, "lora", pictures, velocity, "objective.target=epsilon")
     assert "model.prediction_type=epsilon" in told
     sampler = ("preview.every=1", "preview.scheduler=pndm")

@@ -100,7 +100,7 @@ def test_the_written_recipe_gives_the_same_bytes_in_a_new_folder(
 
 def test_dora_says_where_it_is_not_shown_as_trained(tiny_models: dict[str, Path], pictures: Path) -> None:
     _, said = train(pictures, tiny_models["sd1"], "adapter.dora=true")
-    warned = [line for line in said if "A1111 and Forge compute it otherwise" in line]
+    warned = [line for line in said if "A1111 and Forge compute it differently" in line]
     (begun,) = (line for line in said if line.startswith("Training 2 steps"))
     assert len(warned) == 1 and said.index(warned[0]) < said.index(begun)
     assert any("for ComfyUI (A1111, Forge: finetune export RUN --as-lora FILE)" in line for line in said)
@@ -131,8 +131,8 @@ def test_a_word_is_also_in_a_file_of_its_own(tiny_models: dict[str, Path], pictu
     word = ("adapter.placeholder=<toy>", "adapter.initializer=cat", "data.instance_prompt=a photo of <toy>")
     folder, said = train(pictures, tiny_models["sd1"], *word)
     assert set(load_file(folder / "toy.safetensors")) == {"emb_params"}
-    assert any("Forge wants the word's own file beside it" in line for line in said)
-    assert not any("compute it otherwise" in line for line in said)
+    assert any("Forge needs the word's own file as well" in line for line in said)
+    assert not any("compute it differently" in line for line in said)
 
 
 def unfinished(folder: Path, step: int) -> None:
@@ -163,7 +163,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tiny_models: dict[str, Path], pi
     assert steps == [1, 2, 3, 4]
     # A run that is done stays as it is.
     _, said = train(*arguments, resume=True)
-    assert said == [f"{folder} is finished; there is nothing to resume. With more training.steps it goes on."]
+    assert said == [f"{folder} is finished; there is nothing to resume. Raise training.steps to continue."]
 
 
 def test_resuming_with_other_settings_is_refused(tiny_models: dict[str, Path], pictures: Path) -> None:
@@ -181,7 +181,7 @@ def test_an_unfinished_run_is_told_and_left_alone(tiny_models: dict[str, Path], 
     unfinished(folder, 2)
     other, said = train(pictures, tiny_models["sd1"])
     assert other == Path("runs/mycat-lora-2")
-    assert f"{folder} is unfinished; --resume goes on with it." in said
+    assert f"{folder} is unfinished; --resume continues it." in said
     with pytest.raises(ConfigError, match="--resume"):
         train(pictures, tiny_models["sd1"], f"output.dir={folder}")
 
@@ -234,7 +234,10 @@ def test_resuming_beside_a_living_run_is_refused(
     folder, _ = train(pictures, tiny_models["sd1"])
     unfinished(folder, 2)
     before = sorted(folder.rglob("*"))
-    with claimed(recipe(pictures, here), resume=True), pytest.raises(ConfigError, match="at work"):
+    with (
+        claimed(recipe(pictures, here), resume=True),
+        pytest.raises(ConfigError, match="using this folder"),
+    ):
         train(pictures, tiny_models["sd1"], resume=True)
     assert sorted(folder.rglob("*")) == before
 
@@ -260,7 +263,7 @@ with whole_file(Path({str(folder)!r}) / "recipe.yaml") as aside:
     assert len(list(folder.glob(".recipe.yaml.*.partial"))) == 1
     again, said = train(pictures, tiny_models["sd1"], resume=True)
     assert again == folder
-    assert "There is no unfinished run; this one begins at step 0." in said
+    assert "There is no unfinished run; this one starts at step 0." in said
     assert not list(here.rglob("*.partial"))
     assert not (folder / ".lock").exists()
 
@@ -276,7 +279,7 @@ def test_a_finished_run_is_carried_on(tiny_models: dict[str, Path], pictures: Pa
     assert (folder / DIFFUSERS).read_bytes() == (straight / DIFFUSERS).read_bytes()
     assert (folder / "results-step-000002" / DIFFUSERS).read_bytes() == first
     assert load_recipe(folder / "recipe.yaml").training.steps == 4
-    with pytest.raises(ConfigError, match=r"finished after 4 steps"):
+    with pytest.raises(ConfigError, match=r"finished at 4 steps"):
         train(*arguments, "training.steps=3", resume=True)
 
 
@@ -284,7 +287,7 @@ def test_a_schedule_over_all_steps_is_not_carried_on(tiny_models: dict[str, Path
     arguments = (pictures, tiny_models["sd1"], "optimizer.schedule=cosine")
     folder, _ = train(*arguments)
     before = sorted(folder.rglob("*"))
-    with pytest.raises(ConfigError, match="a constant schedule can be carried on") as caught:
+    with pytest.raises(ConfigError, match="a run with a constant schedule can be extended") as caught:
         train(*arguments, "training.steps=4", resume=True)
     assert "--resume --set" not in str(caught.value.fix)  # it would be refused too
     assert sorted(folder.rglob("*")) == before

@@ -1,4 +1,4 @@
-"""Going on with a run: an interrupted one, or a finished one that is to be trained for longer."""
+"""Resuming a run: an interrupted one, or a finished one that is to be trained for longer."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from finetune.recipes.run import Run
 
 DATA, WEIGHTS = "pictures and captions", "weights of the model"
-"""Parts of a run's identity beside its settings."""
+"""Parts of a run's identity besides its settings."""
 
 
-def goes_further(recipe: Recipe, folder: Path) -> bool:
+def asks_for_more_steps(recipe: Recipe, folder: Path) -> bool:
     """Whether more steps are asked for than a finished run has taken.
 
     Args:
@@ -37,52 +37,52 @@ def goes_further(recipe: Recipe, folder: Path) -> bool:
     asked, taken = recipe.training.steps, load_recipe(folder / "recipe.yaml").training.steps
     if asked < taken:
         raise ConfigError(
-            f"The run is finished after {taken} steps, more than the {asked} that are asked for.",
+            f"The run is already finished at {taken} steps, more than the {asked} asked for.",
             where=f"training.steps = {asked}, {folder}",
             fix=f"Ask for more than {taken} steps, or start a new run without --resume.",
         )
     return asked > taken
 
 
-def take_up(this: Run, state: State, report: Reporter) -> None:
-    """Loads the newest checkpoint of a run; results that a finished run has left are moved aside.
+def resume_run(this: Run, state: State, report: Reporter) -> None:
+    """Loads the newest checkpoint of a run; results of a finished run are moved aside.
 
     Args:
-        this: The run, put together anew.
+        this: The run, assembled again.
         state: `unfinished` or `finished`.
-        report: Told where it goes on.
+        report: Tells the user at which step it resumes.
 
     Raises:
-        ConfigError: If settings, model or data are not as they were.
+        ConfigError: If settings, model or data have changed.
         WeightsError: If every checkpoint is damaged.
     """
     trainer, steps = this.trainer, this.recipe.training.steps
     words = {
         DATA: _changed(this),
-        "training.steps": "training.steps (the schedule of the learning rate spans all steps, so that other "
-        "steps would have had other rates; a constant schedule can be carried on)",
+        "training.steps": "training.steps (the learning rate schedule depends on it; a run with a constant "
+        "schedule can be extended)",
     }
     found = trainer.resume(words, _with_its_own_settings(this, state))
     for note in trainer.notes:
         report.tell(note)
     if not found:
-        report.tell(f"{this.folder.path} has no checkpoint yet; it begins at step 0.")
+        report.tell(f"{this.folder.path} has no checkpoint yet; it starts at step 0.")
         return
     if state == "finished" and trainer.accelerator.is_main_process:
-        aside = _put_results_aside(this.folder, trainer.step, this.recipe)
+        aside = _move_results_aside(this.folder, trainer.step, this.recipe)
         report.tell(f"The results of step {trainer.step} are kept in {aside}.")
     trainer.accelerator.wait_for_everyone()
     report.tell(f"Resuming from step {trainer.step} of {steps}.")
 
 
 def _with_its_own_settings(this: Run, state: State) -> str:
-    """How the user goes on with the settings that the run began with; empty if that cannot be."""
+    """How the user resumes with the run's original settings; empty if that is impossible."""
     command = f"finetune run {shlex.quote(str(this.folder.path))} --resume"
     if state == "finished":  # its own number of steps is done
         if load_recipe(this.folder.recipe).optimizer.knows_length:
             return ""
         command += f" --set training.steps={this.recipe.training.steps}"
-    return f"`{command}` goes on with the settings it began with."
+    return f"`{command}` resumes with its original settings."
 
 
 def _changed(this: Run) -> str:
@@ -91,8 +91,8 @@ def _changed(this: Run) -> str:
     return listing(changes) if changes else DATA
 
 
-def _put_results_aside(folder: RunFolder, step: int, recipe: Recipe) -> Path:
-    """Moves everything that training did not write itself; what marks the run as finished goes last."""
+def _move_results_aside(folder: RunFolder, step: int, recipe: Recipe) -> Path:
+    """Moves all files but training's own; the one that marks the run as finished goes last."""
     aside = folder.path / f"results-step-{step:06d}"
     aside.mkdir(exist_ok=True)
     marker = folder.path / Path(recipe.finished_by).parts[0]
