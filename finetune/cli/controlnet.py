@@ -21,7 +21,7 @@ def parse_controlnet(text: str, preprocess: ControlKind = "none") -> tuple[Contr
     A drive or a name may hold colons too, so the folder and the picture are those that exist.
 
     Raises:
-        ConfigError: If it can be read in no way or in several, or a number is out of range.
+        ConfigError: If there is no way to read it or more than one, or a number is out of range.
     """
     where = f"--controlnet {cut(text)}"
     readings = _readings(text)
@@ -57,7 +57,7 @@ def _joined(parts: Sequence[str]) -> str:
 
 
 def _numbers(tail: Sequence[str]) -> tuple[float, float, float] | None:
-    """Scale, start and end from what follows the picture; None if it has not the form."""
+    """Scale, start and end from what follows the picture; None if it does not have that form."""
     scale, window, *more = [*tail, *("1", "0-1")[len(tail) :]]
     start, _, end = window.partition("-")
     try:
@@ -67,15 +67,15 @@ def _numbers(tail: Sequence[str]) -> tuple[float, float, float] | None:
 
 
 def _bad_numbers(tail: Sequence[str]) -> str:
-    return f"{cut(_joined(tail))!r} is no scale, nor a scale with a start and an end."
+    return f"{cut(_joined(tail))!r} is not SCALE[:START-END]."
 
 
 def _missing(text: str) -> str:
     parts = text.split(":")
     known = [n for n in range(1, len(parts) + 1) if _is_folder(parts[:n])]
     if not known:
-        return "There is no such folder of a ControlNet."
+        return "There is no such ControlNet folder."
     given = parts[known[-1] :]
-    # What can be read as numbers from the right is not meant as the picture's name.
+    # What reads as numbers at the end is not part of the picture's name.
     picture = _joined(given[: next(n for n in range(len(given) + 1) if _numbers(given[n:]))])
     return f"There is no picture {cut(picture)!r}." if picture else "The control picture is missing."

@@ -1,4 +1,4 @@
-"""How a command hears that it is to end."""
+"""How a command learns that it should end."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from finetune.signals import heard_by
 class Ending:
     """Whether a signal asked this command to end.
 
-    A library may turn the KeyboardInterrupt that it caused into an error of its own, which would pass
-    for a fault of the model or the file it was reading.
+    A library may turn the KeyboardInterrupt into an error of its own, which would look like a fault of
+    the model or the file it was reading.
     """
 
     def __init__(self) -> None:
         self.asked = False
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
-        """Ends what goes on."""
+        """Interrupts what is running."""
         self.asked = True
         raise KeyboardInterrupt
 
 
 @contextmanager
 def ending_by_signals() -> Iterator[Ending]:
-    """Inside, the signals that ask to end are KeyboardInterrupts.
+    """Inside, the signals that ask a process to end raise KeyboardInterrupt.
 
-    While a run trains, it listens itself and writes a checkpoint first.
+    During training the run handles them itself and writes a checkpoint first.
     """
     ending = Ending()
     with heard_by(ending.interrupt):

@@ -30,9 +30,9 @@ def _export(
 
     out = _only(merged, as_lora)
     if as_lora is None and rank is not None:
-        raise click.UsageError("--rank belongs to --as-lora.")
+        raise click.UsageError("--rank requires --as-lora.")
     if as_lora is not None and dtype != "fp32":
-        raise click.UsageError("--dtype belongs to --merged.")
+        raise click.UsageError("--dtype requires --merged.")
     given = given_model(model, changes)
     quiet_loading()
     check_free(out)
@@ -45,7 +45,7 @@ def _export(
         tell(f"Wrote it as a plain LoRA to {as_lora}. It differs from the original by {error:.2%}.")
         return
     export_merged(run, backbone, out, dtype=dtype)
-    tell(f"Wrote the model with the LoRA merged in to {out}.")
+    tell(f"Wrote the model, with the LoRA merged in, to {out}.")
     tell(f"Use it with --model {out}, or DiffusionPipeline.from_pretrained({str(out)!r}).")
 
 
@@ -67,7 +67,7 @@ export_command = SettingsCommand(
             ["--merged"],
             type=click.Path(path_type=Path),
             metavar="FOLDER",
-            help="Write the whole pipeline with the LoRA merged in to this new folder.",
+            help="Write the whole pipeline, with the LoRA merged in, to this new folder.",
         ),
         click.Option(
             ["--as-lora"],
@@ -78,7 +78,7 @@ export_command = SettingsCommand(
         click.Option(
             ["--rank"],
             type=click.IntRange(min=1),
-            help="Rank that a DoRA gets as a plain LoRA; 64 if not given.",
+            help="Rank of the plain LoRA made from a DoRA; 64 if not given.",
         ),
         *model_flags("the model that the LoRA was made for"),
         click.Option(

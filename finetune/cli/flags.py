@@ -1,7 +1,7 @@
 """Flags made from the settings they stand for (promise P5).
 
-A flag's help, default and type are those of the setting; its text goes unread into the recipe, whose
-types read it, so that a wrong value gets the same message from a flag, from `--set` and from YAML.
+A flag's help, default and type are those of the setting; its text goes unparsed into the recipe, whose
+types parse it, so that a wrong value gets the same message from a flag, from `--set` and from YAML.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ FLAGS = {
 
 
 class SettingsCommand(click.Command):
-    """A command whose flags stand for settings; knows where a setting without a flag is found."""
+    """A command whose flags stand for settings; hints at how to reach a setting without a flag."""
 
     def __init__(self, *args: Any, keys: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.keys = keys
 
     def hint(self, flag: str) -> str | None:
-        """How the setting that a missing flag seems to mean is reached."""
+        """How to reach the setting that an unknown flag seems to mean."""
         name = flag.lstrip("-").replace("-", "_")
         for key in self.keys:
             if key.partition(".")[2] == name or key.replace(".", "_") == name:
-                return f"This setting is reached with --set {key}=VALUE."
+                return f"Use --set {key}=VALUE."
         if known := key_here(name, self.keys):
             own = next((flag for flag, key in FLAGS.items() if key == known), f"--set {known}=VALUE")
             return f"Here it is {own}."
@@ -72,7 +72,7 @@ def setting_flag(
     Args:
         flag: E.g. "--lr".
         field: The setting's definition.
-        default: What help says the default is; the field's own if None.
+        default: The default that help shows; the field's own if None.
         text: Help; the setting's description if None.
     """
     text = text if text is not None else field.description or ""
@@ -89,7 +89,7 @@ def _default(value: Any) -> str:
 
 
 def _metavar(field: FieldInfo) -> str:
-    # "Whole number, or nothing" is a whole number to the user.
+    # `int | None` is a whole number to the user.
     kinds = [k for k in get_args(field.annotation) if k is not type(None)] or [field.annotation]
     if (choices := choices_of(field)) is not None or get_origin(field.annotation) is Literal:
         return "|".join(str(k) for k in choices or kinds)
@@ -135,7 +135,7 @@ def model_flags(default: str) -> list[click.Parameter]:
     """`--model`, and `--set` for the settings of a model that have no flag.
 
     Args:
-        default: What help says of a model that is not named.
+        default: The default that help shows for `--model`.
     """
     others = ", ".join(key for key in MODEL_KEYS if key != FLAGS["--model"])
     return [
@@ -145,7 +145,7 @@ def model_flags(default: str) -> list[click.Parameter]:
 
 
 def given_model(model: str | None, changes: Sequence[str]) -> ModelSection:
-    """What `model_flags` were given.
+    """The model settings given with `model_flags`.
 
     Raises:
         ConfigError: All faults at once, each with its flag.
@@ -174,7 +174,7 @@ def flag_settings(values: Mapping[str, Any]) -> list[Setting]:
             raise ConfigError(
                 f"{setting.key} is given twice.",
                 where=f"{seen[setting.key]}, {setting.origin}",
-                fix="Give one.",
+                fix="Give it once.",
             )
         seen[setting.key] = setting.origin
     return settings

@@ -25,7 +25,7 @@ from finetune.version import __version__
 
 
 class _Commands(click.Group):
-    """A group whose mistyped subcommand names the nearest one."""
+    """A group that suggests the nearest subcommand for a mistyped one."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -70,7 +70,7 @@ _TRAINING = {
     "full": "Train the whole model on captioned pictures.",
     "controlnet": "Make the model follow control pictures, such as edges.",
     "embedding": "Teach a new word (textual inversion), in a tiny file.",
-    "pretrain": "Train a new, small model on captioned pictures, from nothing.",
+    "pretrain": "Train a new, small model on captioned pictures, from scratch.",
 }
 _GROUPS = {"Train": (*_TRAINING, "run"), "Use what was trained": ("sample", "export")}
 for kind, summary in _TRAINING.items():
@@ -115,26 +115,26 @@ def _run(arguments: Sequence[str] | None, ending: Ending) -> int:
 
 
 def _interrupted() -> int:
-    tell_error("Interrupted. Of a run, --resume goes on from its last checkpoint, if it has one.")
+    tell_error("Interrupted. --resume continues a run from its last checkpoint, if it has one.")
     return Interrupted.exit_code
 
 
 def _fail(error: Exception) -> int:
     if os.environ.get("FINETUNE_DEBUG", "0") not in {"", "0"}:
         traceback.print_exception(error)
-    told = error if isinstance(error, FinetuneError) else of_the_system(error)
-    if told is not None:
-        tell_error(str(told))
-        return told.exit_code
+    known = error if isinstance(error, FinetuneError) else of_the_system(error)
+    if known is not None:
+        tell_error(str(known))
+        return known.exit_code
     tell_error(
-        f"finetune failed, and not by a fault of yours that it knows: {type(error).__name__}: {error}\n"
+        f"finetune failed unexpectedly: {type(error).__name__}: {error}\n"
         "  fix:   Run again with FINETUNE_DEBUG=1 and report what it prints."
     )
     return 1
 
 
 def _as_user_error(error: click.UsageError) -> UserError:
-    """Click's complaint in the form of all others: what, where, fix."""
+    """Click's error in the form of all others: what, where, fix."""
     path = error.ctx.command_path if error.ctx else "finetune"
     fix = f"See {path} --help."
     what = error.format_message()

@@ -43,7 +43,7 @@ def _sample(
     specs = [parse_lora(lora) for lora in loras]
     words = [parse_embedding(embedding) for embedding in embeddings]
     if control_preprocess != "none" and not controlnets:
-        raise click.UsageError("--control-preprocess belongs to --controlnet.")
+        raise click.UsageError("--control-preprocess requires --controlnet.")
     controls = [parse_controlnet(text, control_preprocess) for text in controlnets]
     branches, images = [spec for spec, _ in controls], [picture for _, picture in controls]
     check_writable(output_dir)
@@ -75,14 +75,14 @@ def _check_prompts(prompts: tuple[str, ...]) -> None:
         check_text(prompts)
     except PydanticCustomError as error:
         raise ConfigError(
-            f"A prompt must be {error.message()}.", where="PROMPT", fix="Write the prompt anew."
+            f"A prompt must be {error.message()}.", where="PROMPT", fix="Rewrite the prompt."
         ) from None
 
 
 sample_command = SettingsCommand(
     "sample",
     callback=_sample,
-    help="Make pictures of prompts, with any model and any LoRAs.",
+    help="Generate pictures from prompts, with any model and any LoRAs.",
     params=[
         click.Argument(["prompts"], nargs=-1, required=True, metavar="PROMPT..."),
         *model_flags("the model that the first LoRA or ControlNet was made for, else auto"),
@@ -96,17 +96,17 @@ sample_command = SettingsCommand(
             ["--embedding", "embeddings"],
             multiple=True,
             metavar="PATH[:WORD]",
-            help="A run folder or a .safetensors file of a new word (textual inversion), with the word that "
-            "prompts say if it is another than the file's; may be repeated. A word that was learned with a "
-            "LoRA comes with the LoRA.",
+            help="A run folder or a .safetensors file of a new word (textual inversion), with the word to "
+            "use in prompts if it is not the file's; may be repeated. A word that was learned with a LoRA is "
+            "loaded with the LoRA.",
         ),
         click.Option(
             ["--controlnet", "controlnets"],
             multiple=True,
             metavar=FORM,
-            help="A run folder or a diffusers folder of a ControlNet, the picture that it is to follow, how "
-            "strongly it acts (1 if not given) and from which share of the steps to which (0-1); may be "
-            "repeated. The first picture gives the size if there is no --size.",
+            help="A run folder or a diffusers folder of a ControlNet, its control picture, its conditioning "
+            "scale (1 if not given) and the range of the steps in which it acts (0-1); may be repeated. The "
+            "first picture sets the size if there is no --size.",
         ),
         click.Option(
             ["--control-preprocess"],

@@ -1,4 +1,4 @@
-"""Standard output and error that never end a command: closed, full, of another encoding, or without a reader.
+"""Standard output and error that never crash a command: closed, full, in another encoding, or unread.
 
 What a run writes to the terminal matters less than the run.
 """
@@ -14,9 +14,9 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 LONGEST = 2000
-"""Characters of a line for the user; the rest of a longer one is left out."""
+"""Maximum number of characters in a line for the user; the rest is left out."""
 
-# Control characters, lone halves of surrogate pairs, and what turns the direction of writing around.
+# Control characters, lone halves of surrogate pairs, and what changes the direction of text.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
@@ -31,7 +31,7 @@ class _Steady(io.FileIO):
     """A file descriptor on which a write never fails."""
 
     def write(self, data: Any, /) -> int:
-        """Writes what can be written, and says that it was all."""
+        """Writes what can be written, and reports it all as written."""
         with suppress(OSError):  # nobody reads it any more, or there is no room
             return super().write(data)
         return len(memoryview(data))
@@ -39,7 +39,7 @@ class _Steady(io.FileIO):
 
 def steady_streams() -> None:
     """Makes `sys.stdout` and `sys.stderr` of this process such streams."""
-    # A closed descriptor would be given to the next file that is opened, and be printed into.
+    # The next file to be opened would get a closed descriptor, and be printed into.
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
@@ -48,7 +48,7 @@ def steady_streams() -> None:
 
 
 def _steady(stream: TextIO | None, original: TextIO | None, descriptor: int) -> TextIO:
-    if stream is not original:  # somebody captures it, who sees to its faults
+    if stream is not original:  # whoever captures it handles its errors
         assert stream is not None
         return stream
     if stream is not None:
@@ -59,7 +59,7 @@ def _steady(stream: TextIO | None, original: TextIO | None, descriptor: int) -> 
 
 
 def in_utf8(arguments: Sequence[str] | None) -> None:
-    """Starts the command again in UTF-8 mode if the locale cannot say its arguments (`LANG=C`).
+    """Starts the command again in UTF-8 mode if the locale cannot encode its arguments (`LANG=C`).
 
     Args:
         arguments: None if they are the process's own; else nothing is done.

@@ -19,7 +19,7 @@ _LIBRARIES = ("accelerate", "bitsandbytes", "diffusers", "huggingface_hub", "pef
 def quiet_libraries() -> None:
     """Keeps the warnings of libraries from the user, who can do nothing about them.
 
-    A variable of the environment that is set already stays as it is.
+    An environment variable that is already set stays as it is.
     """
     for name, value in {
         "BITSANDBYTES_NOWELCOME": "1",
@@ -44,7 +44,7 @@ def quiet_loading() -> None:
 
 
 def tell(line: str) -> None:
-    """Writes one line for the user; what a name or a caption hides in it is shown escaped."""
+    """Writes one line for the user; control characters, as from a name or a caption, are escaped."""
     print(printable(line), flush=True)
 
 
@@ -57,14 +57,14 @@ def tell_error(message: str) -> None:
 
 @contextmanager
 def progress(label: str, every: float = 10.0) -> Iterator[Progress]:
-    """Shows how far long work is: a bar in a terminal, else a plain line from time to time.
+    """Shows the progress of long work: a bar in a terminal, else a plain line from time to time.
 
     Args:
         label: What is being done.
         every: Seconds between plain lines; work that is done sooner shows none.
 
     Yields:
-        What to call with the number of things done and their total.
+        A function to call with the number of things done and their total.
     """
     if sys.stdout.isatty():
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

@@ -17,7 +17,7 @@ from finetune.recipes.load import RECIPES, Setting, build, read_recipe_file
 
 def _resume_flag() -> click.Option:
     return click.Option(
-        ["--resume"], is_flag=True, help="Go on with an unfinished run from its last checkpoint."
+        ["--resume"], is_flag=True, help="Continue an unfinished run from its last checkpoint."
     )
 
 
@@ -46,7 +46,7 @@ def _run(recipe: Path, resume: bool, **values: Any) -> None:
     kind, settings = read_recipe_file(file)
     given = flag_settings(values)
     if resume and file.name == "recipe.yaml" and all(s.key != "output.dir" for s in given):
-        # The recipe that a run wrote into its own folder: that run is meant.
+        # The recipe in a run folder stands for that run.
         given.append(Setting("output.dir", file.resolve().parent, str(file)))
     train(build(kind, [*settings, *given]), resume)
 
@@ -54,7 +54,7 @@ def _run(recipe: Path, resume: bool, **values: Any) -> None:
 run_command = SettingsCommand(
     "run",
     callback=_run,
-    help="Carry out a recipe file. RECIPE is a YAML file, or the folder of an earlier run.",
+    help="Run a recipe file. RECIPE is a YAML file, or the folder of an earlier run.",
     params=[
         click.Argument(["recipe"], type=click.Path(path_type=Path)),
         set_flag(),
@@ -66,7 +66,7 @@ run_command = SettingsCommand(
 
 
 def train(recipe: Recipe, resume: bool) -> None:
-    """Carries out a recipe and tells the user how it goes."""
+    """Runs a recipe and shows the user its progress."""
     from finetune.recipes.run import run
 
     quiet_loading()
