@@ -85,7 +85,7 @@ sample_command = SettingsCommand(
     help="Generate pictures from prompts, with any model and any LoRAs.",
     params=[
         click.Argument(["prompts"], nargs=-1, required=True, metavar="PROMPT..."),
-        *model_flags("the model that the first LoRA or ControlNet was made for, else auto"),
+        *model_flags("the model that the first of these files was made for, else auto"),
         click.Option(
             ["--lora", "loras"],
             multiple=True,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -13,6 +15,11 @@ from torch import Tensor
 from finetune.config import DataSection
 from finetune.errors import ConfigError
 from finetune.files import remove_partials, whole_file
+
+T = TypeVar("T")
+Row = dict[str, Tensor]
+Progress = Callable[[int, int], None]
+"""Called with the number of things done and their total."""
 
 
 def content_key(*parts: str) -> str:
@@ -39,21 +46,21 @@ class ContentCache:
         self.directory = directory
         self._room = room
         self._held = 0
-        self._memory: dict[str, dict[str, Tensor]] = {}
+        self._memory: dict[str, Row] = {}
 
-    def get(self, key: str) -> dict[str, Tensor] | None:
+    def get(self, key: str) -> Row | None:
         """The tensors of `key`, or None if there are none or their file is damaged."""
         if key in self._memory or self.directory is None:
             return self._memory.get(key)
         try:
             # Read, not mapped: a file that is removed or truncated during the run does no harm.
-            tensors: dict[str, Tensor] = load(self._file(self.directory, key).read_bytes())
+            tensors: Row = load(self._file(self.directory, key).read_bytes())
         except (OSError, SafetensorError):
             return None
         self._remember(key, tensors)
         return tensors
 
-    def put(self, key: str, tensors: dict[str, Tensor]) -> None:
+    def put(self, key: str, tensors: Row) -> None:
         """Keeps tensors under `key`; the file appears whole or not at all.
 
         Raises:
@@ -76,7 +83,7 @@ class ContentCache:
                 fix="Choose a folder that can be written and has space, or leave data.cache_dir unset.",
             ) from error
 
-    def _remember(self, key: str, tensors: dict[str, Tensor]) -> None:
+    def _remember(self, key: str, tensors: Row) -> None:
         size = sum(t.numel() * t.element_size() for t in tensors.values())
         if self.directory is None or self._held + size <= self._room:
             self._memory[key] = tensors
@@ -85,6 +92,53 @@ class ContentCache:
     @staticmethod
     def _file(directory: Path, key: str) -> Path:
         return directory / key[:2] / f"{key}.safetensors"
+
+
+class Encoded(Generic[T]):
+    """Things as an encoder gives them, each encoded once if there is a cache.
+
+    Args:
+        encode: From some things to the tensors of each.
+        key: Of a thing, from all that its tensors depend on.
+        cache: Where they are kept; None to encode them every time.
+        at_once: How many are encoded together.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[Sequence[T]], list[Row]],
+        key: Callable[[T], str],
+        cache: ContentCache | None,
+        at_once: int,
+    ) -> None:
+        self._encode, self._key, self._cache, self._at_once = encode, key, cache, at_once
+
+    def prepare(self, things: Sequence[T], progress: Progress | None = None) -> None:
+        """Fills the cache, if there is one."""
+        if self._cache is None:
+            return
+        for start in range(0, len(things), self._at_once):
+            chunk = things[start : start + self._at_once]
+            # A chunk is encoded whole or not at all: matrix products of another batch size may round
+            # differently, and an interrupted preparation must end in the same bytes.
+            if any(self._cache.get(self._key(thing)) is None for thing in chunk):
+                self._encode_into(self._cache, chunk)
+            if progress:
+                progress(start + len(chunk), len(things))
+
+    def rows(self, things: Sequence[T]) -> list[Row]:
+        """The tensors of each thing, those that the cache lacks encoded one by one."""
+        if self._cache is None:
+            return self._encode(things)
+        cache = self._cache
+        return [cache.get(self._key(thing)) or self._encode_into(cache, [thing])[0] for thing in things]
+
+    def _encode_into(self, cache: ContentCache, things: Sequence[T]) -> list[Row]:
+        rows = self._encode(things)
+        for thing, row in zip(things, rows, strict=True):
+            if cache.get(key := self._key(thing)) is None:
+                cache.put(key, row)
+        return rows
 
 
 def cache_of(data: DataSection, kind: str) -> ContentCache | None:

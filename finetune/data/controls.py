@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from finetune.config import ControlKind, PairsSection
-from finetune.data.cache import ContentCache, cache_of, content_key
+from finetune.data.cache import ContentCache, Progress, cache_of, content_key
 from finetune.data.control import check_control_kind, control_pixels
 from finetune.data.decode import quiet_pillow
-from finetune.data.latents import View
+from finetune.data.latents import View, every_view
 from finetune.data.pairs import PairedFolder
 from finetune.data.preprocess import VERSION, place, square
 from finetune.data.source import PictureSource
@@ -55,15 +55,10 @@ class Controls:
         """The SHA-256, in hex, of each control picture's file."""
         return [control.digest for control in self._folder.controls]
 
-    def prepare(self, flip: bool, progress: Callable[[int, int], None] | None = None) -> None:
+    def prepare(self, flip: bool) -> None:
         """Fills the cache with every center crop, and with its mirror image if `flip`."""
-        if self._cache is None:
-            return
-        views = [View(i, m) for i in range(len(self._folder.controls)) for m in ((False, True)[: 1 + flip])]
-        for done, view in enumerate(views, 1):
+        for view in every_view(len(self._folder.controls), flip) if self._cache else ():
             self._row(view)
-            if progress:
-                progress(done, len(views))
 
     @property
     def kind(self) -> ControlKind:
@@ -117,7 +112,7 @@ class PairSource(PictureSource):
             folder, backbone, data, seed, control=self.controls, control_dropout=data.control_dropout
         )
 
-    def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
+    def prepare(self, progress: Progress | None = None) -> None:
         """As `PictureSource.prepare`, and the control pictures too."""
         self.controls.prepare(self._flip)
         super().prepare(progress)

@@ -7,6 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -42,6 +43,13 @@ class Decoded:
 
     image: Image.Image
     notes: tuple[str, ...]
+
+
+@contextmanager
+def reading() -> Iterator[ThreadPoolExecutor]:
+    """Threads to read pictures in, with Pillow quiet."""
+    with quiet_pillow(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        yield pool
 
 
 @contextmanager

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from finetune.data.decode import SUFFIXES, PictureError, decode_picture, quiet_pillow
+from finetune.data.decode import SUFFIXES, PictureError, decode_picture, reading
 from finetune.data.notes import (
     caption_notes,
     duplicate_notes,
@@ -115,7 +113,7 @@ def scan_folder(folder: Path | str, prompt: str | None = None) -> Folder:
     if not candidates:
         raise _no_pictures(folder, files, subfolders)
     default = f"a photo of {folder.resolve().name}" if prompt is None else prompt
-    with quiet_pillow(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with reading() as pool:
         results = list(pool.map(lambda path: _read(path, default), candidates))
     reason = "this format is not supported; save it as PNG or JPEG"
     results += [Skipped(f, reason) for f in files if unsupported(f)]

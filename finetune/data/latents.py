@@ -27,6 +27,12 @@ class View:
     at: tuple[float, float] | None = None
 
 
+def every_view(pictures: int, flip: bool) -> list[View]:
+    """The center crop of so many pictures, each followed by its mirror image if `flip`."""
+    sides = (False, True) if flip else (False,)
+    return [View(index, mirrored) for index in range(pictures) for mirrored in sides]
+
+
 @dataclass(frozen=True)
 class Posterior:
     """What the VAE's encoder says about some views (Kingma & Welling 2013, arXiv:1312.6114).

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +14,9 @@ from torch.nn import functional as F
 
 from finetune.config import DataSection
 from finetune.data.cache import ContentCache, content_key
-from finetune.data.decode import PictureError, decode_alpha, decode_picture, quiet_pillow
+from finetune.data.decode import PictureError, decode_alpha, decode_picture, quiet_pillow, reading
 from finetune.data.folder import Picture, companions, file_bytes, unchanged
-from finetune.data.latents import View
+from finetune.data.latents import View, every_view
 from finetune.data.notes import listing
 from finetune.data.preprocess import VERSION, alike, cut_out, place
 from finetune.errors import DataError
@@ -70,7 +68,7 @@ class Masks:
         paths, self._notes = (
             _mask_files(pictures, self._folder) if self._folder else ([p.path for p in pictures], [])
         )
-        with quiet_pillow(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with reading() as pool:
             self._masks = list(pool.map(self._checked, pictures, paths))
 
     def rows(self, views: Sequence[View]) -> Tensor:
@@ -88,9 +86,8 @@ class Masks:
         Raises:
             DataError: As `rows`.
         """
-        for index in range(len(self._pictures)):
-            for mirrored in (False, True) if flip else (False,):
-                self._cached(View(index, mirrored))
+        for view in every_view(len(self._pictures), flip):
+            self._cached(view)
 
     def digest(self) -> str:
         """SHA-256 of the masks' files in their order, and of the weight where they are black."""

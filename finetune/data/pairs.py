@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from finetune.config import PairsSection
-from finetune.data.decode import SUFFIXES, PictureError, quiet_pillow
+from finetune.data.decode import SUFFIXES, PictureError, reading
 from finetune.data.folder import Folder, Picture, Skipped, caption_file, companions, entries, read_picture
 from finetune.data.notes import duplicate_notes, listing
 from finetune.data.preprocess import alike
@@ -73,7 +71,7 @@ def scan_pairs(section: PairsSection) -> PairedFolder:
     folder = section.data_dir.expanduser()
     files, _ = entries(folder)
     found, notes, skipped = _entries(folder, files, section)
-    with quiet_pillow(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with reading() as pool:
         read = list(pool.map(lambda entry: _read(entry, section.prompt or ""), found))
     pairs = [r for r in read if isinstance(r, _Pair)]
     skipped += [r for r in read if isinstance(r, Skipped)]

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from finetune.data.cache import ContentCache, content_key
-from finetune.data.decode import quiet_pillow
+from finetune.data.cache import ContentCache, Encoded, Progress, Row, content_key
+from finetune.data.decode import reading
 from finetune.data.folder import Picture, digest_of
-from finetune.data.latents import Posterior, View
+from finetune.data.latents import Posterior, View, every_view
 from finetune.data.preprocess import VERSION, Placement, cut_out, place
 
 if TYPE_CHECKING:
     from finetune.backbones import Backbone
-
-T = TypeVar("T")
-Row = dict[str, Tensor]
-Progress = Callable[[int, int], None]
-"""Called with the number of things done and their total."""
 
 # The VAE's activations are the largest tensors of a run; this keeps them near 3 GB in fp32.
 _PIXELS_AT_ONCE = 2 * 1024 * 1024
@@ -46,11 +39,12 @@ class PictureLatents:
         cache: ContentCache | None = None,
     ) -> None:
         self.pictures = pictures
-        self._backbone, self._size, self._cache = backbone, size, cache
+        self._backbone, self._size = backbone, size
         # A cache in memory does not outlive the weights, and hashing them takes seconds.
         on_disk = cache is not None and cache.directory is not None
         self._encoder = backbone.fingerprint_vae() if on_disk else "this VAE"
         self._chunk = max(1, min(64, _PIXELS_AT_ONCE // size**2))
+        self._encoded = Encoded(self._encode, self._key, cache, self._chunk)
 
     def __len__(self) -> int:
         """How many pictures there are."""
@@ -62,23 +56,11 @@ class PictureLatents:
 
     def prepare(self, flip: bool, progress: Progress | None = None) -> None:
         """Fills the cache with the center crop of every picture, and with its mirror image if `flip`."""
-        if self._cache is None:
-            return
-        sides = (False, True) if flip else (False,)
-        views = [View(i, mirrored) for i in range(len(self)) for mirrored in sides]
-        done = 0
-        for chunk in _chunks(views, self._chunk):
-            # A chunk is encoded whole or not at all: matrix products of another batch size may round
-            # differently, and an interrupted preparation must end in the same bytes.
-            if any(self._cache.get(self._key(v)) is None for v in chunk):
-                self._encode_into_cache(chunk)
-            done += len(chunk)
-            if progress:
-                progress(done, len(views))
+        self._encoded.prepare(every_view(len(self), flip), progress)
 
     def posterior(self, views: Sequence[View]) -> Posterior:
         """The posterior of each view: from the cache where there is one, else from the pictures."""
-        rows = self._encode(views) if self._cache is None else [self._cached(v) for v in views]
+        rows = self._encoded.rows(views)
         ids = [self._time_ids(v) for v in views]
         return Posterior(
             torch.stack([row["mean"] for row in rows]),
@@ -86,25 +68,11 @@ class PictureLatents:
             torch.cat([i for i in ids if i is not None]) if ids[0] is not None else None,
         )
 
-    def _cached(self, view: View) -> Row:
-        assert self._cache is not None
-        row = self._cache.get(self._key(view))
-        return row if row is not None else self._encode_into_cache([view])[0]
-
-    def _encode_into_cache(self, views: Sequence[View]) -> list[Row]:
-        assert self._cache is not None
-        rows = self._encode(views)
-        for view, row in zip(views, rows, strict=True):
-            key = self._key(view)
-            if self._cache.get(key) is None:
-                self._cache.put(key, row)
-        return rows
-
     def _encode(self, views: Sequence[View]) -> list[Row]:
         rows: list[Row] = []
-        with quiet_pillow(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, torch.no_grad():
-            for chunk in _chunks(views, self._chunk):
-                pixels = torch.stack(list(pool.map(self._pixels, chunk)))
+        with reading() as pool, torch.no_grad():
+            for start in range(0, len(views), self._chunk):
+                pixels = torch.stack(list(pool.map(self._pixels, views[start : start + self._chunk])))
                 mean, std = (t.float().cpu() for t in self._backbone.encode_pixels(pixels))
                 rows += [{"mean": m, "std": s} for m, s in zip(mean, std, strict=True)]
         return rows
@@ -124,8 +92,3 @@ class PictureLatents:
         placement = self._placement(view)
         how = f"{VERSION} {placement.size} {placement.cut} {placement.mirrored}"
         return content_key("latents", self.pictures[view.picture].digest, how, self._encoder)
-
-
-def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    starts: Iterable[int] = range(0, len(items), size)
-    return (items[start : start + size] for start in starts)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from finetune.data.decode import quiet_pillow
+from finetune.data.cache import Progress
+from finetune.data.decode import reading
 from finetune.data.folder import Picture
 from finetune.data.preprocess import as_pixels, place, square
 from finetune.diffusion.random import picture_index, uniform
@@ -43,13 +42,13 @@ class PixelSource:
         missing = [i for i in dict.fromkeys(index) if i not in self._kept]
         read: dict[int, Tensor] = {}
         if missing:
-            with quiet_pillow(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            with reading() as pool:
                 read = dict(zip(missing, pool.map(self._square, missing), strict=True))
         if self._cache:
             self._kept |= read
         return as_pixels(torch.stack([read[i] if i in read else self._kept[i] for i in index]))
 
-    def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
+    def prepare(self, progress: Progress | None = None) -> None:
         """Reads every picture once, if they are cached."""
         for chunk in self.chunks() if self._cache else ():
             self.pixels(chunk)

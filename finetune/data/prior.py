@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
+from finetune.data.cache import Progress
 from finetune.data.folder import Folder
 from finetune.data.record import Entry
 from finetune.data.source import PictureSource
@@ -41,10 +42,12 @@ class PriorSource:
         """The distinct captions of the subject's pictures."""
         return self.instances.captions()
 
-    def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
+    def prepare(self, progress: Progress | None = None) -> None:
         """Encodes all pictures and captions into the caches."""
-        self.instances.prepare(progress)
-        self.classes.prepare(progress)
+        report = progress or (lambda done, total: None)
+        first, total = self.instances.to_encode, self.instances.to_encode + self.classes.to_encode
+        self.instances.prepare(lambda done, _: report(done, total))
+        self.classes.prepare(lambda done, _: report(first + done, total))
 
     def summary(self) -> list[str]:
         """Lines for the user about both kinds of pictures."""

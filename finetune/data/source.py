@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from finetune.config import DataSection
-from finetune.data.cache import cache_of
+from finetune.data.cache import Progress, cache_of
 from finetune.data.folder import Folder
 from finetune.data.latents import Companion, Latents, View
 from finetune.data.masks import Masks
@@ -112,7 +112,7 @@ class LatentSource:
         """The distinct captions, in the order of the pictures."""
         return list(dict.fromkeys(caption for several in self._captions for caption in several))
 
-    def prepare_texts(self, progress: Callable[[int, int], None] | None = None) -> None:
+    def prepare_texts(self, progress: Progress | None = None) -> None:
         """Tokenizes or encodes every caption that a sample may get, ahead of training."""
         self.texts.prepare(self._possible_captions(), progress)
 
@@ -229,7 +229,12 @@ class PictureSource(LatentSource):
             names=[str(p.path) for p in folder.pictures],
         )
 
-    def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
+    @property
+    def to_encode(self) -> int:
+        """How many pictures, mirrored ones too, and captions `prepare` encodes."""
+        return len(self) * (2 if self._flip else 1) + len(set(self._possible_captions()))
+
+    def prepare(self, progress: Progress | None = None) -> None:
         """Encodes pictures and captions into the caches; after it, `batch` needs no frozen encoder.
 
         With `cache: false` nothing is encoded.
@@ -240,13 +245,13 @@ class PictureSource(LatentSource):
         Raises:
             DataError: If a mask leaves nothing of a picture's center crop.
         """
-        pictures = len(self) * (2 if self._flip else 1)
-        texts = len(set(self._possible_captions()))
+        total = self.to_encode
+        pictures = total - len(set(self._possible_captions()))
         report = progress or (lambda done, total: None)
         if self._masks and not self._random_crop:
             self._masks.prepare(self._flip)
-        self._pictures.prepare(self._flip, lambda done, _: report(done, pictures + texts))
-        self.prepare_texts(lambda done, _: report(pictures + done, pictures + texts))
+        self._pictures.prepare(self._flip, lambda done, _: report(done, total))
+        self.prepare_texts(lambda done, _: report(pictures + done, total))
 
     def record(self) -> list[Entry]:
         """What each picture is, for `pictures.jsonl`."""

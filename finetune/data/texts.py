@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from finetune.data.cache import ContentCache, content_key
+from finetune.data.cache import ContentCache, Encoded, Progress, Row, content_key
 from finetune.diffusion.batch import Conditioning
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _AT_ONCE = 64
 class Texts(Protocol):
     """Turns captions into the text part of a conditioning."""
 
-    def prepare(self, captions: Sequence[str], progress: Callable[[int, int], None] | None = None) -> None:
+    def prepare(self, captions: Sequence[str], progress: Progress | None = None) -> None:
         """Does what can be done once for these captions."""
 
     def conditioning(self, captions: Sequence[str]) -> Conditioning:
@@ -39,7 +39,7 @@ class TokenTexts:
         self._rows: dict[str, int] = {}
         self._table: Tensor | None = None
 
-    def prepare(self, captions: Sequence[str], progress: Callable[[int, int], None] | None = None) -> None:
+    def prepare(self, captions: Sequence[str], progress: Progress | None = None) -> None:
         """Tokenizes those captions that are new."""
         new = [c for c in dict.fromkeys(captions) if c not in self._rows]
         if not new:
@@ -69,42 +69,22 @@ class HiddenTexts:
     """
 
     def __init__(self, backbone: Backbone, cache: ContentCache | None = None) -> None:
-        self._backbone, self._cache = backbone, cache
+        self._backbone = backbone
         self._encoder = "these text encoders"
         if cache is not None and cache.directory is not None:
             self._encoder = backbone.fingerprint_text()
+        self._encoded = Encoded(self._encode, self._key, cache, _AT_ONCE)
 
-    def prepare(self, captions: Sequence[str], progress: Callable[[int, int], None] | None = None) -> None:
+    def prepare(self, captions: Sequence[str], progress: Progress | None = None) -> None:
         """Encodes those captions that are not in the cache."""
-        if self._cache is None:
-            return
-        wanted = list(dict.fromkeys(captions))
-        for start in range(0, len(wanted), _AT_ONCE):
-            chunk = wanted[start : start + _AT_ONCE]
-            # Whole chunks, for the reason given at PictureLatents.prepare.
-            if any(self._cache.get(self._key(c)) is None for c in chunk):
-                self._encode_into_cache(chunk)
-            if progress:
-                progress(start + len(chunk), len(wanted))
+        self._encoded.prepare(list(dict.fromkeys(captions)), progress)
 
     def conditioning(self, captions: Sequence[str]) -> Conditioning:
         """`hidden` `[B, T, D]` and, for SDXL, `pooled` `[B, P]`, both fp32."""
-        if self._cache is None:
-            rows = self._encode(captions)
-        else:
-            rows = [self._cache.get(self._key(c)) or self._encode_into_cache([c])[0] for c in captions]
+        rows = self._encoded.rows(captions)
         return Conditioning(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
 
-    def _encode_into_cache(self, captions: Sequence[str]) -> list[dict[str, Tensor]]:
-        assert self._cache is not None
-        rows = self._encode(captions)
-        for caption, row in zip(captions, rows, strict=True):
-            key = self._key(caption)
-            if self._cache.get(key) is None:
-                self._cache.put(key, row)
-        return rows
-
-    def _encode(self, captions: Sequence[str]) -> list[dict[str, Tensor]]:
+    def _encode(self, captions: Sequence[str]) -> list[Row]:
         with torch.no_grad():
             hidden, pooled = self._backbone.encode_text(self._backbone.tokenize(captions))
         columns = {"hidden": hidden.float().cpu()}

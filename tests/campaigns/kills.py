@@ -27,7 +27,7 @@ class Attacks(Campaign):
     """Each attack kills a run one or more times and resumes it."""
 
     name: ClassVar[str] = "kills"
-    small: ClassVar[int] = 5
+    small: ClassVar[int] = 6
     large: ClassVar[int] = 200
 
     def __init__(self, place: Path) -> None:

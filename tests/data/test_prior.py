@@ -47,6 +47,13 @@ def test_a_row_does_not_depend_on_those_beside_it(prior: PriorSource) -> None:
     assert torch.equal(whole.latents[5:], torch.cat([part.latents[1:] for part in parts]))
 
 
+def test_one_progress_bar_spans_both(prior: PriorSource) -> None:
+    told: list[tuple[int, int]] = []
+    prior.prepare(lambda done, total: told.append((done, total)))
+    done, totals = [d for d, _ in told], {total for _, total in told}
+    assert done == sorted(done) and totals == {done[-1]}
+
+
 def test_every_class_picture_is_seen_once_an_epoch(prior: PriorSource) -> None:
     count = len(prior.classes)
     assert len(set(prior.batch(range(count)).names[count:])) == count
