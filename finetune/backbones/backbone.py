@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from finetune.backbones import latents, text
 from finetune.backbones.families import Family
-from finetune.backbones.fingerprint import fingerprint
+from finetune.backbones.fingerprint import fingerprint, tokenizer_settings
 from finetune.backbones.memory import move
 from finetune.backbones.names import classic_text_name, numbered
 from finetune.backbones.predict import residuals, unet_arguments
@@ -95,8 +94,7 @@ class Backbone(ABC):
     @property
     def device(self) -> torch.device:
         """Where the UNet is."""
-        device: torch.device = next(self.unet.parameters()).device
-        return device
+        return torch.device(next(self.unet.parameters()).device)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -117,10 +115,7 @@ class Backbone(ABC):
         """Content hash of everything that a text embedding is made with, hexadecimal."""
         settings: list[Any] = [self.family, str(self.token_length)]
         for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
-            # Padding and truncation are whatever the last call asked for, no part of the tokenizer.
-            state = json.loads(tokenizer.backend_tokenizer.to_str())
-            settings += [state | {"padding": None, "truncation": None}, str(tokenizer.pad_token_id)]
-            settings += [encoder.config.to_dict()]
+            settings += [*tokenizer_settings(tokenizer), encoder.config.to_dict()]
         return fingerprint(self.text_encoders, settings)
 
     # --- text ----------------------------------------------------------------------------------
@@ -212,13 +207,11 @@ class Backbone(ABC):
                 raise ValueError("a Conditioning needs hidden or tokens")
             hidden, pooled = self.encode_text(conditioning.tokens)
             conditioning = replace(conditioning, hidden=hidden, pooled=pooled)
-        device, dtype, added = noisy_latents.device, self.dtype, {}
+        dtype = self.dtype
+        arguments = unet_arguments(self.unet, conditioning, noisy_latents.device, dtype)
         if branch is not None:
-            added = residuals(branch, noisy_latents, timesteps, conditioning, dtype)
-        arguments = unet_arguments(self.unet, conditioning, device, dtype)
-        prediction: Tensor = self.unet(
-            noisy_latents.to(dtype), timesteps, return_dict=False, **arguments, **added
-        )[0]
+            arguments |= residuals(branch, noisy_latents, timesteps, conditioning, dtype)
+        prediction: Tensor = self.unet(noisy_latents.to(dtype), timesteps, return_dict=False, **arguments)[0]
         return prediction
 
     def pipeline(self, branches: Sequence[Any] = ()) -> Any:
@@ -239,8 +232,8 @@ class Backbone(ABC):
             # Several are wrapped by the pipeline, and one in a list would be too.
             parts["controlnet"] = list(branches) if len(branches) > 1 else branches[0]
         kind = self.branched_class if branches else self.pipeline_class
-        # Not the scheduler itself, which has a state.
-        pipeline = kind(**parts, scheduler=type(self.scheduler).from_config(self.scheduler.config))
+        scheduler = type(self.scheduler).from_config(self.scheduler.config)  # not itself: it has a state
+        pipeline = kind(**parts, scheduler=scheduler)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

@@ -47,6 +47,13 @@ def fingerprint(modules: Sequence[nn.Module], settings: Sequence[Mapping[str, An
     return digest.hexdigest()
 
 
+def tokenizer_settings(tokenizer: Any) -> list[Mapping[str, Any] | str]:
+    """All that shapes a tokenizer's ids, as settings for `fingerprint`."""
+    # Padding and truncation are whatever the last call asked for, no part of the tokenizer.
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    return [state | {"padding": None, "truncation": None}, str(tokenizer.pad_token_id)]
+
+
 def _content(named: tuple[str, torch.Tensor]) -> bytes:
     data: Any = named[1].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return hashlib.sha256(memoryview(data)).digest()
