@@ -12,7 +12,7 @@ from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from transformers.utils import logging as transformers_logging
 
-from tests.tiny import FAMILIES, Family, tiny_backbone_folder
+from tests.tiny import FAMILIES, Family, tiny_backbone_folder, tiny_inpainting_folder
 
 if TYPE_CHECKING:
     from finetune.backbones import Backbone
@@ -30,6 +30,13 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The diffusers folder of a tiny random model of each family; do not write to them."""
     folder = tmp_path_factory.mktemp("tiny")
     return {family: tiny_backbone_folder(family, folder) for family in FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def inpainting_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """As `tiny_models`, the inpainting model of each family."""
+    folder = tmp_path_factory.mktemp("inpainting")
+    return {family: tiny_inpainting_folder(family, folder) for family in FAMILIES}
 
 
 @pytest.fixture(params=FAMILIES)
@@ -60,6 +67,15 @@ def backbone(tiny_folder: Path) -> Backbone:
     from finetune.config import ModelSection
 
     return load_backbone(ModelSection(name=str(tiny_folder)))
+
+
+@pytest.fixture
+def inpainting(family: Family, inpainting_models: dict[str, Path]) -> Backbone:
+    """A freshly loaded tiny inpainting backbone of `family`; the test may change it."""
+    from finetune.backbones import load_backbone
+    from finetune.config import ModelSection
+
+    return load_backbone(ModelSection(name=str(inpainting_models[family])))
 
 
 @pytest.fixture

@@ -16,7 +16,9 @@ from diffusers import (
     DDIMScheduler,
     EulerDiscreteScheduler,
     PNDMScheduler,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -163,6 +165,18 @@ def tiny_pipeline(family: Family, seed: int = 0) -> StableDiffusionPipeline | St
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return {"sd1": _sd1, "sd2": _sd2, "sdxl": _sdxl}[family]()
+
+
+def tiny_inpainting_folder(family: Family, folder: Path, seed: int = 0) -> Path:
+    """As `tiny_backbone_folder`, the inpainting model: the same but for its UNet, which takes 9 channels."""
+    path, plain = folder / family, tiny_pipeline(family, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet: Any = UNet2DConditionModel.from_config(dict(plain.unet.config), in_channels=9)
+    kind: Any = StableDiffusionXLInpaintPipeline if family == "sdxl" else StableDiffusionInpaintPipeline
+    options = {"add_watermarker": False} if family == "sdxl" else {"requires_safety_checker": False}
+    kind(**plain.components | {"unet": unet}, **options).save_pretrained(path)
+    return path
 
 
 def tiny_backbone_folder(family: Family, folder: Path, seed: int = 0) -> Path:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from finetune.backbones import latents, text
 from finetune.backbones.families import Family
 from finetune.backbones.fingerprint import fingerprint, tokenizer_settings
+from finetune.backbones.inpainting import PaintEverything
 from finetune.backbones.memory import move
 from finetune.backbones.names import classic_text_name, numbered
 from finetune.backbones.predict import residuals, unet_arguments
@@ -31,7 +32,8 @@ class Backbone(ABC):
 
     Attributes:
         encoder_classes: Those of the text encoders, in transformers.
-        pipeline_class: diffusers' pipeline, `branched_class` the one with ControlNets.
+        pipeline_class: diffusers' pipeline, `branched_class` the one with ControlNets, `inpainting_class`
+            the one that an inpainting model is saved as.
         pipeline_options: What it is told besides its parts.
         kohya_roots: For each of `module_roots` the prefix of kohya's keys.
         original_text: For each text encoder its structure (`clip` or `open_clip`) in checkpoints of the
@@ -50,6 +52,7 @@ class Backbone(ABC):
     encoder_classes: ClassVar[tuple[Any, ...]]
     pipeline_class: ClassVar[Any]
     branched_class: ClassVar[Any]
+    inpainting_class: ClassVar[Any]
     pipeline_options: ClassVar[dict[str, Any]]
     kohya_roots: ClassVar[dict[str, str]]
     original_text: ClassVar[tuple[tuple[str, str], ...]]
@@ -64,6 +67,11 @@ class Backbone(ABC):
     scheduler: Any
     notes: tuple[str, ...] = field(default=())
 
+    def __post_init__(self) -> None:
+        if self.inpaints:
+            self.unet.register_forward_pre_hook(PaintEverything(self.vae))
+            self.notes += ("This is an inpainting model; here its mask covers the whole picture.",)
+
     # --- what the model says of itself -------------------------------------------------------
 
     @property
@@ -75,6 +83,11 @@ class Backbone(ABC):
     def latent_channels(self) -> int:
         """Channels of a latent (4 for the published models)."""
         return int(self.vae.config.latent_channels)
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether the UNet takes a mask and a masked picture too."""
+        return bool(self.unet.config.in_channels == 2 * self.latent_channels + 1)
 
     @property
     def native_size(self) -> int:
@@ -214,24 +227,22 @@ class Backbone(ABC):
         prediction: Tensor = self.unet(noisy_latents.to(dtype), timesteps, return_dict=False, **arguments)[0]
         return prediction
 
-    def pipeline(self, branches: Sequence[Any] = ()) -> Any:
+    def pipeline(self, branches: Sequence[Any] = (), kind: Any = None) -> Any:
         """A diffusers pipeline that shares these very modules: no safety checker, no progress bar.
 
         With the UNet in half precision decode with `decode` (`output_type="latent"`), since the VAE
-        stays in fp32.
+        stays in fp32. That of an inpainting model paints the whole picture, from `latents` that it is given.
 
         Args:
             branches: `ControlNetModel`s that take part.
-
-        Returns:
-            A `pipeline_class`, or a `branched_class` if there are branches.
+            kind: Its class; `pipeline_class` if None, or `branched_class` with branches.
         """
         tokenizers = zip(numbered("tokenizer", len(self.tokenizers)), self.tokenizers, strict=True)
         parts = {**self.module_roots(), "vae": self.vae, **dict(tokenizers), **self.pipeline_options}
         if branches:
             # Several are wrapped by the pipeline, and one in a list would be too.
             parts["controlnet"] = list(branches) if len(branches) > 1 else branches[0]
-        kind = self.branched_class if branches else self.pipeline_class
+        kind = kind or (self.branched_class if branches else self.pipeline_class)
         scheduler = type(self.scheduler).from_config(self.scheduler.config)  # not itself: it has a state
         pipeline = kind(**parts, scheduler=scheduler)
         pipeline.set_progress_bar_config(disable=True)

@@ -101,7 +101,7 @@ def family_of_checkpoint(header: Header, where: str) -> Family:
             if any(mark in key for key in shapes):
                 raise ModelError(f"This file is {kind}.", where=where, fix=fix)
         raise ModelError("This file is no Stable Diffusion checkpoint.", where=where, fix=SUPPORTED)
-    refuse_channels(shapes[_FIRST_CONV][1], where)
+    refuse_channels(input_channels(header), where)
     if _any(shapes, "conditioner.embedders.1.model."):
         return "sdxl"
     if _any(shapes, "conditioner.embedders.0.model."):
@@ -115,6 +115,11 @@ def family_of_checkpoint(header: Header, where: str) -> Family:
     raise ModelError(
         "This checkpoint has no text encoder that is known.", where=where, fix="Use one with all its parts."
     )
+
+
+def input_channels(header: Header) -> int:
+    """Channels that the UNet of a whole model takes: 4, or 9 for inpainting."""
+    return header.shapes[_FIRST_CONV][1]
 
 
 def stated_prediction(file: Path, header: Header) -> tuple[str, str] | None:

@@ -40,7 +40,16 @@ def new_branch(backbone: Backbone, seed: int, *, shared: bool = False) -> Any:
 
     Returns:
         A `ControlNetModel`, fp32 unless its weights are shared.
+
+    Raises:
+        ModelError: If the model is for inpainting: a ControlNet sees the noisy latents alone.
     """
+    if backbone.inpaints:
+        raise ModelError(
+            "A new ControlNet cannot start as a copy of an inpainting UNet, whose input is another.",
+            where=backbone.name,
+            fix="Train it on the text-to-image model of the family; it then fits this one too.",
+        )
     branch = _empty_branch(backbone)
     copied = dict(backbone.unet.named_parameters())
     weights: dict[str, Tensor] = {}
@@ -130,6 +139,8 @@ def _check_fit(branch: Any, backbone: Backbone, folder: Path) -> None:
     channels = branch.config.conditioning_embedding_out_channels
     factor, colours = 2 ** (len(channels) - 1), branch.config.conditioning_channels
     expected = {name: tuple(t.shape) for name, t in _empty_branch(backbone).state_dict().items()}
+    width, _, *kernel = expected["conv_in.weight"]
+    expected["conv_in.weight"] = width, backbone.latent_channels, *kernel  # no mask, beside inpainting UNets
     found = {name: tuple(t.shape) for name, t in branch.state_dict().items()}
     faults = [f"{name} is missing" for name in expected if name not in found]
     faults += [f"{name} is unknown" for name in found if name not in expected]

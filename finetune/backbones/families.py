@@ -8,7 +8,7 @@ from typing import Any, Literal
 from finetune.errors import ModelError
 
 Family = Literal["sd1", "sd2", "sdxl"]
-SUPPORTED = "Use a text-to-image model of Stable Diffusion 1.x, 2.x or SDXL."
+SUPPORTED = "Use a text-to-image or inpainting model of Stable Diffusion 1.x, 2.x or SDXL."
 
 
 def family_of(index: Mapping[str, Any], unet: Mapping[str, Any], where: str) -> Family:
@@ -23,8 +23,8 @@ def family_of(index: Mapping[str, Any], unet: Mapping[str, Any], where: str) -> 
         where: The model's name, for messages.
 
     Raises:
-        ModelError: If it is another kind of model: inpainting, a refiner, an upscaler, unCLIP, or not
-            a Stable Diffusion with a UNet at all.
+        ModelError: If it is another kind of model: a refiner, an upscaler, unCLIP, or not a Stable
+            Diffusion with a UNet at all.
     """
     refuse_channels(unet.get("in_channels", 4), where, unet.get("out_channels", 4))
     if unet.get("class_embed_type") is not None or unet.get("encoder_hid_dim_type") is not None:
@@ -51,7 +51,7 @@ def family_of(index: Mapping[str, Any], unet: Mapping[str, Any], where: str) -> 
 
 
 def refuse_channels(channels: int, where: str, latent: int = 4) -> None:
-    """Refuses UNets that take more than noisy latents.
+    """Refuses UNets that take more than noisy latents, or those with a mask and a masked picture's latents.
 
     Args:
         channels: Input channels of the UNet.
@@ -60,15 +60,14 @@ def refuse_channels(channels: int, where: str, latent: int = 4) -> None:
             bundled one).
 
     Raises:
-        ModelError: If the two differ.
+        ModelError: If it is neither a text-to-image nor an inpainting UNet.
     """
     kinds = {
-        9: "an inpainting model",
         8: "an editing model (InstructPix2Pix)",
         7: "an upscaler",
         5: "a depth model",
     }
-    if channels != latent:
+    if channels not in (latent, 2 * latent + 1):
         kind = kinds.get(channels, "another kind of model")
         raise ModelError(
             f"This is {kind}: its UNet takes {channels} channels, not {latent}.", where=where, fix=SUPPORTED

@@ -34,7 +34,9 @@ def save_folder(backbone: Backbone, folder: Path, dtype: torch.dtype | None = No
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.backend_tokenizer.no_truncation()
     with quiet():
-        backbone.pipeline().save_pretrained(folder)
+        # Text-to-image pipelines of diffusers know nothing of a mask.
+        kind = backbone.inpainting_class if backbone.inpaints else None
+        backbone.pipeline(kind=kind).save_pretrained(folder)
     for name, module in backbone.module_roots().items() | {("vae", backbone.vae)}:
         text = name.startswith("text_encoder")
         file = folder / name / ("model.safetensors" if text else "diffusion_pytorch_model.safetensors")

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
+from diffusers import (
+    StableDiffusionControlNetPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+)
 from torch import Tensor
 from transformers import CLIPTextModel
 
@@ -17,6 +21,7 @@ class StableDiffusion(Backbone):
     encoder_classes: ClassVar[tuple[Any, ...]] = (CLIPTextModel,)
     pipeline_class: ClassVar[Any] = StableDiffusionPipeline
     branched_class: ClassVar[Any] = StableDiffusionControlNetPipeline
+    inpainting_class: ClassVar[Any] = StableDiffusionInpaintPipeline
     pipeline_options: ClassVar[dict[str, Any]] = {
         "safety_checker": None,
         "feature_extractor": None,

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from diffusers import StableDiffusionXLControlNetPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLPipeline,
+)
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
@@ -19,6 +23,7 @@ class StableDiffusionXL(Backbone):
     encoder_classes: ClassVar[tuple[Any, ...]] = (CLIPTextModel, CLIPTextModelWithProjection)
     pipeline_class: ClassVar[Any] = StableDiffusionXLPipeline
     branched_class: ClassVar[Any] = StableDiffusionXLControlNetPipeline
+    inpainting_class: ClassVar[Any] = StableDiffusionXLInpaintPipeline
     pipeline_options: ClassVar[dict[str, Any]] = {"add_watermarker": False}
     kohya_roots: ClassVar[dict[str, str]] = {
         "unet": "lora_unet",

@@ -11,10 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import nn
 
 from finetune.backbones.backbone import Backbone
-from finetune.backbones.checkpoint import Header, family_of_checkpoint, read_header, stated_prediction
+from finetune.backbones.checkpoint import (
+    Header,
+    family_of_checkpoint,
+    input_channels,
+    read_header,
+    stated_prediction,
+)
 from finetune.backbones.clip_vocabulary import clip_tokenizers
 from finetune.backbones.families import Family
 from finetune.backbones.folder import check_finite, checked_scheduler, freeze
@@ -38,22 +45,27 @@ def load_single_file(path: Path, section: ModelSection) -> Backbone:
     header = read_header(path, section.allow_pickle)
     family = family_of_checkpoint(header, str(path))
     with as_file(files("finetune.backbones").joinpath("published", family)) as configs:
-        backbone = convert(path, family, configs, clip_tokenizers(family), section.name)
+        tokenizers = clip_tokenizers(family)
+        backbone = convert(path, family, configs, tokenizers, section.name, input_channels(header))
     settle_prediction(backbone, path, header, section)
     if any(key.startswith("model_ema.") for key in header.shapes):
         backbone.notes += ("The file also holds averaged (EMA) weights; its plain ones are used.",)
     return backbone
 
 
-def convert(path: Path, family: Family, configs: Path, tokenizers: tuple[Any, ...], name: str) -> Backbone:
+def convert(
+    path: Path, family: Family, configs: Path, tokenizers: tuple[Any, ...], name: str, channels: int = 4
+) -> Backbone:
     """Loads a checkpoint as a model of known structure.
 
     Args:
         path: The checkpoint.
         family: Its family.
-        configs: A diffusers folder whose configurations describe the model's parts.
+        configs: A diffusers folder whose configurations describe the parts of the family's text-to-image
+            model.
         tokenizers: One for each text encoder.
         name: What the user called the model.
+        channels: What the UNet takes.
 
     Raises:
         ModelError: If the weights do not fit the structure.
@@ -63,11 +75,14 @@ def convert(path: Path, family: Family, configs: Path, tokenizers: tuple[Any, ..
     given: dict[str, Any] = dict(zip(numbered("tokenizer", count), tokenizers, strict=True))
     if "safety_checker" in model.pipeline_options:
         given["safety_checker"] = None
+    how = {"config": str(configs), "local_files_only": True, "torch_dtype": torch.float32}
     try:
         with quiet():
-            pipe: Any = model.pipeline_class.from_single_file(
-                str(path), config=str(configs), local_files_only=True, torch_dtype=torch.float32, **given
-            )
+            if channels != 4:  # else the pipeline reads it, as configured
+                given["unet"] = UNet2DConditionModel.from_single_file(
+                    str(path), subfolder="unet", in_channels=channels, **how
+                )
+            pipe: Any = model.pipeline_class.from_single_file(str(path), **how, **given)
     except Exception as error:  # whatever the conversion stumbles over: the file is not what it seems
         if memory_ran_out(error):
             raise OutOfMemory(str(path)) from error

@@ -16,7 +16,11 @@ def test_latents_may_have_any_number_of_channels() -> None:
     assert family_of({}, UNET | {"in_channels": 8, "out_channels": 8}, "storybook") == "sd1"
 
 
-@pytest.mark.parametrize(("channels", "kind"), [(9, "inpainting"), (8, "editing"), (7, "upscaler")])
+def test_a_mask_and_a_masked_picture_make_an_inpainting_model_of_the_same_family() -> None:
+    assert family_of({}, UNET | {"in_channels": 9}, "somewhere") == "sd1"
+
+
+@pytest.mark.parametrize(("channels", "kind"), [(8, "editing"), (7, "upscaler"), (5, "depth")])
 def test_a_unet_that_takes_more_than_latents_is_refused(channels: int, kind: str) -> None:
     with pytest.raises(ModelError, match=f"{kind}.*takes {channels} channels, not 4"):
         family_of({}, UNET | {"in_channels": channels}, "somewhere")

@@ -87,8 +87,8 @@ def _strange_part(folder: Path) -> None:
     change(folder / "model_index.json", controlnet=["diffusers", "ControlNetModel"])
 
 
-def _inpainting(folder: Path) -> None:
-    change(folder / "unet" / "config.json", in_channels=9)
+def _editing(folder: Path) -> None:
+    change(folder / "unet" / "config.json", in_channels=8)
 
 
 def _refiner(folder: Path) -> None:
@@ -177,7 +177,7 @@ def _unknown_scheduler(folder: Path) -> None:
         (_checkpoint_inside, r"--model .*thing\.safetensors"),
         (_no_unet, "A FluxPipeline has no UNet"),
         (_strange_part, "unknown part 'controlnet'"),
-        (_inpainting, "an inpainting model"),
+        (_editing, "an editing model"),
         (_refiner, "refiner"),
         (_unclip, "unCLIP"),
         (_no_vae, "missing"),

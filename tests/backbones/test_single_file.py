@@ -10,7 +10,13 @@ import torch
 from safetensors.torch import save_file
 
 from finetune.backbones import Backbone, load_backbone
-from finetune.backbones.checkpoint import Header, read_header, stated_prediction
+from finetune.backbones.checkpoint import (
+    Header,
+    family_of_checkpoint,
+    input_channels,
+    read_header,
+    stated_prediction,
+)
 from finetune.backbones.folder import load_folder
 from finetune.backbones.known import FAMILIES
 from finetune.backbones.original import original_state
@@ -47,8 +53,9 @@ def read(file: Path, folder: Path, family: Family, **settings: Any) -> Backbone:
     """Loads a tiny checkpoint as `load_single_file` would a published one."""
     section = ModelSection(name=str(file), **settings)
     tokenizers = load_folder(folder, section).tokenizers
-    backbone = convert(file, family, folder, tokenizers, section.name)
-    settle_prediction(backbone, file, read_header(file, allow_pickle=True), section)
+    header = read_header(file, allow_pickle=True)
+    backbone = convert(file, family, folder, tokenizers, section.name, input_channels(header))
+    settle_prediction(backbone, file, header, section)
     return backbone
 
 
@@ -67,6 +74,33 @@ def test_every_weight_arrives(
         assert not any(p.requires_grad for p in ours.parameters())
     assert loaded.fingerprint_text() == backbone.fingerprint_text()
     assert loaded.fingerprint_vae() == backbone.fingerprint_vae()
+
+
+def test_an_inpainting_checkpoint_answers_as_its_folder_does(
+    inpainting: Backbone, tiny_folder: Path, family: Family, tmp_path: Path
+) -> None:
+    file = tmp_path / "inpainting.safetensors"
+    save_file(original_state(inpainting), file)
+    # The configurations are those of the text-to-image model, as the published ones are.
+    single = read(file, tiny_folder, family)
+    assert single.inpaints and single.unet.config.in_channels == 9
+    noisy, conditioning = torch.randn(2, 4, 8, 8), inpainting.conditioning(["a cat", "a dog"])
+    answers = [model.predict(noisy, torch.tensor([5, 900]), conditioning) for model in (single, inpainting)]
+    torch.testing.assert_close(*answers)
+
+
+@pytest.mark.parametrize(
+    ("key", "family"),
+    [
+        ("cond_stage_model.transformer.text_model.final_layer_norm.weight", "sd1"),
+        ("cond_stage_model.model.ln_final.weight", "sd2"),
+        ("conditioner.embedders.1.model.ln_final.weight", "sdxl"),
+    ],
+)
+def test_nine_channels_are_recognised_before_the_weights_are_read(key: str, family: str) -> None:
+    first = "model.diffusion_model.input_blocks.0.0.weight"
+    header = Header({first: (320, 9, 3, 3), key: (4,)}, {})
+    assert (family_of_checkpoint(header, "file"), input_channels(header)) == (family, 9)
 
 
 def test_the_pickle_needs_permission(tmp_path: Path) -> None:
@@ -168,7 +202,7 @@ def test_what_the_unet_answers_tells_its_kind(backbone: Backbone, answer: float,
         ({"first_stage_model.encoder.conv_in.weight": (4, 4)}, "a VAE"),
         ({"down_blocks.0.resnets.0.conv1.weight": (4, 4)}, "one part"),
         ({"some.other.thing": (4,)}, "no Stable Diffusion"),
-        ({"model.diffusion_model.input_blocks.0.0.weight": (4, 9, 3, 3)}, "inpainting"),
+        ({"model.diffusion_model.input_blocks.0.0.weight": (4, 8, 3, 3)}, "an editing model"),
         ({"model.diffusion_model.input_blocks.0.0.weight": (4, 4, 3, 3)}, "no text encoder"),
         (
             {

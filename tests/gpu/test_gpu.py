@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -163,3 +164,20 @@ def test_frozen_encoders_leave_the_gpu(tiny_models: dict[str, Path], pictures: P
     this.backbone.free_encoders()
     assert torch.cuda.memory_allocated() < before
     assert {p.device.type for p in this.backbone.vae.parameters()} == {"cpu"}
+
+
+def test_an_inpainting_unet_sees_the_same_bits_wherever_the_vae_waits(
+    inpainting_models: dict[str, Path],
+) -> None:
+    seen: list[torch.Tensor] = []
+    for freed in (False, True):
+        backbone = load_backbone(ModelSection(name=str(inpainting_models["sd1"]))).to("cuda")
+        told = backbone.conditioning(["a cat"])
+        told = replace(told, hidden=backbone.encode_text(backbone.tokenize(["a cat"]))[0])
+        if freed:
+            backbone.free_encoders()
+        home = next(backbone.vae.parameters()).device
+        backbone.unet.conv_in.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+        backbone.predict(torch.zeros(1, 4, 8, 8, device="cuda"), torch.tensor([5], device="cuda"), told)
+        assert next(backbone.vae.parameters()).device == home
+    assert torch.equal(*seen)
