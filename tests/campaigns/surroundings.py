@@ -108,6 +108,16 @@ def signals(self: Attacks, folder: Path, draw: random.Random) -> str | None:
     return failure or again.unexpected(0) or (self.like_straight(folder) if ended.code else None)
 
 
+# How libraries end a process that has no memory left, without an exception that could be caught.
+_BEYOND_CATCHING = (
+    (-signal.SIGABRT, "memory allocation of"),  # Rust
+    (-signal.SIGABRT, "Fatal glibc error"),
+    (127, "cannot allocate memory for thread-local data"),  # glibc
+    # Python waits forever for a thread that could not begin (`Thread.start`); the child was killed.
+    (-signal.SIGKILL, "Exception ignored in thread started by"),
+)
+
+
 def memory(self: Attacks, folder: Path, draw: random.Random) -> str | None:
     """Too little memory."""
     with open("/proc/self/statm") as file:
@@ -118,8 +128,8 @@ def memory(self: Attacks, folder: Path, draw: random.Random) -> str | None:
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
     ended = self.run("lora", folder, before=limit)
-    if ended.code == -signal.SIGABRT and "memory allocation of" in ended.err:
-        return None  # a library in Rust, which prints this and aborts; it cannot be caught
+    if any(ended.code == code and words in ended.err for code, words in _BEYOND_CATCHING):
+        return None
     return ended.unexpected(0, 2) or (self.places(ended) if ended.code else None)
 
 
