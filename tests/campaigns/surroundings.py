@@ -84,14 +84,21 @@ def odd_place(self: Attacks, folder: Path, draw: random.Random) -> str | None:
     return failure or (f"left behind: {tree(folder)}" if set(tree(folder)) != {"afile"} else None)
 
 
-def streams(self: Attacks, folder: Path, draw: random.Random) -> str | None:
-    """Standard streams that are closed, full or have no reader."""
-    before = draw.choice((
-        _streams(out=None), _streams(err=None), _streams(out=None, err=None), _streams(out="/dev/full"),
-        _streams(out="/dev/full", err="/dev/full"), _no_reader,
-    ))  # fmt: skip
-    ended = self.run("lora", folder, before=before)
-    return ended.unexpected(0) or self.like_straight(folder)
+def streams(before: Before) -> Fault:
+    """The attack of a run with other standard streams."""
+
+    def attack(self: Attacks, folder: Path, draw: random.Random) -> str | None:
+        """Standard streams that are closed, full or have no reader."""
+        ended = self.run("lora", folder, before=before)
+        return ended.unexpected(0) or self.like_straight(folder)
+
+    return attack
+
+
+STREAMS = (
+    _streams(out=None), _streams(err=None), _streams(out=None, err=None), _streams(out="/dev/full"),
+    _streams(out="/dev/full", err="/dev/full"), _no_reader,
+)  # fmt: skip
 
 
 def signals(self: Attacks, folder: Path, draw: random.Random) -> str | None:
@@ -133,15 +140,17 @@ def memory(self: Attacks, folder: Path, draw: random.Random) -> str | None:
     return ended.unexpected(0, 2) or (self.places(ended) if ended.code else None)
 
 
-FAULTS: tuple[Fault, ...] = (full_disk, full_disk_in_sample, odd_place, streams, signals, memory)
+FAULTS: tuple[Fault, ...] = (
+    full_disk, full_disk_in_sample, odd_place, signals, memory, *map(streams, STREAMS)
+)  # fmt: skip
 
 
 class Attacks(Campaign):
     """Each attack runs one command in failing surroundings."""
 
     name: ClassVar[str] = "surroundings"
-    small: ClassVar[int] = 6
-    large: ClassVar[int] = 40
+    small: ClassVar[int] = len(FAULTS)
+    large: ClassVar[int] = 66
 
     def __init__(self, place: Path) -> None:
         super().__init__(place)

@@ -14,6 +14,7 @@ from tests.campaigns.__main__ import CAMPAIGNS
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CAMPAIGNS)
 def test_a_few_attacks_do_no_harm(name: str, tmp_path: Path) -> None:
     # In its own process, since the attacks fork it.

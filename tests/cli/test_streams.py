@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune.cli import main
 from finetune.cli.streams import LONGEST, printable
 from tests.conftest import draw_pictures
 
@@ -32,12 +33,10 @@ def finetune(arguments: str, folder: Path, redirect: str = "", **environment: st
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(
-    "redirect", [">&-", "2>&-", ">&- 2>&-", ">/dev/full 2>/dev/full", "2>&1 | head -n 1"]
-)
-def test_a_run_goes_on_without_its_terminal(tmp_path: Path, redirect: str) -> None:
+def test_a_run_goes_on_without_its_terminal(tmp_path: Path) -> None:
+    # Streams that are full, have no reader or close later: `python -m tests.campaigns surroundings`.
     draw_pictures(tmp_path)
-    code, _, err = finetune(f"lora --instance-dir mycat {SMALL}", tmp_path, redirect)
+    code, _, err = finetune(f"lora --instance-dir mycat {SMALL}", tmp_path, ">&- 2>&-")
     assert code == 0, err
     assert (tmp_path / "runs/mycat-lora/mycat-lora.safetensors").is_file()
 
@@ -112,12 +111,14 @@ def test_names_and_captions_cannot_write_to_the_terminal(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "command", [f"lora --instance-dir mycat {SMALL} --output-dir", "sample cat --steps 1 --output-dir"]
 )
-def test_a_place_that_cannot_be_written_is_told_at_once(tmp_path: Path, command: str) -> None:
-    draw_pictures(tmp_path)
-    (tmp_path / "afile").touch()
-    code, out, err = finetune(f"{command} afile/sub", tmp_path)
-    assert code == 2
-    assert "where:" in err
-    assert "fix:" in err
-    assert "Training" not in out
-    assert "Model:" not in out  # before the model is loaded
+def test_a_place_that_cannot_be_written_is_told_at_once(
+    here: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_pictures(here)
+    (here / "afile").touch()
+    assert main([*shlex.split(command), "afile/sub"]) == 2
+    said = capsys.readouterr()
+    assert "where:" in said.err
+    assert "fix:" in said.err
+    assert "Training" not in said.out
+    assert "Model:" not in said.out  # before the model is loaded
