@@ -21,8 +21,10 @@ for library in (diffusers_logging, transformers_logging):
     library.set_verbosity_error()
     library.disable_progress_bar()
 
-# A shell starts background jobs with SIGINT ignored, which child processes inherit; some tests send it.
+# A shell starts background jobs with SIGINT ignored, and nohup all with SIGHUP, which child processes
+# inherit; some tests send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
