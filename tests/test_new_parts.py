@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from finetune.adapters import LayerWeights, LowRank
-from finetune.adapters.algorithms.lora import whole
+from finetune.adapters.algorithms.lora import as_full_rank
 from finetune.adapters.matrices import Shape, full_rank
 from finetune.adapters.updates import Update
 from finetune.adapters.weights import Row, Strength
@@ -65,7 +65,7 @@ class Spectrum(LayerWeights):
         return full_rank(self.shape)
 
     def low_rank(self) -> LowRank:
-        return whole(self.delta())
+        return as_full_rank(self.delta())
 
     def delta(self) -> Tensor:
         places = torch.randperm(self.shape[0] * self.shape[1], generator=torch.Generator().manual_seed(SEED))[

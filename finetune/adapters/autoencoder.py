@@ -43,5 +43,5 @@ class Autoencoding(nn.Module):
         """Nothing is drawn inside the model."""
 
     def enable_gradient_checkpointing(self) -> None:
-        """Computes activations anew in the backward pass."""
+        """Recomputes activations in the backward pass."""
         self.vae.enable_gradient_checkpointing()

@@ -1,4 +1,4 @@
-"""What is trained, seen from the trainer: parameters, a prediction and a state."""
+"""What is trained, as the trainer sees it: parameters, a prediction and a state."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class ParameterGroup:
 
 
 class Adapter(nn.Module, ABC):
-    """Attaches to a backbone, lists what is trained, predicts, and gives its state.
+    """Attaches to a backbone, lists what is trained, predicts, and returns its state.
 
-    The frozen weights keep the backbone's dtype; the trained parameters are always fp32. The parts
-    that take part in training are submodules (so `to`, `train` and distributed wrappers reach
-    them); the backbone itself is not one.
+    The frozen weights keep the backbone's dtype; the trained parameters are always fp32. The modules
+    used in training are submodules (so `to`, `train` and distributed wrappers reach them); the
+    backbone itself is not.
 
     Args:
         backbone: The pretrained model. It is changed in place, so that its pipeline shows what has
@@ -63,7 +63,7 @@ class Adapter(nn.Module, ABC):
         """
 
     def forward(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """What the UNet predicts (noise or velocity, as the model was made).
+        """What the UNet predicts (noise or velocity, depending on the model).
 
         Args:
             noisy_latents: `[B, C, h, w]` scaled latents with noise.
@@ -74,8 +74,8 @@ class Adapter(nn.Module, ABC):
             `[B, C, h, w]`.
 
         Raises:
-            ValueError: If the text encoders are trained but `conditioning` holds finished
-                embeddings, through which no gradient could reach them.
+            ValueError: If the text encoders are trained but `conditioning` holds precomputed
+                embeddings, through which no gradient reaches them.
         """
         if self.trains_text and conditioning.hidden is not None:
             raise ValueError("the text encoders are trained: conditioning must carry tokens, not embeddings")
@@ -96,14 +96,14 @@ class Adapter(nn.Module, ABC):
     def predict_untrained(
         self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning
     ) -> Tensor:
-        """What `forward` gave before training, in the precision that training runs it in."""
+        """What `forward` returned before training, in the precision used for training."""
         dtype = self.backbone.dtype
         mixed = torch.autocast(noisy_latents.device.type, dtype, enabled=dtype != torch.float32)
         with self.switched_off(), mixed:
             return self.backbone.predict(noisy_latents, timesteps, conditioning)
 
     def groups(self) -> list[ParameterGroup]:
-        """The trained parameters: of the UNet, of the text encoders, of new words, where there are any."""
+        """The trained parameters of the UNet, the text encoders and new words; empty groups are left out."""
         named: dict[str, list[tuple[str, nn.Parameter]]] = {"unet": [], "text_encoder": [], "embedding": []}
         for name, parameter in self.trained().items():
             root = name.partition(".")[0]
@@ -122,7 +122,7 @@ class Adapter(nn.Module, ABC):
         """Copies `state` into the trained parameters.
 
         Raises:
-            WeightsError: If a name is missing, unknown or has another shape; nothing is changed then.
+            WeightsError: For missing or unexpected keys or a shape mismatch; nothing is changed then.
         """
         own = self.trained()
         check_state(own, state)
@@ -130,7 +130,7 @@ class Adapter(nn.Module, ABC):
             parameter.copy_(state[name])
 
     def set_samples(self, numbers: Sequence[int], seed: int) -> None:
-        """Tells which samples the next forward pass holds, for draws inside the model (P1).
+        """Sets which samples the next forward pass holds, for draws inside the model (P1).
 
         Args:
             numbers: The global sample number of each row.
@@ -138,10 +138,10 @@ class Adapter(nn.Module, ABC):
         """
 
     def enable_gradient_checkpointing(self) -> None:
-        """Computes activations anew in the backward pass: slower, far less memory."""
+        """Recomputes activations in the backward pass: slower, far less memory."""
         self.unet.enable_gradient_checkpointing()  # type: ignore[operator]
         for encoder in self.text_encoders:
-            # Re-entrant checkpointing would drop the gradients, since the embedded tokens need none.
+            # Re-entrant checkpointing would drop the gradients, since the token embeddings require none.
             # transformers is renaming the method.
             enable = getattr(
                 encoder, "activation_checkpointing_enable", encoder.gradient_checkpointing_enable
@@ -151,7 +151,7 @@ class Adapter(nn.Module, ABC):
     def train(self: AdapterT, mode: bool = True) -> AdapterT:
         """Switches to training, except for dropout of the pretrained model.
 
-        Published models have it at 0; were it not, it would draw from the global generator (P1).
+        Published models set it to 0; otherwise it would draw from the global generator (P1).
         """
         super().train(mode)
         for module in self.modules():
@@ -168,12 +168,12 @@ def check_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         state: What was read.
 
     Raises:
-        WeightsError: Naming the first few tensors that do not fit and how many there are.
+        WeightsError: Naming the first few tensors that do not fit, and how many more there are.
     """
     faults = [f"{name} is missing" for name in own if name not in state]
-    faults += [f"{name} is unknown" for name in state if name not in own]
+    faults += [f"{name} is unexpected" for name in state if name not in own]
     faults += [
-        f"{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        f"{name} has the shape {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]

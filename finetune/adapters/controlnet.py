@@ -6,7 +6,6 @@ with a rank, only low-rank updates of the copy are trained (Control-LoRA, stabil
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from finetune.adapters import peft_inside
 from finetune.adapters.algorithms.lora import LowRankUpdate
 from finetune.adapters.base import Adapter, ParameterGroup, check_state
 from finetune.adapters.inject import LayerSize, adaptable, inject
+from finetune.adapters.matrices import full_rank
 from finetune.backbones.controlnet import new_branch, read_branch
 from finetune.config import ControlNetSection
 from finetune.diffusion.batch import Conditioning
@@ -34,11 +34,12 @@ class ControlNet(Adapter):
 
     Args:
         backbone: The pretrained model.
-        section: A new branch or an existing one, and all of its weights or updates of a rank.
-        seed: Of the drawn initial weights, which depend on nothing else.
+        section: Whether the branch is new or an existing one, and whether all of it or low-rank updates
+            are trained.
+        seed: Seed of the initial weights, which depend on nothing else.
 
     Raises:
-        WeightsError: If the ControlNet to go on with cannot be read or was made for another model.
+        WeightsError: If the ControlNet to start from cannot be read or was made for another model.
     """
 
     def __init__(self, backbone: Backbone, section: ControlNetSection, seed: int = 0) -> None:
@@ -62,18 +63,18 @@ class ControlNet(Adapter):
             # The first convolution stays as it is, as in `targets.CONVOLUTIONS`.
             if not name.startswith(_ZEROS_AND_EMBEDDING) and name != "conv_in"
         }
-        # No matrix has more rank than it has rows or columns. Alpha is the rank: files know no other scale.
-        ranks = {name: min(rank, *_matrix(layer)) for name, layer in layers.items()}
-        sizes = {name: LayerSize(r, r) for name, r in ranks.items()}
+        shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}  # type: ignore[arg-type]
+        ranks = {name: min(rank, full_rank(shape)) for name, shape in shapes.items()}
+        sizes = {name: LayerSize(r, r) for name, r in ranks.items()}  # files have no alpha
         updates = inject(self.branch, sizes, "default", LowRankUpdate)
         for name, update in updates.items():
             update.start(seed, ROOT + name)
         return updates
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The branch's weights by diffusers' names behind "controlnet.".
+        """The branch's weights, named "controlnet." plus diffusers' names.
 
-        With a rank there are the updates instead of the copied weights.
+        With a rank, the updates take the place of the copied weights.
         """
         own: dict[str, nn.Parameter] = dict(self.branch.named_parameters())
         if self._updates:
@@ -83,7 +84,7 @@ class ControlNet(Adapter):
         return {ROOT + name: parameter for name, parameter in own.items()}
 
     def groups(self) -> list[ParameterGroup]:
-        """All of it, as one group of its own."""
+        """All trained parameters, as one group."""
         return [ParameterGroup("controlnet", tuple(self.trained().items()))]
 
     def forward(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
@@ -100,57 +101,44 @@ class ControlNet(Adapter):
         return self.backbone.predict(noisy_latents, timesteps, conditioning, self.branch)
 
     def switched_off(self) -> AbstractContextManager[None]:
-        """The model itself is as it was: nothing has to be switched."""
+        """Does nothing: the model itself is unchanged."""
         return nullcontext()
 
     def enable_gradient_checkpointing(self) -> None:
-        """Computes activations anew in the backward pass: those of the branch, and of the UNet's decoder."""
+        """Recomputes activations of the branch and of the UNet's decoder in the backward pass."""
         super().enable_gradient_checkpointing()
         self.branch.enable_gradient_checkpointing()
 
     def weights(self, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """The branch as plain weights, updates added: fp32, on the CPU, by diffusers' names.
+        """The branch as plain weights, updates merged: fp32, on the CPU, by diffusers' names.
 
         Args:
-            state: Another state of this adapter (an average, a checkpoint) instead of the present one.
+            state: Another state of this adapter (an average, a checkpoint) instead of the current one.
 
         Raises:
-            WeightsError: If `state` is not one of this adapter.
+            WeightsError: If `state` does not fit this adapter.
         """
         state = self.state() if state is None else state
         check_state(self.trained(), state)
         plain = {name.removeprefix(ROOT): tensor for name, tensor in state.items()}
         if not self._updates:
             return plain
-        merged: dict[str, Tensor] = {}
-        for name, weight in self._base().items():
-            layer = name.removesuffix(".weight")
-            merged[name] = weight
-            if f"{layer}.lora_A.weight" in plain:
-                down, up = plain[f"{layer}.lora_A.weight"], plain[f"{layer}.lora_B.weight"]
-                merged[name] = weight + (up.flatten(1) @ down.flatten(1)).view_as(weight)
-        return merged | {n: t for n, t in plain.items() if n.startswith(_ZEROS_AND_EMBEDDING)}
-
-    def _base(self) -> dict[str, Tensor]:
-        """All weights but the updates, fp32 on the CPU, by the names they have without them."""
-        return {
+        merged = {
             name: parameter.detach().to("cpu", torch.float32)
             for name, parameter in peft_inside.without_peft(self.branch).items()
         }
+        for layer in self._updates:
+            weight = merged[f"{layer}.weight"]
+            down, up = plain[f"{layer}.lora_A.weight"], plain[f"{layer}.lora_B.weight"]
+            merged[f"{layer}.weight"] = weight + (up.flatten(1) @ down.flatten(1)).view_as(weight)
+        return merged | {n: t for n, t in plain.items() if n.startswith(_ZEROS_AND_EMBEDDING)}
 
     def updates(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Up `[out, rank]` and down `[rank, in]` of each layer, fp32 on the CPU; empty without a rank.
 
-        Those of convolutions have the kernel's dimensions too.
+        Those of convolutions also have the kernel's dimensions.
         """
         return {
             name: (update.up.detach().float().cpu(), update.down.detach().float().cpu())
             for name, update in self._updates.items()
         }
-
-
-def _matrix(layer: nn.Module) -> tuple[int, int]:
-    """Rows and columns of a layer's weight as a matrix."""
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    return weight.shape[0], math.prod(weight.shape[1:])

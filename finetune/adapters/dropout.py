@@ -19,12 +19,12 @@ class Samples:
     seed: int = 0
 
     def set(self, numbers: Sequence[int], seed: int) -> None:
-        """Remembers the sample number of each row and the run's seed."""
+        """Sets the sample number of each row and the run's seed."""
         self.numbers, self.seed = tuple(numbers), seed
 
 
 class SampleDropout(nn.Module):
-    """Dropout (Srivastava et al. 2014) with the mask of a row drawn from (seed, sample number, layer).
+    """Dropout (Srivastava et al. 2014); each row's mask is drawn from (seed, sample number, layer).
 
     The mask is drawn on the input's device, where large ones are cheap; CPU and GPU therefore draw
     different masks, as they round differently too.
@@ -32,7 +32,7 @@ class SampleDropout(nn.Module):
     Args:
         p: Share of values set to zero, in [0, 1); the others are scaled by 1/(1-p).
         layer: The layer's name, which separates the draws of different layers.
-        samples: Told by the adapter before each forward pass.
+        samples: Set by the adapter before each forward pass.
     """
 
     def __init__(self, p: float, layer: str, samples: Samples) -> None:

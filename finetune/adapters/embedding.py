@@ -22,12 +22,12 @@ GROUP = "embedding"
 
 
 class LearnedEmbedding(nn.Module):
-    """A frozen table of token embeddings with a few trained fp32 rows behind it.
+    """A frozen table of token embeddings followed by a few trained fp32 rows.
 
     Args:
-        known: The table as it was; not touched, so that no optimizer can move or decay its rows.
+        known: The pretrained table; left alone, so that no optimizer can move or decay its rows.
         first: The id of the first new row.
-        rows: `[n, D]`, where the new rows start.
+        rows: `[n, D]`, the new rows' initial values.
     """
 
     def __init__(self, known: nn.Module, first: int, rows: Tensor) -> None:
@@ -38,7 +38,7 @@ class LearnedEmbedding(nn.Module):
         self.register_buffer("start", self.new.detach().clone(), persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Token ids `[B, T]` to embeddings `[B, T, D]` in the dtype of the known ones."""
+        """Token ids `[B, T]` to embeddings `[B, T, D]` in the dtype of the pretrained ones."""
         known: Tensor = self.known(ids.clamp(max=self.first - 1))
         table = self.start if self.off else self.new
         new = F.embedding((ids - self.first).clamp(min=0), table).to(known.dtype)  # type: ignore[arg-type]
@@ -50,10 +50,10 @@ class NewWord:
 
     Args:
         backbone: Changed in place.
-        word: The word as it starts.
+        word: The word with its initial embeddings.
 
     Raises:
-        ConfigError: If the model knows the word already; nothing is changed then.
+        ConfigError: If the model already knows the word; nothing is changed then.
     """
 
     def __init__(self, backbone: Backbone, word: Word) -> None:
@@ -68,21 +68,21 @@ class NewWord:
         return {f"{GROUP}.{root}": table.new for root, table in self._tables.items()}
 
     def requires_grad_(self, trains: bool) -> None:
-        """Whether the new rows are trained."""
+        """Sets whether the new rows are trained."""
         for table in self._tables.values():
             table.new.requires_grad_(trains)
 
     def switch(self, on: bool) -> None:
-        """Takes the rows as they are, or as they were at first."""
+        """Uses the learned rows, or the initial ones."""
         for table in self._tables.values():
             table.off = not on
 
     def value(self, state: Mapping[str, Tensor]) -> Word:
-        """The word with the rows of a state of the adapter."""
+        """The word with the rows in `state`."""
         return Word(self._text, tuple(state[name] for name in self.trained()))
 
     def detach(self) -> None:
-        """Takes the word off the backbone."""
+        """Removes the word from the backbone."""
         self._added.remove()
 
 
@@ -90,12 +90,12 @@ class TextualInversion(Adapter):
     """Trains the embeddings of a new word and nothing else.
 
     Args:
-        backbone: The pretrained model, in any dtype; it learns the word.
-        section: The word and how it starts; its placeholder must be set.
-        seed: Of a drawn start.
+        backbone: The pretrained model, in any dtype; the word is added to it.
+        section: The word and its initializer; its placeholder must be set.
+        seed: Seed of random initial embeddings.
 
     Raises:
-        ConfigError: If the word cannot be a new one or the start does not fit it; nothing is changed then.
+        ConfigError: If the word is not new or the initializer does not fit it; nothing is changed then.
     """
 
     def __init__(self, backbone: Backbone, section: EmbeddingSection, seed: int = 0) -> None:
@@ -114,7 +114,7 @@ class TextualInversion(Adapter):
 
     @contextmanager
     def switched_off(self) -> Iterator[None]:
-        """Inside, the word means what it meant at first."""
+        """Inside, the word has its initial embeddings."""
         self._word.switch(False)
         try:
             yield
@@ -125,17 +125,17 @@ class TextualInversion(Adapter):
         """What has been learned, as plain values for the file formats.
 
         Args:
-            state: Another state of this adapter (an average, a checkpoint) instead of the present one.
+            state: Another state of this adapter (an average, a checkpoint) instead of the current one.
 
         Raises:
-            WeightsError: If `state` is not one of this adapter.
+            WeightsError: If `state` does not fit this adapter.
         """
         state = self.state() if state is None else state
         check_state(self.trained(), state)
         return self._word.value(state)
 
     def detach(self) -> None:
-        """Takes the word off: the backbone is then, to the bit, what it was before."""
+        """Removes the word: the backbone is then, to the bit, what it was before."""
         self._word.detach()
 
 

@@ -1,4 +1,4 @@
-"""All weights: the UNet and, if wanted, the text encoders."""
+"""All weights: the UNet and optionally the text encoders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Full(Adapter):
     """Trains every weight of the UNet, and of the text encoders if the section says so.
 
     Args:
-        backbone: The pretrained model; its trained parts are turned to fp32.
+        backbone: The pretrained model; its trained parts are converted to fp32.
         section: What is trained.
     """
 
@@ -27,7 +27,7 @@ class Full(Adapter):
             part.float().requires_grad_(True)
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """Every parameter of the trained parts, named as in their own state dict behind the part."""
+        """Every parameter of the trained parts, named by the part plus its name in the part's state dict."""
         return {
             f"{root}.{name}": parameter
             for root, part in self._parts().items()

@@ -34,7 +34,7 @@ def inject(
 
     The new parameters are trainable and fp32, whatever the layers' dtype, and on the layers' device.
     Their values are PEFT's; the global random state is left as found. Adapters that are already there
-    go on acting as before.
+    keep acting as before.
 
     Args:
         module: A UNet or a text encoder.
@@ -54,19 +54,19 @@ def inject(
     }
     config = kind.settings(
         common.rank,
-        common.alpha,  # PEFT says int and computes with floats
+        common.alpha,  # annotated as int, but PEFT computes with floats
         rank_pattern={layer: size.rank for layer, size in others.items()},
         alpha_pattern={layer: size.alpha for layer, size in others.items()},
         target_modules=list(sizes),
         **settings,
     )
-    # PEFT lets only the newest adapter act and be trained, so what was before is noted and restored.
+    # PEFT makes only the newest adapter active and trainable, so the state before is kept and restored.
     active = {layer: list(layer.active_adapters) for layer in _tuned_layers(module)}
     trained = {p: p.requires_grad for p in module.parameters()}
-    with torch.random.fork_rng(devices=[]), peft_inside.several_are_meant():
+    with torch.random.fork_rng(devices=[]), peft_inside.no_second_adapter_warning():
         inject_adapter_in_model(config, module, name)
     for layer in _tuned_layers(module):
-        peft_inside.choose(layer, [*active.get(layer, []), name])
+        peft_inside.activate(layer, [*active.get(layer, []), name])
     for parameter, trains in trained.items():
         parameter.requires_grad_(trains)
     updates = {layer: kind(module.get_submodule(layer), name, size.rank) for layer, size in sizes.items()}
@@ -78,12 +78,12 @@ def inject(
 def adaptable(module: nn.Module) -> dict[str, nn.Module]:
     """The linear and convolution layers of `module` by name, looking through PEFT's layers around them."""
     found: dict[str, nn.Module] = {}
-    inside: list[str] = []  # what lies in one of PEFT's layers is no layer of the model
+    inside = None  # the prefix of what is inside one of PEFT's layers, and so is not a layer of the model
     for name, layer in module.named_modules():
-        if any(name.startswith(outer) for outer in inside[-1:]):
+        if inside is not None and name.startswith(inside):
             continue
         if isinstance(layer, BaseTunerLayer):
-            inside.append(name + ".")
+            inside = name + "."
             found[name] = layer.get_base_layer()
         elif isinstance(layer, nn.Linear | nn.Conv2d):
             found[name] = layer
@@ -91,11 +91,11 @@ def adaptable(module: nn.Module) -> dict[str, nn.Module]:
 
 
 def eject(module: nn.Module, name: str | None = None) -> None:
-    """Takes updates out of `module` and puts layers without any left back into their places.
+    """Removes updates from `module` and puts the original layers back where none is left.
 
     Args:
         module: What `inject` was called with.
-        name: The adapter to take out; all of them if None.
+        name: The adapter to remove; all of them if None.
     """
     for parent in list(module.modules()):
         for child_name, child in list(parent.named_children()):

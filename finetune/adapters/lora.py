@@ -1,9 +1,8 @@
 """LoRA and its kin: small updates of linear layers and convolutions, through PEFT.
 
-Hu et al. 2021, arXiv:2106.09685; rank-stabilised scaling arXiv:2312.03732; DoRA arXiv:2402.09353;
+Hu et al. 2021, arXiv:2106.09685; rank-stabilized scaling arXiv:2312.03732; DoRA arXiv:2402.09353;
 convolutions as in LoCon, LoHa and LoKr from LyCORIS, arXiv:2309.14859. With a placeholder, the
-embeddings of a new word are trained beside them (pivotal tuning, cloneofsimo/lora after
-arXiv:2106.05744).
+embeddings of a new word are trained too (pivotal tuning, cloneofsimo/lora after arXiv:2106.05744).
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ class LoRA(Adapter):
     Args:
         backbone: The pretrained model, in any dtype; its layers are wrapped in place.
         section: Which layers, and how.
-        seed: Of the initial weights, which depend on nothing else.
+        seed: Seed of the initial weights, which depend on nothing else.
 
     Raises:
-        ConfigError: If `section` names layers or blocks that the model has not, or a word that it knows
-            already; nothing is changed then.
+        ConfigError: If `section` names layers or blocks that the model does not have, or a word that it
+            already knows; nothing is changed then.
     """
 
     def __init__(self, backbone: Backbone, section: LoRASection, seed: int = 0) -> None:
@@ -83,7 +82,7 @@ class LoRA(Adapter):
         return named | (self._word.trained() if self._word is not None else {})
 
     def set_samples(self, numbers: Sequence[int], seed: int) -> None:
-        """Tells which samples the next forward pass holds; dropout masks are drawn from them."""
+        """Sets which samples the next forward pass holds; dropout masks are drawn from them."""
         self._samples.set(numbers, seed)
 
     @contextmanager
@@ -102,10 +101,10 @@ class LoRA(Adapter):
         """What has been learned, as plain values for the file formats.
 
         Args:
-            state: Another state of this adapter (an average, a checkpoint) instead of the present one.
+            state: Another state of this adapter (an average, a checkpoint) instead of the current one.
 
         Raises:
-            WeightsError: If `state` is not one of this adapter.
+            WeightsError: If `state` does not fit this adapter.
         """
         if state is None:
             state = self.state()
@@ -115,7 +114,7 @@ class LoRA(Adapter):
         for key, update in self._updates.items():
             size, name = self._sizes[key], ".".join(key)
             values = {kind: state[f"{name}.{kind}"] for kind in update.parameters()}
-            # Files know only alpha/rank: alpha/√rank becomes an alpha √rank times as large.
+            # Files know only alpha/rank, so rsLoRA's alpha is multiplied by √rank.
             alpha = size.alpha * math.sqrt(size.rank) if self.section.rslora else size.alpha
             layers[key] = update.weights(values, alpha)
         return LoRAWeights(layers)
@@ -130,20 +129,20 @@ class LoRA(Adapter):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Adds the updates to the base weights (kept aside for `unmerge`); the layers are then plain ones."""
+        """Adds the updates to the base weights (kept for `unmerge`); the layers then act as plain ones."""
         for key, update in self._updates.items():
             if key not in self._base:
                 self._base[key] = update.merge()
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Restores the base weights to the bit; the updates act beside them again."""
+        """Restores the base weights to the bit; the updates are then separate again."""
         for key, weight in self._base.items():
             self._updates[key].restore(weight)
         self._base.clear()
 
     def detach(self) -> None:
-        """Takes the updates off: the backbone is then, to the bit, what it was before."""
+        """Removes the updates: the backbone is then, to the bit, what it was before."""
         self.unmerge()
         for module in self._parts.values():
             eject(module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -16,12 +17,12 @@ def full_rank(shape: Shape) -> int:
 
 
 def product(factor: tuple[Tensor, ...]) -> Tensor:
-    """A matrix that is given whole, or as two whose product it is."""
+    """A matrix that is given whole or as a product of two."""
     return factor[0].flatten(1) if len(factor) == 1 else factor[0] @ factor[1].flatten(1)
 
 
 def factored(factor: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """A matrix as a product through its smallest side."""
+    """A matrix as a product `[rows, k]` times `[k, columns]`, with `k` at most its smaller side."""
     matrix = product(factor)
     if len(factor) == 2 and factor[1].shape[0] <= min(matrix.shape):
         return factor[0], factor[1].flatten(1)
@@ -31,22 +32,25 @@ def factored(factor: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     return matrix, torch.eye(columns)
 
 
-def tucker(a: Tensor, b: Tensor, core: Tensor | None) -> tuple[Tensor, Tensor]:
-    """A product as `[out, rank]` and `[rank, in · kh · kw]`.
+def tucker(row: Mapping[str, Tensor], name: str, core: str) -> tuple[Tensor, Tensor]:
+    """The product of a file's tensors `{name}_a` and `{name}_b`, as `[out, rank]` and `[rank, in · kh · kw]`.
 
     With a core `[rank, rank, kh, kw]` ("tucker", FedPara's proposition 3) `a` is `[rank, out]` and the
     core belongs to `b`.
 
     Raises:
-        ValueError: As `joined`.
+        ValueError: If one of the two is missing, or as `joined`.
     """
-    if core is None:
+    if missing := [role for role in (f"{name}_a", f"{name}_b") if role not in row]:
+        raise ValueError(f"{missing[0]} is missing")
+    a, b = row[f"{name}_a"], row[f"{name}_b"]
+    if core not in row:
         return a, b.flatten(1)
-    return a.T.contiguous(), joined("ijkl,jn->inkl", core, b).flatten(1)
+    return a.T.contiguous(), joined("ijkl,jn->inkl", row[core], b).flatten(1)
 
 
 def joined(rule: str, core: Tensor, matrix: Tensor) -> Tensor:
-    """A core and a matrix multiplied.
+    """The product of a core and a matrix.
 
     Args:
         rule: As `torch.einsum` takes it.

@@ -1,7 +1,7 @@
-"""What is relied on of PEFT's layers and models beyond its documented calls; nothing else touches it.
+"""All that relies on undocumented behavior of PEFT's layers and models.
 
 Checked with PEFT 0.21.2. `tests/adapters/test_peft_inside.py` says and checks what each function relies on,
-and fails where a release changes it.
+and fails if a release changes it.
 
 A layer is a `peft.tuners.tuners_utils.BaseTunerLayer` everywhere here.
 """
@@ -21,8 +21,8 @@ from torch import nn
 def parameters_of(layer: Any, adapter: str) -> dict[str, nn.Parameter]:
     """The parameters of one adapter in a layer, by PEFT's names: `lora_A`, `hada_w1_a`, `lokr_w2`, ….
 
-    Relies on `adapter_layer_names` telling the attributes that hold them, and on each of these holding,
-    by adapter, a parameter or a module with one named `weight`. PEFT has no call that gives them.
+    Relies on `adapter_layer_names` listing the attributes that hold them, and on each of these holding,
+    by adapter, a parameter or a module with one named `weight`. PEFT has no call that returns them.
 
     Args:
         layer: PEFT's layer.
@@ -34,10 +34,10 @@ def parameters_of(layer: Any, adapter: str) -> dict[str, nn.Parameter]:
 
 
 def replace_parameters(layer: Any, adapter: str, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Gives an adapter of a LoHa or LoKr layer other factors, perhaps of other names and shapes.
+    """Gives an adapter in a LoHa or LoKr layer other factors, whose names and shapes may differ.
 
-    Relies on `parameters_of`, and on the layer looking at each forward pass which factors there are, since
-    PEFT's own `update_layer` divides a layer in its own way only.
+    Relies on what `parameters_of` relies on, and on each forward pass of the layer looking up which factors
+    exist. PEFT's own `update_layer` factorizes a layer only in its own way.
 
     Args:
         layer: PEFT's layer.
@@ -53,27 +53,27 @@ def replace_parameters(layer: Any, adapter: str, parameters: Mapping[str, nn.Par
 def set_dropout(layer: Any, adapter: str, dropout: nn.Module) -> None:
     """Replaces the dropout on the input of a LoRA's matrices.
 
-    Relies on `lora_dropout` holding it by adapter, and on the layer calling it: PEFT's settings know
-    `nn.Dropout` alone, which draws from the global generator.
+    Relies on `lora_dropout` holding it by adapter, and on the layer calling it. PEFT's settings offer only
+    `nn.Dropout`, which draws from the global generator.
     """
     layer.lora_dropout[adapter] = dropout
 
 
 def switch(layer: Any, on: bool) -> None:
-    """Lets all adapters of a layer act, or none.
+    """Turns all adapters of a layer on or off.
 
-    Relies on `_disable_adapters` being all that the forward pass asks. PEFT's public `enable_adapters` sets
-    it too, but also freezes all parameters and later trains every active one; to put that right would
-    take a tenth of a millisecond for each layer, twice in every step that preserves prompts.
+    Relies on `_disable_adapters` being all that the forward pass checks. PEFT's public `enable_adapters`
+    sets it too, but also freezes all parameters and later unfreezes those of every active adapter; undoing
+    that would take 0.1 ms per layer, twice in every step that preserves prompts.
     """
     layer._disable_adapters = not on
 
 
 def without(layer: Any, adapter: str | None) -> Any:
-    """A layer without an adapter: itself, or what lies beneath if it has no other left.
+    """A layer with an adapter removed: itself, or the layer it wraps if no other adapter is left.
 
-    Relies on `base_layer` being the layer beneath, which may be one of PEFT's too (of another kind), and
-    on what `parameters_of` relies on. PEFT's `unload` knows one kind of layer, and all adapters at once.
+    Relies on `base_layer` being the wrapped layer, which may be one of PEFT's too (of another kind), and
+    on what `parameters_of` relies on. PEFT's `unload` handles one kind of layer, all adapters at once.
 
     Args:
         layer: Any layer.
@@ -90,10 +90,10 @@ def without(layer: Any, adapter: str | None) -> Any:
     return layer
 
 
-def choose(layer: Any, adapters: Collection[str]) -> None:
+def activate(layer: Any, adapters: Collection[str]) -> None:
     """Makes those of `adapters` that a layer holds its active ones, in this order.
 
-    Relies on what `parameters_of` relies on, to leave out those that lie in a layer beneath or above.
+    Relies on what `parameters_of` relies on, to leave out those of a layer that it wraps or that wraps it.
     """
     layer.set_adapter([name for name in adapters if name in _adapters_in(layer)])
 
@@ -111,9 +111,9 @@ def adapters_on(module: nn.Module) -> list[str]:
 
 
 def forget(module: nn.Module, adapter: str | None) -> None:
-    """Takes out of a module what PEFT notes there of an adapter whose layers are gone.
+    """Deletes the settings that PEFT keeps on a module for an adapter whose layers are gone.
 
-    Relies on what `adapters_on` relies on: without it, the next adapter would get a warning, or the
+    Relies on what `adapters_on` relies on. If they stayed, the next adapter would get a warning, or the
     settings of the one that is gone.
 
     Args:
@@ -130,10 +130,10 @@ def forget(module: nn.Module, adapter: str | None) -> None:
 
 
 @contextmanager
-def several_are_meant() -> Iterator[None]:
+def no_second_adapter_warning() -> Iterator[None]:
     """Inside, PEFT does not warn that a module gets a second adapter.
 
-    Relies on the words of the warning, which has no class of its own.
+    Relies on the warning's text, since it has no class of its own.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")
@@ -141,9 +141,9 @@ def several_are_meant() -> Iterator[None]:
 
 
 def without_peft(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that a module has without its LoRAs, by the names it then has for them.
+    """A module's parameters except its LoRAs', by the names they have without PEFT.
 
-    Relies on PEFT's names of parameters: `base_layer` for what lies beneath, `lora_…` for what is its own.
+    Relies on PEFT's names of parameters: `base_layer` for the wrapped layer, `lora_…` for its own.
     """
     return {
         name.replace(".base_layer", ""): parameter
@@ -153,14 +153,14 @@ def without_peft(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def by_pattern(patterns: Mapping[str, Any], layer: str, otherwise: Any) -> Any:
-    """What `rank_pattern` or `alpha_pattern` says of a layer, as PEFT itself reads it.
+    """What `rank_pattern` or `alpha_pattern` says about a layer, as PEFT itself reads it.
 
-    Relies on `get_pattern_key` of `peft.utils.other`: the rule is written down nowhere else, and files are
-    to mean here what they mean to PEFT.
+    Relies on `get_pattern_key` of `peft.utils.other`: the rule is documented nowhere, and files must mean
+    here what they mean to PEFT.
 
     Args:
         patterns: Values by pattern, from PEFT's settings.
         layer: The layer's name.
-        otherwise: The value of layers that no pattern fits.
+        otherwise: The value if no pattern matches.
     """
     return patterns.get(get_pattern_key(list(patterns), layer), otherwise)

@@ -1,4 +1,4 @@
-"""Which layers get an update and of which size, by the settings' names for them."""
+"""Which layers get an update, and of which rank and alpha."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
     "attention+ff": ATTENTION + FEED_FORWARD,
     "all": ATTENTION + FEED_FORWARD + PROJECTIONS,
 }
-# The convolutions that LoCon adapts: those of residual blocks and of the changes of size, not the
-# UNet's very first and last.
+# The convolutions that LoCon adapts: those of residual blocks and of the down- and upsamplers, not the
+# UNet's first and last.
 CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")
 TEXT_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
 TEXT_FEED_FORWARD = ("mlp.fc1", "mlp.fc2")
@@ -49,24 +49,20 @@ def chosen_sizes(backbone: Backbone, section: LoRASection) -> dict[str, dict[str
     }
     if section.block_rank:
         sizes = _by_block(sizes, backbone, section)
-    for part in ["unet", *(["text_encoder"] if section.text_encoder else [])]:
+    required = [("unet", "UNet", "Give one of its blocks a rank above 0.")]
+    if section.text_encoder:
+        required.append(("text_encoder", "text encoder", "Set adapter.text_encoder=false instead."))
+    for part, title, fix in required:
         if not any(layers for name, layers in sizes.items() if name.startswith(part)):
-            raise ConfigError(
-                "No layer of the UNet is left to adapt."
-                if part == "unet"
-                else "No layer of the text encoder is left to adapt.",
-                where="adapter.block_rank",
-                fix="Give one of its blocks a rank above 0."
-                if part == "unet"
-                else "Set adapter.text_encoder=false instead.",
-            )
+            message = f"No layer of the {title} is left to adapt."
+            raise ConfigError(message, where="adapter.block_rank", fix=fix)
     return {part: layers for part, layers in sizes.items() if layers}
 
 
 def _by_block(
     sizes: Mapping[str, Mapping[str, LayerSize]], backbone: Backbone, section: LoRASection
 ) -> dict[str, dict[str, LayerSize]]:
-    """The sizes with the ranks of `block_rank`; text layers are named with their part in front."""
+    """The sizes with the ranks of `block_rank`, where names of text layers start with their part."""
     names = {
         (part, layer): layer if part == "unet" else f"{part}.{backbone.file_name(part, layer)}"
         for part, layers in sizes.items()
@@ -83,7 +79,7 @@ def _by_block(
         size, block = sizes[part][layer], longest_prefix(name, section.block_rank)
         rank = size.rank if block is None else section.block_rank[block]
         if rank > 0:
-            # rsLoRA's alpha/√rank is made to need no other alpha for another rank.
+            # rsLoRA's alpha/√rank is designed so that alpha need not change with the rank.
             alpha = size.alpha if section.rslora else size.alpha * rank / size.rank
             changed[part][layer] = LayerSize(rank, alpha)
     return changed
@@ -110,7 +106,7 @@ def unet_sizes(unet: nn.Module, section: LoRASection) -> dict[str, LayerSize]:
         sizes |= {layer: LayerSize(section.conv_rank, alpha) for layer in _matching(unet, CONVOLUTIONS)}
     if not sizes:
         raise ConfigError(
-            "The UNet has none of the layers to adapt.", where="adapter.targets", fix="Name others."
+            "The UNet has none of the layers to adapt.", where="adapter.targets", fix="Name other layers."
         )
     return {layer: sizes[layer] for layer in adaptable(unet) if layer in sizes}
 

@@ -1,4 +1,4 @@
-"""One adapter's update of one layer, in each of the ways that PEFT has layers for."""
+"""One adapter's update of one layer, inside PEFT's layer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Update(ABC):
 
     Attributes:
         config: The class of PEFT's settings for such updates.
-        values: What is learned, as plain values.
+        values: The class of its plain values.
         alpha_name: PEFT's name for alpha.
     """
 
@@ -41,12 +41,12 @@ class Update(ABC):
 
     @classmethod
     def settings(cls, rank: int, alpha: float, **others: Any) -> Any:
-        """PEFT's settings: the usual rank and alpha, and `others` by PEFT's names."""
+        """PEFT's settings: the default rank and alpha, and `others` by PEFT's names."""
         return cls.config(**{"r": rank, cls.alpha_name: alpha}, **others)
 
     @classmethod
     def chosen(cls, section: LoRASection) -> dict[str, Any]:
-        """What a recipe's settings are to PEFT, beside rank and alpha."""
+        """The recipe's settings by PEFT's names, except rank and alpha."""
         return {}
 
     @property
@@ -60,7 +60,7 @@ class Update(ABC):
 
     @abstractmethod
     def start(self, seed: int, layer: str) -> None:
-        """PEFT's own start, which changes nothing, but drawn by name: adding a layer changes no other.
+        """Sets PEFT's initial values, which change nothing yet, by name: adding a layer changes no other.
 
         Args:
             seed: The run's seed.
@@ -78,14 +78,14 @@ class Update(ABC):
 
     @abstractmethod
     def fill(self, weights: Any) -> None:
-        """Takes what has been learned; the parameters are then frozen."""
+        """Loads learned weights; the parameters are then frozen."""
 
     def set_scale(self, scale: float) -> None:
         """Multiplies the update by `scale` (not by what was set before)."""
         self._layer.set_scale(self._name, scale)
 
     def switch(self, on: bool) -> None:
-        """Lets the update act, or not."""
+        """Turns the update on or off."""
         peft_inside.switch(self._layer, on)
 
     def merge(self) -> Tensor:
@@ -104,28 +104,28 @@ class Update(ABC):
     def restore(self, weight: Tensor) -> None:
         """Undoes `merge` to the bit, given what it returned; also after the layer has been ejected."""
         if self._layer.merged:
-            self._layer.unmerge()  # subtracts, which rounds: what it leaves is put right
+            self._layer.unmerge()  # subtracts, which rounds, so the weight is replaced below
         self._layer.get_base_layer().weight.data = weight
 
     def to_fp32(self) -> None:
-        """Turns the update to fp32; PEFT gives it the dtype of the layer that it sits on."""
+        """Converts the update to fp32; PEFT gives it the dtype of its layer."""
         for parameter in self.parameters().values():
             parameter.data = parameter.data.float()
 
 
 class FactorsUpdate(Update):
-    """LyCORIS's layers: every parameter is in a dict of its own, by adapter."""
+    """LyCORIS's layers, whose parameters are factors."""
 
     zero: ClassVar[Sequence[str]]
 
     def start(self, seed: int, layer: str) -> None:
-        """Kaiming-uniform factors; one of them is zero already."""
+        """Kaiming-uniform factors, except one that is already zero."""
         for kind, parameter in self.parameters().items():
             if kind not in self.zero:
                 parameter.data.copy_(kaiming(parameter.shape, seed, f"{kind}/{layer}"))
 
     def fill(self, weights: Any) -> None:
-        """Replaces the factors: files divide a layer otherwise than PEFT would."""
+        """Replaces the factors, since files may factorize a layer differently from PEFT."""
         device = self._layer.get_base_layer().weight.device
         frozen = {
             kind: nn.Parameter(value.to(device, torch.float32, copy=True), requires_grad=False)

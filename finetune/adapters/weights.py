@@ -26,7 +26,7 @@ Row = Mapping[Role, Tensor]
 
 @dataclass(frozen=True)
 class Strength:
-    """What PEFT's settings in a file say of the strength of one layer's update.
+    """What PEFT's settings in a file say about the strength of one layer's update.
 
     Attributes:
         layer: Its name, for the patterns in the settings.
@@ -43,14 +43,14 @@ class Strength:
         return float(peft_inside.by_pattern(patterns, self.layer, self.config[key]))
 
     def alpha(self, rank: int) -> float:
-        """Of a LoRA; without settings, diffusers takes alpha = rank."""
+        """Alpha of a LoRA; without settings, the rank, as in diffusers."""
         alpha = self._value("lora_alpha", "alpha_pattern")
         if alpha is None:
             return float(rank)
         return alpha * math.sqrt(rank) if self.config.get("use_rslora") else alpha
 
     def scale(self) -> float:
-        """Of any other: alpha/rank, 1 without settings."""
+        """Scale of any other update: alpha/rank, or 1 without settings."""
         alpha, rank = self._value("alpha", "alpha_pattern"), self._value("r", "rank_pattern")
         return 1.0 if alpha is None or rank is None else alpha / rank
 
@@ -62,8 +62,8 @@ class LayerWeights(ABC):
 
     Attributes:
         algorithm: Its name in `config.algorithms`.
-        suffixes: How keys of files end, and which role the tensor then has. (`.alpha` is everybody's.)
-        leading: The roles of which each update in a file has one.
+        suffixes: Role of a tensor by the end of its key in a file. (`.alpha` is shared by all.)
+        leading: Every update in a file has a tensor with one of these roles.
         flat: The roles of tensors that may have one dimension; all others have two or more.
         alpha: The update's strength, in the files' convention alpha/rank.
         shape: The shape of the layer's weight.
@@ -79,12 +79,12 @@ class LayerWeights(ABC):
     @classmethod
     @abstractmethod
     def from_file(cls, row: Row, shape: Shape, strength: Strength) -> Self:
-        """What the tensors of a file mean.
+        """The update that is stored in a file.
 
         Args:
-            row: Those of one layer by role, finite, fp32.
-            shape: Of the layer's weight.
-            strength: Counts where there is no alpha among the tensors.
+            row: The tensors of one layer by role, finite, fp32.
+            shape: The shape of the layer's weight.
+            strength: Used if there is no alpha among the tensors.
 
         Raises:
             ValueError: If tensors are missing or of the wrong shape; the message says so.
@@ -118,20 +118,20 @@ class LayerWeights(ABC):
         """The tensors under PEFT's names, which are LyCORIS's too."""
 
     def variant(self) -> dict[str, Any]:
-        """PEFT's settings, beside rank and alpha, without which its layers cannot hold this update."""
+        """PEFT's settings, besides rank and alpha, that its layers need to hold this update."""
         return {}
 
     def kohya(self, common: float) -> dict[str, Tensor]:
         """The tensors as kohya's scripts and LyCORIS name them, `alpha` among them.
 
         Args:
-            common: An alpha that most layers have.
+            common: The most common alpha of the part's layers.
         """
         return {**self.factors(), "alpha": torch.tensor(self.alpha)}
 
     @classmethod
     def lycoris(cls, section: LoRASection) -> dict[str, str]:
-        """The arguments of LyCORIS's network that say so much; empty for kohya's own LoRA."""
+        """The arguments that name the algorithm in LyCORIS; empty for kohya's own LoRA."""
         return {"algo": cls.algorithm}
 
     def peft(self, part: str) -> dict[str, Tensor]:
@@ -145,12 +145,12 @@ class LayerWeights(ABC):
 
     @classmethod
     def peft_settings(cls, rank: int, layers: Iterable[LayerWeights], factor: int | None) -> dict[str, Any]:
-        """PEFT's settings of `layers` beside their ranks, for `alpha` equal to the rank.
+        """PEFT's settings for `layers`, besides their ranks, with alpha equal to the rank.
 
         Args:
-            rank: That of most layers.
-            layers: All of this algorithm.
-            factor: With what LoKr divided the layers.
+            rank: The most common rank.
+            layers: Layers of this algorithm.
+            factor: LoKr's `factor` setting.
         """
         return {"alpha": rank}
 

@@ -55,7 +55,7 @@ def put_on(module: nn.Module, kind: str, adapter: str = "one", *targets: str) ->
     """Injects an adapter that changes something; returns the layer around `linear`."""
     # LoKr divides a small layer into two factors only at rank 1.
     config = CONFIGS[kind](r=1 if kind == "lokr" else 2, target_modules=list(targets) or ["linear"])
-    with torch.random.fork_rng(devices=[]), peft_inside.several_are_meant():
+    with torch.random.fork_rng(devices=[]), peft_inside.no_second_adapter_warning():
         torch.manual_seed(len(adapter))
         inject_adapter_in_model(config, module, adapter)
     return module.get_submodule("linear")
@@ -140,11 +140,11 @@ def test_a_layer_without_its_adapters_is_the_one_beneath(first: str, second: str
     alone = module(picture())
     layer = put_on(module, second, "another")
     assert peft_inside.without(layer, None) is plain  # all of them at once
-    peft_inside.choose(layer, ["one", "another"])
+    peft_inside.activate(layer, ["one", "another"])
     left = peft_inside.without(layer, "another")
     module.linear = left
     assert left is not plain
-    peft_inside.choose(left, ["one"])
+    peft_inside.activate(left, ["one"])
     assert torch.equal(module(picture()), alone)
     assert not peft_inside.parameters_of(left, "another")
     assert peft_inside.without(left, "one") is plain
@@ -171,13 +171,13 @@ def test_the_chosen_adapters_of_a_layer_act_together(kind: str) -> None:
     layer = put_on(module, kind, "one")
     one = module(picture()) - base
     put_on(module, kind, "another")
-    peft_inside.choose(layer, ["another", "not here"])
+    peft_inside.activate(layer, ["another", "not here"])
     another = module(picture()) - base
-    peft_inside.choose(layer, ["one", "another", "not here"])
+    peft_inside.activate(layer, ["one", "another", "not here"])
     assert layer.active_adapters == ["one", "another"]
     if kind != "dora":  # whose changes do not add up
         torch.testing.assert_close(module(picture()) - base, one + another, rtol=1e-4, atol=1e-5)
-    peft_inside.choose(layer, ["one"])
+    peft_inside.activate(layer, ["one"])
     torch.testing.assert_close(module(picture()) - base, one)
 
 

@@ -158,7 +158,7 @@ def q_file(folder: Path, metadata: dict[str, str] | None = None, **more: Tensor)
         ({f"{KOHYA_Q}__lora_down__weight": torch.ones(2, 99)}, r"\(2, 99\)"),
         ({f"{KOHYA_Q}__lora_up__weight": torch.ones(16, 3)}, r"\(16, 3\)"),
         ({f"{KOHYA_Q}__lora_up__weight": torch.full((16, 2), math.nan)}, "NaN"),
-        ({f"{KOHYA_Q}__dora_scale": torch.ones(1, 16)}, "magnitudes of inputs"),
+        ({f"{KOHYA_Q}__dora_scale": torch.ones(1, 16)}, "magnitude per input"),
         ({f"{KOHYA_Q}__dora_scale": torch.ones(3, 1)}, "3 DoRA magnitudes"),
         ({f"{KOHYA_CONV}__hada_w1_a": torch.ones(2, 2)}, "hada_w1_b is missing"),
         ({f"{KOHYA_CONV}__oft_blocks": torch.ones(2, 2)}, "OFT"),

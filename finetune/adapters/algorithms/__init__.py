@@ -9,11 +9,11 @@ from finetune.config.choices import in_place
 
 
 def update_class(algorithm: str) -> type[Update]:
-    """The updates of an algorithm, by its name in `config.algorithms`."""
+    """The `Update` class of an algorithm, by its name in `config.algorithms`."""
     cls: type[Update] = in_place(ALGORITHMS[algorithm].cls)
     return cls
 
 
 def weight_classes() -> list[type[LayerWeights]]:
-    """The plain values of all algorithms."""
+    """The `LayerWeights` classes of all algorithms."""
     return [update_class(name).values for name in ALGORITHMS]

@@ -1,4 +1,4 @@
-"""LoHa: two products of narrow matrices, multiplied by element.
+"""LoHa: two products of narrow matrices, multiplied elementwise.
 
 FedPara, arXiv:2108.06098; LyCORIS, arXiv:2309.14859.
 """
@@ -13,7 +13,7 @@ import torch
 from peft import LoHaConfig
 from torch import Tensor
 
-from finetune.adapters.algorithms.lora import LowRank, as_low_rank, whole
+from finetune.adapters.algorithms.lora import LowRank, as_full_rank, as_low_rank
 from finetune.adapters.matrices import Shape, full_rank, tucker
 from finetune.adapters.updates import FactorsUpdate
 from finetune.adapters.weights import LayerWeights, Row, Strength
@@ -48,11 +48,7 @@ class Hadamard(LayerWeights):
     @classmethod
     def from_file(cls, row: Row, shape: Shape, strength: Strength) -> Hadamard:
         """As `LayerWeights.from_file`."""
-        pairs = []
-        for half, core in (("hada_w1", "hada_t1"), ("hada_w2", "hada_t2")):
-            if missing := [role for role in (f"{half}_a", f"{half}_b") if role not in row]:
-                raise ValueError(f"{missing[0]} is missing")
-            pairs.append(tucker(row[f"{half}_a"], row[f"{half}_b"], row.get(core)))
+        pairs = [tucker(row, "hada_w1", "hada_t1"), tucker(row, "hada_w2", "hada_t2")]
         (w1_a, w1_b), (w2_a, w2_b) = pairs
         expected = shape[0], math.prod(shape[1:])
         if any((a.shape[0], b.shape[1]) != expected or a.shape[1] != b.shape[0] for a, b in pairs):
@@ -73,9 +69,9 @@ class Hadamard(LayerWeights):
         return min(self.rank**2, full_rank(self.shape))
 
     def low_rank(self) -> LowRank:
-        """The same change as a LoRA: column i·rank + j of `up` is `w1_a[:, i] ∘ w2_a[:, j]`, rows alike."""
+        """As a LoRA: column i·rank + j of `up` is `w1_a[:, i] ∘ w2_a[:, j]`; likewise rows of `down`."""
         if self.low_rank_size < self.rank**2:
-            return whole(self.delta())
+            return as_full_rank(self.delta())
         up = torch.einsum("oi,oj->oij", self.w1_a, self.w2_a).flatten(1)
         down = torch.einsum("ix,jx->ijx", self.w1_b, self.w2_b).flatten(0, 1)
         return as_low_rank(up, down, self.scale, self.shape)

@@ -11,7 +11,7 @@ import torch
 from peft import LoKrConfig
 from torch import Tensor
 
-from finetune.adapters.algorithms.lora import LowRank, as_low_rank, whole
+from finetune.adapters.algorithms.lora import LowRank, as_full_rank, as_low_rank
 from finetune.adapters.matrices import Shape, factored, full_rank, product, tucker
 from finetune.adapters.updates import FactorsUpdate
 from finetune.adapters.weights import LayerWeights, Row, Strength
@@ -24,10 +24,9 @@ class Kronecker(LayerWeights):
 
     Attributes:
         w1: `[a, b]`: one matrix, or two whose product it is.
-        w2: `[out / a, in / b · kh · kw]`: one matrix, or two whose product it is. A whole one may have
-            the dimensions of a convolution's kernel apart.
-        alpha: The update's strength; equal to the rank where both are whole, since files then know
-            of no other.
+        w2: `[out / a, in / b · kh · kw]`: one matrix, or two whose product it is. A whole one may keep
+            the kernel's dimensions of a convolution.
+        alpha: The update's strength; equal to the rank if both are whole, since files then have no other.
         shape: The shape of the layer's weight.
     """
 
@@ -53,7 +52,7 @@ class Kronecker(LayerWeights):
             raise ValueError(f"has shapes {shapes} for a layer of {shape}")
         update = cls(w1, w2, 1.0, shape)
         if "alpha" in row:
-            # LyCORIS scales by alpha/rank only where a rank is to be seen.
+            # LyCORIS scales by alpha/rank only if one of the factors has a rank.
             scale = 1.0 if len(w1) == len(w2) == 1 else float(row["alpha"]) / update.rank
         else:
             scale = strength.scale()
@@ -63,7 +62,7 @@ class Kronecker(LayerWeights):
 
     @property
     def rank(self) -> int:
-        """Of a factor in two parts; the larger side of `w2` where both are whole (diffusers' convention)."""
+        """That of a factor in two parts; if both are whole, the larger side of `w2` (as in diffusers)."""
         for factor in (self.w2, self.w1):
             if len(factor) == 2:
                 return int(factor[1].shape[0])
@@ -80,7 +79,7 @@ class Kronecker(LayerWeights):
         """The same change as a LoRA, by `(P · Q) ⊗ (A · B) = (P ⊗ A) · (Q ⊗ B)`."""
         left, right = factored(self.w1), factored(self.w2)
         if left[1].shape[0] * right[1].shape[0] > self.low_rank_size:
-            return whole(self.delta())
+            return as_full_rank(self.delta())
         up, down = (torch.kron(one, other) for one, other in zip(left, right, strict=True))
         return as_low_rank(up, down, self.scale, self.shape)
 
@@ -92,8 +91,8 @@ class Kronecker(LayerWeights):
         """As `LayerWeights.factors`."""
         named: dict[str, Tensor] = {}
         for kind, factor in (("lokr_w1", self.w1), ("lokr_w2", self.w2)):
-            whole_one = len(factor) == 1
-            named |= {kind: factor[0]} if whole_one else {f"{kind}_a": factor[0], f"{kind}_b": factor[1]}
+            keys = (kind,) if len(factor) == 1 else (f"{kind}_a", f"{kind}_b")
+            named |= zip(keys, factor, strict=True)
         return named
 
     @classmethod
@@ -120,7 +119,7 @@ class KroneckerUpdate(FactorsUpdate):
         return {} if section.factor is None else {"decompose_factor": section.factor}
 
     def weights(self, values: Mapping[str, Tensor], alpha: float) -> Kronecker:
-        """The factors and the strength, which is multiplied into `w1` where both factors are whole."""
+        """The factors and the strength, which is multiplied into `w1` if both factors are whole."""
         w1 = (values["lokr_w1"],)
         if "lokr_w2" not in values:
             return Kronecker(w1, (values["lokr_w2_a"], values["lokr_w2_b"]), alpha, self.shape)
@@ -131,6 +130,4 @@ class KroneckerUpdate(FactorsUpdate):
 def _factor(row: Row, name: str) -> tuple[Tensor, ...]:
     if name in row:
         return (row[name],)
-    if missing := [role for role in (f"{name}_a", f"{name}_b") if role not in row]:
-        raise ValueError(f"{missing[0]} is missing")
-    return tucker(row[f"{name}_a"], row[f"{name}_b"], row.get(f"{name[:-2]}t{name[-1]}"))
+    return tucker(row, name, f"{name[:-2]}t{name[-1]}")

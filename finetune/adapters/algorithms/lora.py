@@ -26,7 +26,7 @@ class LowRank(LayerWeights):
     """The update of one layer: `scale · up · down`, with `scale = alpha / rank`.
 
     With a magnitude m (DoRA) the layer's weight becomes `m · V / ‖V‖` with `V = W + scale · up · down`
-    and the norm taken for each output (arXiv:2402.09353, equation 5).
+    and one norm per output (arXiv:2402.09353, equation 5).
 
     Attributes:
         down: `[rank, in]`, or `[rank, in, kh, kw]` for a convolution.
@@ -70,7 +70,7 @@ class LowRank(LayerWeights):
             raise ValueError(f"lora_{missing.pop()} is missing")
         down, up = row["down"], row["up"]
         if "mid" in row:
-            # A convolution taken apart twice (LoCon with Tucker): up(1x1) · mid(kxk) · down(1x1).
+            # A convolution in three factors (LoCon with Tucker): up(1x1) · mid(kxk) · down(1x1).
             down = joined("mnkl,ni->mikl", row["mid"], down.flatten(1))
         down, up = _as_layer(down, len(shape)), _as_layer(up, len(shape))
         rank = down.shape[0]
@@ -108,14 +108,13 @@ class LowRank(LayerWeights):
         return {"lora_B.weight": self.up, "lora_A.weight": self.down}
 
     def variant(self) -> dict[str, Any]:
-        """DoRA has its own layers."""
+        """DoRA's layers differ."""
         return {"use_dora": True} if self.magnitude is not None else {}
 
     def kohya(self, common: float) -> dict[str, Tensor]:
-        """With the alpha that most layers have.
+        """As `LayerWeights.kohya`, with `common` as alpha, for which `lora_up` makes up.
 
-        `lora_up` makes up for it: diffusers misreads files with several, since it looks alphas up under
-        names from before PEFT.
+        diffusers misreads files with several alphas, since it looks them up by names from before PEFT.
         """
         named = {
             "lora_down.weight": self.down,
@@ -128,7 +127,7 @@ class LowRank(LayerWeights):
 
     @classmethod
     def lycoris(cls, section: LoRASection) -> dict[str, str]:
-        """As `LayerWeights.lycoris`; DoRA is a network of LyCORIS."""
+        """As `LayerWeights.lycoris`; to kohya's scripts, DoRA is a LyCORIS network."""
         return {"algo": "lora", "dora_wd": "True", "wd_on_output": "True"} if section.dora else {}
 
     def peft(self, part: str) -> dict[str, Tensor]:
@@ -136,7 +135,7 @@ class LowRank(LayerWeights):
         named = super().peft(part)
         if self.magnitude is not None:
             magnitude = self.magnitude.view(1, -1, 1, 1) if self.down.ndim == 4 else self.magnitude
-            # diffusers hands text encoders to transformers, which from version 5 wants the whole name.
+            # diffusers leaves text encoders to transformers, which requires the full name from version 5 on.
             named["lora_magnitude_vector" if part == "unet" else "lora_magnitude_vector.weight"] = magnitude
         return named
 
@@ -179,7 +178,7 @@ class LowRankUpdate(Update):
         return {names.get(kind, kind): parameter for kind, parameter in super().parameters().items()}
 
     def start(self, seed: int, layer: str) -> None:
-        """Kaiming-uniform A; B is zero already."""
+        """Kaiming-uniform A; B is already zero."""
         self.down.data.copy_(kaiming(self.down.shape, seed, f"lora/{layer}"))
 
     def weights(self, values: Mapping[str, Tensor], alpha: float) -> LowRank:
@@ -204,35 +203,35 @@ class LowRankUpdate(Update):
 
     @torch.no_grad()
     def to_fp32(self) -> None:
-        """As `Update.to_fp32`, with the magnitude that an update starts with anew."""
+        """As `Update.to_fp32`; DoRA's initial magnitude is recomputed."""
         super().to_fp32()
         if self.magnitude is not None:
-            # It must be each output's norm in fp32, or the update would not start as the identity.
+            # It must be each output's norm in fp32, or the update would change the model from the start.
             weight: Tensor = self._layer.get_base_layer().weight.float()
             norms = torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)))
             self.magnitude.copy_(norms.view_as(self.magnitude))
 
 
 def as_low_rank(up: Tensor, down: Tensor, scale: float, shape: Shape) -> LowRank:
-    """A LoRA of the change `scale · up · down` of a layer's weight.
+    """The change `scale · up · down` of a layer's weight as a LoRA.
 
     Args:
         up: `[out, rank]`.
         down: `[rank, in · kh · kw]`.
-        scale: Any.
-        shape: Of the weight.
+        scale: Any number.
+        shape: The shape of the weight.
     """
     up = up.view(*up.shape, *[1] * (len(shape) - 2))
     return LowRank(down.view(-1, *shape[1:]).contiguous(), up.contiguous(), scale * down.shape[0])
 
 
-def whole(delta: Tensor) -> LowRank:
-    """A LoRA of full rank, equal to any change of a weight, `[out, in]` or `[out, in, kh, kw]`."""
+def as_full_rank(delta: Tensor) -> LowRank:
+    """Any change of a weight, `[out, in]` or `[out, in, kh, kw]`, as a LoRA of full rank."""
     return as_low_rank(*factored((delta,)), 1.0, tuple(delta.shape))
 
 
 def _as_layer(tensor: Tensor, dimensions: int) -> Tensor:
-    # A linear layer and a 1x1 convolution are the same thing, and files have one for the other.
+    # A linear layer and a 1x1 convolution are the same thing, and files may have either.
     if tensor.ndim == 4 and dimensions == 2 and tensor.shape[2:] == (1, 1):
         return tensor.flatten(1)
     return tensor[:, :, None, None] if tensor.ndim == 2 and dimensions == 4 else tensor
@@ -243,7 +242,7 @@ def _magnitude(row: Row, shape: Shape) -> Tensor | None:
     if tensor is None:
         return None
     if "dora_scale" in row and tensor.ndim > 1 and tensor.shape[0] == 1 < tensor.numel():
-        raise ValueError("has DoRA magnitudes of inputs (wd_on_output=False), which are not supported")
+        raise ValueError("has one DoRA magnitude per input (wd_on_output=False), which is not supported")
     if tensor.numel() != shape[0]:
         raise ValueError(f"has {tensor.numel()} DoRA magnitudes for {shape[0]} outputs")
     return tensor.flatten()
