@@ -176,7 +176,3 @@ class LoRAWeights:
         for (part, layer), weights in self.layers.items():
             grouped.setdefault(part, {})[layer] = weights
         return grouped
-
-    def low_rank(self) -> dict[tuple[str, str], LowRank]:
-        """Every layer's update as an equal LoRA."""
-        return {key: layer.low_rank() for key, layer in self.layers.items()}

@@ -51,7 +51,7 @@ class Applied:
         """Adds the updates to the model's weights and takes the LoRA layers off.
 
         Returns:
-            What to call to give the model its old weights back, to the bit.
+            A function that restores the model's old weights, to the bit.
 
         Raises:
             ValueError: If a merged weight is not finite; the model is then as before.
@@ -100,8 +100,8 @@ def apply_lora(target: Backbone | Any, weights: LoRAWeights, scale: float = 1.0)
         scale: Its weight: 1 as trained, 0 off; may be negative or above 1.
 
     Raises:
-        ConfigError: If the model knows one of its new words already; nothing is changed then.
-        TypeError: If there are new words and the target is no backbone.
+        ConfigError: If the model already knows one of its new words; nothing is changed then.
+        TypeError: If there are new words and the target is not a backbone.
     """
     if weights.words and not isinstance(target, Backbone):
         raise TypeError("new words are added to a Backbone, not to a pipeline")
@@ -136,7 +136,7 @@ def _add_words(target: Any, words: Sequence[Word]) -> list[AddedWord]:
 
 
 def _kind(layer: LayerWeights) -> Kind:
-    """The algorithm and its variant: what one adapter of PEFT's has in common."""
+    """The algorithm and its variant, which all layers of one PEFT adapter share."""
     return layer.algorithm, tuple(layer.variant().items())
 
 

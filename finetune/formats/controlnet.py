@@ -18,7 +18,7 @@ from finetune.backbones.quiet import quiet
 from finetune.formats.tensors import write_tensors
 
 MARK = "lora_controlnet"
-"""An empty tensor of this name tells readers that a file is a Control-LoRA."""
+"""An empty tensor of this name marks a file as a Control-LoRA."""
 
 
 def write_controlnet(
@@ -41,9 +41,9 @@ def write_controlnet(
         adapter.branch.save_config(folder)
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    config.pop("_name_or_path", None)  # where the writer's machine had the model is nobody else's business
+    config.pop("_name_or_path", None)  # where the model was on this machine is nobody else's business
     file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    write_tensors(folder / WEIGHTS, weights, {"format": "pt", **_told(metadata, "controlnet")})
+    write_tensors(folder / WEIGHTS, weights, {"format": "pt", **_of_kind("controlnet", metadata)})
 
 
 def write_control_lora(
@@ -60,13 +60,13 @@ def write_control_lora(
         dtype: Precision of the written weights.
     """
     tensors = {name: tensor.to(dtype) for name, tensor in control_lora_tensors(adapter).items()}
-    write_tensors(path, tensors | {MARK: torch.zeros(0)}, _told(metadata, "control-lora"))
+    write_tensors(path, tensors | {MARK: torch.zeros(0)}, _of_kind("control-lora", metadata))
 
 
 def control_lora_tensors(adapter: ControlNet) -> dict[str, Tensor]:
     """The content of the file by the names of the original ControlNet code.
 
-    `up` and `down` of each layer (the update is up · down), and in full what the model has no weights for.
+    `up` and `down` of each layer (the update is up · down), and the parts that the model lacks, in full.
     """
     branch: Any = adapter.branch
     tensors: dict[str, Tensor] = {}
@@ -84,21 +84,21 @@ def control_lora_tensors(adapter: ControlNet) -> dict[str, Tensor]:
 
 
 def _own_name(module: str, blocks: int) -> str | None:
-    """The original name of a part that a ControlNet has and the UNet has not; None for others."""
+    """The original name of a part that only a ControlNet has; None for others."""
     part, _, rest = module.partition(".")
     if part == "controlnet_down_blocks":
         return f"zero_convs.{rest}.0"
     if part == "controlnet_mid_block":
         return "middle_block_out.0"
     if part == "controlnet_cond_embedding":
-        # Activations have numbers of their own there, so a convolution has every second.
+        # Activations are numbered too, so convolutions have every second number.
         ends = {"conv_in": 0, "conv_out": 2 * (blocks + 1)}
         number = ends[rest] if rest in ends else 2 * (int(rest.partition(".")[2]) + 1)
         return f"input_hint_block.{number}"
     return None
 
 
-def _told(metadata: Mapping[str, str], kind: str) -> dict[str, str]:
-    """The metadata with the right kind of file in its architecture."""
+def _of_kind(kind: str, metadata: Mapping[str, str]) -> dict[str, str]:
+    """The metadata of a LoRA with another kind of file in its architecture."""
     key = "modelspec.architecture"
     return {k: v.replace("/lora", f"/{kind}") if k == key else v for k, v in metadata.items()}

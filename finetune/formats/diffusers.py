@@ -1,8 +1,8 @@
 """Writes LoRA files with the key names of diffusers and PEFT.
 
 diffusers' pipelines load LoRAs only. A LoHa of rank r is a LoRA of rank r², a LoKr one of the product of
-its factors' ranks, exactly; where that is no more than 64, such a LoRA is written, else PEFT's own names,
-of which `pipe.unet.load_lora_adapter` reads LoKr (diffusers 0.42).
+its factors' ranks, exactly. Up to rank 64, such a LoRA is written; above it, a file with PEFT's own names,
+which `pipe.unet.load_lora_adapter` reads for LoKr (diffusers 0.42).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from finetune.adapters.weights import LayerWeights, LoRAWeights
 from finetune.formats.read import DIFFUSERS_METADATA
 from finetune.formats.tensors import write_tensors
 
-MOST_RANK = 64  # of a LoRA that stands for a LoHa or LoKr: what people are used to in size
+MAX_RANK = 64  # of a LoRA that stands for a LoHa or LoKr: a file of the usual size
 
 
 def write_diffusers(
@@ -38,7 +38,7 @@ def write_diffusers(
         dtype: Of the weights in the file.
 
     Returns:
-        Whether diffusers' pipelines load the file: not so a large LoHa or LoKr.
+        Whether diffusers' pipelines load the file: all but a large LoHa or LoKr.
     """
     weights = readable(lora.weights())
     tensors = {name: tensor.to(dtype) for name, tensor in diffusers_tensors(weights).items()}
@@ -49,17 +49,17 @@ def write_diffusers(
 
 def readable(weights: LoRAWeights) -> LoRAWeights:
     """What diffusers reads: a LoHa or LoKr as an equal LoRA, unless that would be too large a file."""
-    if max(layer.low_rank_size for layer in weights.layers.values()) > MOST_RANK:
+    if max(layer.low_rank_size for layer in weights.layers.values()) > MAX_RANK:
         return weights
-    return replace(weights, layers=weights.low_rank())
+    return replace(weights, layers={key: layer.low_rank() for key, layer in weights.layers.items()})
 
 
 def diffusers_tensors(weights: LoRAWeights) -> dict[str, Tensor]:
     """The content of the file: `lora_A`, `lora_B` and, for DoRA, `lora_magnitude_vector` of each layer.
 
-    The strength alpha/rank is multiplied into `lora_B`, so that the update is simply B·A: readers
-    that know no metadata (ComfyUI, diffusers before 0.34) take alpha for the rank. A LoHa or LoKr has
-    PEFT's names, the strength likewise multiplied into the first factor.
+    The strength alpha/rank is multiplied into `lora_B`, so that the update is simply B·A: readers that
+    ignore the metadata (ComfyUI, diffusers before 0.34) assume that alpha is the rank. A LoHa or LoKr has
+    PEFT's names, and the strength is multiplied into its first factor.
 
     Args:
         weights: What has been learned.
@@ -73,11 +73,11 @@ def diffusers_tensors(weights: LoRAWeights) -> dict[str, Tensor]:
 def adapter_metadata(weights: LoRAWeights, factor: int | None = None) -> dict[str, str]:
     """PEFT's settings of each part, flat, as JSON: diffusers' `lora_adapter_metadata`.
 
-    Only settings that every PEFT knows are given, for it refuses unknown ones.
+    Only settings that every PEFT version knows are given, since it rejects unknown ones.
 
     Args:
         weights: What is in the file.
-        factor: With what LoKr divided the layers.
+        factor: LoKr's `factor` setting.
     """
     flat: dict[str, Any] = {}
     for part, layers in weights.parts().items():
@@ -88,13 +88,8 @@ def adapter_metadata(weights: LoRAWeights, factor: int | None = None) -> dict[st
 def _config(part: str, layers: Mapping[str, LayerWeights], factor: int | None) -> dict[str, Any]:
     rank = Counter(layer.rank for layer in layers.values()).most_common(1)[0][0]
     others = {f"^{name}": layer.rank for name, layer in sorted(layers.items()) if layer.rank != rank}
-    # Text encoders are nested differently from one transformers to the next; endings fit all of them.
+    # transformers versions nest text encoders differently; endings match in all of them.
     targets = layers if part == "unet" else {name.rpartition(".")[2] for name in layers}
-    config = {
-        "r": rank,
-        "rank_pattern": others,
-        "alpha_pattern": others,
-        "target_modules": sorted(targets),
-    }
+    config = {"r": rank, "rank_pattern": others, "alpha_pattern": others, "target_modules": sorted(targets)}
     kind = type(next(iter(layers.values())))
     return config | kind.peft_settings(rank, layers.values(), factor)

@@ -2,9 +2,9 @@
 
 | keys | read by |
 |---|---|
-| the word itself, `[n, D]` | diffusers, which takes the key for the word; A1111, ComfyUI |
+| the word itself, `[n, D]` | diffusers, where the key is the word; A1111, ComfyUI |
 | `emb_params`, `[n, D]` | A1111, Forge, ComfyUI, InvokeAI; the file's name is the word |
-| `clip_l` and `clip_g` (SDXL) | A1111, Forge, ComfyUI, InvokeAI; diffusers encoder by encoder |
+| `clip_l` and `clip_g` (SDXL) | A1111, Forge, ComfyUI, InvokeAI; diffusers, one encoder at a time |
 | `bundle_emb.WORD.string_to_param.*`, `bundle_emb.WORD.clip_l` … in a LoRA's file | A1111 |
 """
 
@@ -39,8 +39,8 @@ def write_embedding(path: Path, word: Word, metadata: Mapping[str, str], *, name
         path: The file; it appears whole or not at all.
         word: What has been learned.
         metadata: How the file was made (`formats.metadata`).
-        named: Whether the key is the word, for diffusers, or `emb_params`, for the others. A model with
-            two text encoders has keys of its own.
+        named: Whether the key is the word, for diffusers, or `emb_params`, for the others. For a model
+            with two text encoders, the keys are `clip_l` and `clip_g` either way.
     """
     tensors = _by_encoder(word) if len(word.rows) > 1 else {word.text if named else PLAIN: word.rows[0]}
     write_tensors(path, tensors, {"format": "pt", **metadata, WORD_KEY: word.text})
@@ -63,9 +63,9 @@ def bundled_words(
     found: dict[str, dict[str, Tensor]] = {}
     others: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
-        bundle, _, said = key.partition(".")
-        text, _, rest = said.partition(".")
-        if bundle == BUNDLE and text and rest:
+        first, _, tail = key.partition(".")
+        text, _, rest = tail.partition(".")
+        if first == BUNDLE and text and rest:
             found.setdefault(text, {})[rest] = tensor
         else:
             others[key] = tensor
@@ -84,7 +84,7 @@ def read_embedding(path: str | Path, backbone: Backbone, text: str | None = None
     Args:
         path: A safetensors file, or a folder with `learned_embeds.safetensors`.
         backbone: The model that it is to be used with.
-        text: What prompts will say; what the file says, else its name, if None.
+        text: The word to use in prompts; if None, the one in the file, else the file's name.
 
     Raises:
         WeightsError: If there is no such file, it is damaged, holds no embeddings, or does not fit.
@@ -116,7 +116,7 @@ def is_embedding(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _may_be_embedding(tensors: Mapping[str, Tensor]) -> bool:
-    """Files of diffusers have one tensor, under any word."""
+    """Whether a file could be diffusers', with one tensor under any word."""
     return len(tensors) == 1 and all("." not in key and value.ndim <= 2 for key, value in tensors.items())
 
 
@@ -141,9 +141,10 @@ def _word(text: str, tensors: Mapping[str, Tensor], file: Path, backbone: Backbo
     if tuple(row.shape[-1] for row in rows) != widths or len({len(row) for row in rows}) != 1:
         shapes = " and ".join(str(tuple(row.shape)) for row in rows)
         made = "SDXL" if len(rows) > 1 else TEXT_WIDTHS.get(rows[0].shape[-1])
-        origin = f" It seems made for {made}." if made and made != FAMILY_NAMES[backbone.family].title else ""
+        other = made and made != FAMILY_NAMES[backbone.family].title
+        origin = f" They seem to be made for {made}." if other else ""
         raise WeightsError(
-            f"The embeddings of {text} have the shapes {shapes}, but {backbone.name} wants a width of "
+            f"The embeddings of {text} have the shapes {shapes}, but {backbone.name} needs a width of "
             f"{' and '.join(map(str, widths))}.{origin}",
             where=str(file),
             fix="Choose the model it was made for with --model.",

@@ -13,10 +13,10 @@ class FamilyNames:
     """A family's names in the metadata of files.
 
     Attributes:
-        title: For people.
+        title: The name in messages.
         base_version: kohya's `ss_base_model_version`, for epsilon- and for v-prediction.
         architecture: `modelspec.architecture`, for epsilon- and for v-prediction.
-        implementation: `modelspec.implementation` as sd-scripts write it for a LoRA.
+        implementation: `modelspec.implementation` as sd-scripts writes it for a LoRA.
     """
 
     title: str
@@ -36,7 +36,7 @@ FAMILY_NAMES: Mapping[str, FamilyNames] = {
     ),
     "sdxl": FamilyNames("SDXL", ("sdxl_base_v1-0",) * 2, ("stable-diffusion-xl-v1-base",) * 2, SGM),
 }
-# By what a key contains; the first that fits.
+# By what a key contains; the first match counts.
 KEY_SIGNS = {
     "double_blocks": "Flux",
     "single_transformer_blocks": "Flux",
@@ -60,7 +60,7 @@ def made_for(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str 
         metadata: Its metadata.
 
     Returns:
-        A name for people, or None if nothing tells.
+        Its name in messages, or None if nothing shows it.
     """
     version = metadata.get("ss_base_model_version", "")
     architecture = metadata.get("modelspec.architecture", "").split("/")[0]

@@ -1,7 +1,7 @@
-"""The first layout of LoRA files, of cloneofsimo/lora: told as what it is, not read.
+"""The first layout of LoRA files, of cloneofsimo/lora: recognized, not read.
 
-Its keys are `unet:0:up`, `unet:0:down`, `text_encoder:0:up` … with words such as `<s1>` beside them. They
-number the layers in the order in which that program walks the model, and name none of them.
+Its keys are `unet:0:up`, `unet:0:down`, `text_encoder:0:up` …, and words such as `<s1>`. The numbers
+count the layers in the order in which that program walks the model; no layer has a name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def refuse_first_layout(tensors: Mapping[str, Tensor], file: Path) -> None:
         beside = f", with embeddings of {', '.join(words[:3])}" if words else ""
         raise WeightsError(
             f"This is a LoRA in the first layout, that of cloneofsimo/lora{beside}. Its layers have numbers "
-            f"instead of names ({pairs[0]}), so it is not read.",
+            f"instead of names ({pairs[0]}), so it cannot be read.",
             where=str(file),
             fix="Merge it with that project's own program, `lora_add BASE_MODEL FILE OUT 1.0 --mode upl`, "
             "and give OUT as --model.",

@@ -1,4 +1,4 @@
-"""What the keys of LoRA files mean, in every spelling that is about.
+"""What the keys of LoRA files mean, in every spelling in use.
 
 | written by | example |
 |---|---|
@@ -11,8 +11,8 @@
 | LyCORIS's LoHa and LoKr | `lora_unet_….hada_w1_a`, `lora_unet_….lokr_w1`, `….lokr_w2_b` |
 | PEFT's LoHa and LoKr | `unet.….attn1.to_q.hada_w1_a`, `….lokr_w2` |
 
-Since kohya's names cannot be taken apart again (dots became underscores), layers are found the
-other way round: every layer of the model is listed under each of its spellings.
+Since kohya's names cannot be split again (dots became underscores), layers are found the other way
+around: every layer of the model is listed under each of its spellings.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from finetune.adapters.weights import Role
 from finetune.backbones import Backbone
 from finetune.backbones.names import original_unet_name
 
-# Longest first where one begins another. Part None: the key does not say which.
+# Longest first where one is a prefix of another. Part None: the key does not say which.
 PREFIXES: dict[str, str | None] = {
     "lora_unet_": "unet",
     "lora_te1_": "text_encoder",
@@ -38,7 +38,7 @@ PREFIXES: dict[str, str | None] = {
     "text_encoder_2.": "text_encoder_2",
     "text_encoder.": "text_encoder",
 }
-# Attention before PEFT: processors held the LoRA, and CLIP's layers were called as the UNet's.
+# Attention before PEFT: processors held the LoRA, and CLIP's layers were named like the UNet's.
 OLD_SPELLINGS = {
     "_processor_to_": "_to_",
     "self_attn_to_q": "self_attn_q_proj",
@@ -46,20 +46,20 @@ OLD_SPELLINGS = {
     "self_attn_to_v": "self_attn_v_proj",
     "self_attn_to_out": "self_attn_out_proj",
 }
-# Other ways to write a learned change, by what their keys (with a dot behind) contain.
+# Other kinds of updates, by what their keys, with a dot appended, contain.
 OTHER_KINDS = {
     "oft_": "OFT",
     ".a1.weight": "GLoRA",
     ".on_input": "(IA)³",
-    ".diff.": "full differences",
-    "scale_weight.": "fp8 numbers with scales beside them",
-    "weight_scale.": "fp8 numbers with scales beside them",
-    "scaled_fp8.": "fp8 numbers with scales beside them",
+    ".diff.": "full weight differences",
+    "scale_weight.": "fp8 weights with separate scales",
+    "weight_scale.": "fp8 weights with separate scales",
+    "scaled_fp8.": "fp8 weights with separate scales",
 }
 
 
 def suffixes() -> dict[str, Role]:
-    """How keys end, and what the tensor is then, for all algorithms."""
+    """Role of a tensor by the end of its key, for all algorithms."""
     found: dict[str, Role] = {".alpha": "alpha"}
     for kind in weight_classes():
         found |= kind.suffixes
@@ -74,7 +74,7 @@ def other_kind(keys: Iterable[str]) -> str | None:
 
 @dataclass(frozen=True)
 class Key:
-    """One key taken apart.
+    """One parsed key.
 
     Attributes:
         part: "unet", "text_encoder", "text_encoder_2", or None if the key does not say.
@@ -88,7 +88,7 @@ class Key:
 
 
 def parse_key(key: str) -> Key | None:
-    """Takes a key apart; None if it is in none of the spellings."""
+    """Parses a key; None if it is in none of the spellings."""
     roles = suffixes()
     suffix = next((s for s in roles if key.endswith(s)), None)
     if suffix is None:
@@ -126,7 +126,7 @@ class LayerNames:
                 found.update({spelling.replace(".", "_"): name for spelling in spellings})
 
     def find(self, key: Key) -> tuple[str, str] | None:
-        """The part and the file name of the layer that a key speaks of; None if there is none."""
+        """The part and the file name of the layer that a key names; None if there is none."""
         for part in [key.part] if key.part else self._found:
             if name := self._found.get(part, {}).get(key.layer):
                 return part, name

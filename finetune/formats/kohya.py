@@ -1,11 +1,11 @@
 """Writes LoRA, LoHa and LoKr files with the key names of kohya's sd-scripts and LyCORIS.
 
 A1111, Forge, ComfyUI and InvokeAI read them; diffusers reads those of a plain LoRA. DoRA is written as
-LyCORIS does (`dora_scale`, one for each output). diffusers leaves `dora_scale` out when it reads this
-layout: with DoRA, use the diffusers layout there. A word that was learned with it is in the file too
-(`bundle_emb`), as A1111 takes it; Forge ignores it there and wants the word's own file.
+LyCORIS does (`dora_scale`, one per output). diffusers ignores `dora_scale` in this layout: with DoRA,
+use the diffusers layout there. A word that was learned with it is in the file too (`bundle_emb`), as
+A1111 reads it; Forge ignores it there and needs the word's own file.
 
-A1111 and Forge compute DoRA otherwise than it was trained; `export.plain` makes a plain LoRA of it.
+A1111 and Forge compute DoRA differently from how it was trained; `export.plain` turns it into a plain LoRA.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -40,16 +40,16 @@ def write_kohya(
     """
     weights, word = lora.weights(), lora.word()
     tensors = kohya_tensors(weights, lora.backbone) | (bundle(word) if word is not None else {})
-    write_tensors(path, _cast(tensors, dtype), {**metadata, **network_metadata(weights, lora.section)})
+    cast = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    write_tensors(path, cast, {**metadata, **network_metadata(weights, lora.section)})
 
 
 def kohya_tensors(weights: LoRAWeights, backbone: Backbone) -> dict[str, Tensor]:
     """The content of the file.
 
-    A LoRA has `lora_down`, `lora_up` and `alpha` of each layer, and `dora_scale` for DoRA. All layers of
-    a part get the same alpha (their `lora_up` makes up for it), because diffusers misreads files with
-    several: it looks them up under names from before PEFT. A LoHa or LoKr has LyCORIS's `hada_*` or
-    `lokr_*` and `alpha`.
+    A LoRA has `lora_down`, `lora_up` and `alpha` of each layer, and `dora_scale` for DoRA; all layers of
+    a part get the same alpha (see `LowRank.kohya`). A LoHa or LoKr has LyCORIS's `hada_*` or `lokr_*` and
+    `alpha`.
 
     Args:
         weights: What has been learned.
@@ -57,7 +57,7 @@ def kohya_tensors(weights: LoRAWeights, backbone: Backbone) -> dict[str, Tensor]
     """
     tensors: dict[str, Tensor] = {}
     for part, layers in weights.parts().items():
-        alpha = _common_alpha(layers)
+        alpha = Counter(layer.alpha for layer in layers.values()).most_common(1)[0][0]
         for name, layer in layers.items():
             key = backbone.kohya_name(part, name)
             tensors |= {f"{key}.{kind}": tensor for kind, tensor in layer.kohya(alpha).items()}
@@ -72,32 +72,26 @@ def network_metadata(weights: LoRAWeights, section: LoRASection) -> dict[str, st
         section: What it was trained with.
     """
     layers = list(weights.parts()["unet"].values())
-    wide = [layer for layer in layers if math.prod(layer.shape[2:]) > 1]
-    plain = [layer for layer in layers if math.prod(layer.shape[2:]) == 1] or wide
-    rank, alpha = Counter((layer.rank, layer.alpha) for layer in plain).most_common(1)[0][0]
-    arguments: dict[str, str] = {}
-    if wide:
-        conv_rank, conv_alpha = Counter((layer.rank, layer.alpha) for layer in wide).most_common(1)[0][0]
-        arguments |= {"conv_dim": str(conv_rank), "conv_alpha": f"{conv_alpha:g}"}
-    lycoris = layers[0].lycoris(section)
-    if section.algorithm != "lora":
-        # A LoKr's rank cannot be told from layers whose factors are whole.
+    if section.algorithm == "lora":
+        wide = [layer for layer in layers if math.prod(layer.shape[2:]) > 1]
+        narrow = [layer for layer in layers if math.prod(layer.shape[2:]) == 1] or wide
+        rank, alpha = _common_size(narrow)
+        conv_rank, conv_alpha = _common_size(wide) if wide else (None, None)
+    else:  # layers whose factors are whole do not show a LoKr's rank
         rank, alpha = section.rank, section.alpha
-        arguments = {}
-        if section.conv_rank is not None:
-            conv_alpha = section.conv_rank if section.conv_alpha is None else section.conv_alpha
-            arguments = {"conv_dim": str(section.conv_rank), "conv_alpha": f"{conv_alpha:g}"}
+        conv_rank = section.conv_rank
+        conv_alpha = conv_rank if section.conv_alpha is None else section.conv_alpha
+    arguments = layers[0].lycoris(section)
+    module = "lycoris.kohya" if arguments else "networks.lora"
+    if conv_rank is not None:
+        arguments |= {"conv_dim": str(conv_rank), "conv_alpha": f"{conv_alpha:g}"}
     return {
-        "ss_network_module": "lycoris.kohya" if lycoris else "networks.lora",
+        "ss_network_module": module,
         "ss_network_dim": str(rank),
         "ss_network_alpha": f"{alpha:g}",
-        "ss_network_args": json.dumps({**arguments, **lycoris}, sort_keys=True),
+        "ss_network_args": json.dumps(arguments, sort_keys=True),
     }
 
 
-def _common_alpha(layers: Mapping[str, LayerWeights]) -> float:
-    return Counter(layer.alpha for layer in layers.values()).most_common(1)[0][0]
-
-
-def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+def _common_size(layers: Sequence[LayerWeights]) -> tuple[int, float]:
+    return Counter((layer.rank, layer.alpha) for layer in layers).most_common(1)[0][0]

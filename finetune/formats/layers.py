@@ -1,4 +1,4 @@
-"""From the tensors that a file has for one layer to the update that they mean."""
+"""Turns the tensors that a file has for one layer into the layer's update."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from finetune.adapters.matrices import Shape
 from finetune.adapters.weights import LayerWeights, Role, Row, Strength
 
 
-def leads(roles: Collection[Role]) -> bool:
+def may_be_update(roles: Collection[Role]) -> bool:
     """Whether the tensors of one layer could be an update of any algorithm."""
     return any(not kind.leading.isdisjoint(roles) for kind in weight_classes())
 
@@ -22,13 +22,13 @@ def layer_weights(row: Row, shape: Shape, strength: Strength) -> LayerWeights:
 
     Args:
         row: Its tensors by role.
-        shape: Of the layer's weight.
-        strength: Counts where there is no alpha among the tensors.
+        shape: The shape of the layer's weight.
+        strength: Used if there is no alpha among the tensors.
 
     Raises:
         ValueError: If tensors are missing, not finite or of the wrong shape; the message says so.
     """
-    row = {role: tensor.float() for role, tensor in row.items()}  # fp8 can do nothing else
+    row = {role: tensor.float() for role, tensor in row.items()}  # fp8 tensors support little else
     if empty := [role for role, tensor in row.items() if tensor.numel() == 0]:
         raise ValueError(f"{empty[0]} is empty")
     kind = _kind(row.keys())
@@ -45,6 +45,6 @@ def layer_weights(row: Row, shape: Shape, strength: Strength) -> LayerWeights:
 
 
 def _kind(roles: Collection[Role]) -> type[LayerWeights]:
-    """What has one of `roles` to itself; a LoRA if nothing has."""
+    """The algorithm other than LoRA that uses one of `roles`; LoRA if none does."""
     others = (kind for kind in weight_classes() if kind is not LowRank)
     return next((kind for kind in others if not set(kind.suffixes.values()).isdisjoint(roles)), LowRank)

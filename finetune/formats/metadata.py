@@ -1,4 +1,4 @@
-"""What an exported file says about how it was made (P7), in the names that people's tools read.
+"""What an exported file says about how it was made (P7), under the names that common tools read.
 
 `ss_*` are those of kohya's sd-scripts, which A1111, Forge, InvokeAI and model managers show;
 `modelspec.*` are Stability's model metadata standard 1.0.0; `finetune.*` are ours. Everything is
@@ -22,13 +22,13 @@ from finetune.formats.families import FAMILY_NAMES
 from finetune.version import __version__
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft")
-PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}  # the standard has no word for others
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}  # the standard has no name for others
 PRECISIONS = {"fp32": "no"}  # what accelerate, and so kohya, calls it
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What is told of the pictures.
+    """What the metadata says about the pictures.
 
     Attributes:
         name: The folder's last name; never the whole path, which is nobody's business.
@@ -53,46 +53,35 @@ def run_metadata(
         recipe: The resolved recipe as plain data: sections of settings.
         backbone: The model that was trained.
         data: What it was trained on.
-        name: The exported file's name, without ending.
-        step: Optimizer steps that were made.
+        name: The exported file's name, without extension.
+        step: Optimizer steps done.
     """
     resolution = recipe["data"]["resolution"] or backbone.native_size
-    told = {
+    values = {
         "ss_output_name": name,
         "ss_sd_model_name": recipe["model"]["name"],
         "ss_resolution": f"({resolution}, {resolution})",
-        **_model(backbone),
         **_training(recipe, step),
         **_data(recipe, data, step),
-        **_modelspec(backbone, data, name, resolution),
+        **_model(backbone, data, name, resolution),
         "finetune.version": __version__,
         "finetune.versions": {library: version(library) for library in LIBRARIES},
         "finetune.step": step,
         "finetune.data_digest": data.digest,
         "finetune.recipe": recipe,
     }
-    return {key: _text(value) for key, value in sorted(told.items()) if value is not None}
+    return {key: _text(value) for key, value in sorted(values.items()) if value is not None}
 
 
-def _v_prediction(backbone: Backbone) -> bool:
-    return backbone.prediction_type == "v_prediction"
-
-
-def _model(backbone: Backbone) -> dict[str, Any]:
-    names = FAMILY_NAMES[backbone.family]
-    return {
-        "ss_base_model_version": names.base_version[_v_prediction(backbone)],
-        "ss_v2": names.base_version[0].startswith("sd_v2"),
-    }
-
-
-def _modelspec(backbone: Backbone, data: DataFacts, name: str, resolution: int) -> dict[str, Any]:
-    """Stability's standard; its date is left out, for it would differ from run to run."""
-    names = FAMILY_NAMES[backbone.family]
+def _model(backbone: Backbone, data: DataFacts, name: str, resolution: int) -> dict[str, Any]:
+    """The model in kohya's names and Stability's, without the latter's date: it would differ between runs."""
+    names, v_prediction = FAMILY_NAMES[backbone.family], backbone.prediction_type == "v_prediction"
     captions = set(data.captions)
     return {
+        "ss_base_model_version": names.base_version[v_prediction],
+        "ss_v2": names.base_version[0].startswith("sd_v2"),
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{names.architecture[_v_prediction(backbone)]}/lora",
+        "modelspec.architecture": f"{names.architecture[v_prediction]}/lora",
         "modelspec.implementation": names.implementation,
         "modelspec.title": name,
         "modelspec.resolution": f"{resolution}x{resolution}",
@@ -102,12 +91,12 @@ def _modelspec(backbone: Backbone, data: DataFacts, name: str, resolution: int) 
 
 
 def _training(recipe: Mapping[str, Any], step: int) -> dict[str, Any]:
-    optimizer, training = recipe["optimizer"], recipe["training"]
-    text_rate = optimizer["text_encoder_lr"]
+    optimizer, training, adapter = recipe["optimizer"], recipe["training"], recipe["adapter"]
+    text_lr = optimizer["lr"] if optimizer["text_encoder_lr"] is None else optimizer["text_encoder_lr"]
     return {
         "ss_learning_rate": optimizer["lr"],
         "ss_unet_lr": optimizer["lr"],
-        "ss_text_encoder_lr": optimizer["lr"] if text_rate is None else text_rate,
+        "ss_text_encoder_lr": text_lr if adapter.get("text_encoder") else None,
         "ss_optimizer": OPTIMIZERS[optimizer["name"]].cls.replace(":", "."),
         "ss_lr_scheduler": optimizer["schedule"],
         "ss_lr_warmup_steps": optimizer["warmup_steps"],
@@ -118,8 +107,8 @@ def _training(recipe: Mapping[str, Any], step: int) -> dict[str, Any]:
         "ss_gradient_accumulation_steps": training["accumulation"],
         "ss_gradient_checkpointing": training["gradient_checkpointing"],
         "ss_max_grad_norm": training["max_grad_norm"],
+        "ss_network_dropout": adapter.get("dropout"),
         **_objective(recipe["objective"]),
-        **_adapter(recipe["adapter"]),
     }
 
 
@@ -137,13 +126,6 @@ def _objective(objective: Mapping[str, Any]) -> dict[str, Any]:
         "ss_ip_noise_gamma": objective["input_perturbation"] or None,
         "ss_zero_terminal_snr": objective["zero_terminal_snr"] or None,
     }
-
-
-def _adapter(adapter: Mapping[str, Any]) -> dict[str, Any]:
-    told: dict[str, Any] = {"ss_network_dropout": adapter.get("dropout")}
-    if not adapter.get("text_encoder"):
-        told["ss_text_encoder_lr"] = None
-    return told
 
 
 def _data(recipe: Mapping[str, Any], data: DataFacts, step: int) -> dict[str, Any]:

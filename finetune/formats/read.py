@@ -16,7 +16,7 @@ from finetune.formats.embeddings import bundled_words, is_embedding, learned_wor
 from finetune.formats.families import FAMILY_NAMES, made_for
 from finetune.formats.first_layout import refuse_first_layout
 from finetune.formats.keys import LayerNames, other_kind, parse_key
-from finetune.formats.layers import layer_weights, leads
+from finetune.formats.layers import layer_weights, may_be_update
 from finetune.formats.tensors import check_floats, read_tensors
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
@@ -29,16 +29,16 @@ def read_lora(path: str | Path, backbone: Backbone) -> LoRAWeights:
     """Reads a LoRA for `backbone`, which is not changed.
 
     Args:
-        path: A safetensors file, or a folder (a run's, a diffusers LoRA's) that holds one.
+        path: A safetensors file, or a folder that holds one (a run folder or diffusers' folder).
         backbone: The model that it is to be used with; every key of the file must fit it.
 
     Returns:
-        The weights in fp32 with their strength as alpha/rank, whichever way the file says it, and the
-        new words that are in the file or beside it in the folder.
+        The weights in fp32 with their strength as alpha/rank, however the file gives it, and the new
+        words in the file or next to it in the folder.
 
     Raises:
-        WeightsError: If there is no such file, it is damaged, is no LoRA, or any key or shape does not
-            fit the model; the first few are named.
+        WeightsError: If there is no such file, it is damaged, is not a LoRA, or any key or shape does
+            not fit the model; the first few are named.
     """
     file = find_lora(Path(path))
     tensors, metadata = read_tensors(file)
@@ -48,18 +48,18 @@ def read_lora(path: str | Path, backbone: Backbone) -> LoRAWeights:
         words = (*words, read_embedding(beside, backbone))
     names = LayerNames(backbone)
     rows: dict[Layer, dict[Role, Tensor]] = {}
-    strange: list[str] = []
+    unexpected: list[str] = []
     for name, tensor in tensors.items():
         key = parse_key(name)
         layer = names.find(key) if key else None
         if key is None or layer is None:
-            strange.append(name)
+            unexpected.append(name)
         else:
             rows.setdefault(layer, {})[key.role] = tensor
-    if not any(map(leads, rows.values())) and not any(map(parse_key, strange)):
-        raise _no_lora(file, tensors)
-    if strange:
-        raise _misfit(file, strange, len(tensors), "keys fit no layer", backbone, (tensors, metadata))
+    if not any(map(may_be_update, rows.values())) and not any(map(parse_key, unexpected)):
+        raise _not_a_lora(file, tensors)
+    if unexpected:
+        raise _misfit(file, unexpected, len(tensors), "keys match no layer", backbone, (tensors, metadata))
     check_floats(tensors, file)
     configs = _configs(file, metadata)
     layers, faults = {}, []
@@ -99,9 +99,9 @@ def find_lora(path: Path) -> Path:
         return found[0]
     if found:
         raise WeightsError(
-            f"{len(found)} files could be meant: {', '.join(p.name for p in found[:3])}.",
+            f"There are {len(found)} files to choose from: {', '.join(p.name for p in found[:3])}.",
             where=str(path),
-            fix="Name one of them.",
+            fix="Give one of them.",
         )
     raise WeightsError(
         "This folder holds no LoRA.",
@@ -125,7 +125,7 @@ def _configs(file: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any
         ) from error
 
 
-def _no_lora(file: Path, tensors: Mapping[str, Tensor]) -> WeightsError:
+def _not_a_lora(file: Path, tensors: Mapping[str, Tensor]) -> WeightsError:
     if is_embedding(tensors):
         return WeightsError(
             "This file holds the embeddings of a new word, not a LoRA.",
@@ -136,9 +136,7 @@ def _no_lora(file: Path, tensors: Mapping[str, Tensor]) -> WeightsError:
         return WeightsError(
             f"This file holds {kind}, which is not supported.", where=str(file), fix="Use a LoRA file."
         )
-    whole = any(
-        key.startswith(("model.diffusion_model.", "down_blocks.", "first_stage_model.")) for key in tensors
-    )
+    whole = any(key.startswith(WHOLE_MODEL) for key in tensors)
     return WeightsError(
         "This is a whole model, not a LoRA." if whole else "This file holds no LoRA.",
         where=str(file),
@@ -159,7 +157,7 @@ def _misfit(
     if kind := other_kind(faults):
         fix = f"The file holds {kind}, which is not supported."
     elif origin and origin != own:
-        fix = f"It seems made for {origin}, but {backbone.name} is {own}: choose such a model with --model."
+        fix = f"It seems to be made for {origin}, but {backbone.name} is {own}: choose a matching --model."
     else:
-        fix = f"Use the model that it was trained on instead of {backbone.name}."
+        fix = f"Use the model it was trained on instead of {backbone.name}."
     return WeightsError(f"{len(faults)} of {count} {what}: {shown}.", where=str(file), fix=fix)

@@ -26,7 +26,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """Writes a safetensors file that depends on its content alone.
 
     The safetensors library keeps metadata in a hash map and writes it in another order each time,
-    so the header is written again here with sorted keys.
+    so the header is rewritten here with its metadata sorted.
 
     Args:
         path: The file; it appears whole or not at all.
@@ -56,21 +56,21 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         Its tensors, on the CPU, and its metadata.
 
     Raises:
-        WeightsError: If it cannot be read or is no whole safetensors file.
+        WeightsError: If it cannot be read, is not a safetensors file, or is truncated.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
         raise WeightsError(
-            "This is not a readable safetensors file, or only a part of one.",
+            "This is not a readable safetensors file, or it is truncated.",
             where=str(path),
             fix="Check that the download is complete; pickled weights (.pt, .ckpt, .bin) are not loaded.",
         ) from error
 
 
 def check_floats(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Refuses weights that are no floating-point numbers; a lone integer as an alpha will do.
+    """Refuses weights that are not floating-point numbers; a single integer is fine as an alpha.
 
     Raises:
         WeightsError: Naming the first few.
@@ -78,7 +78,7 @@ def check_floats(tensors: Mapping[str, Tensor], file: Path) -> None:
     faults = [
         f"{name} is {str(tensor.dtype).removeprefix('torch.')}"
         for name, tensor in tensors.items()
-        if tensor.dtype not in FLOATS and not _whole_alpha(name, tensor)
+        if tensor.dtype not in FLOATS and not _integer_alpha(name, tensor)
     ]
     if faults:
         more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
@@ -89,6 +89,6 @@ def check_floats(tensors: Mapping[str, Tensor], file: Path) -> None:
         )
 
 
-def _whole_alpha(name: str, tensor: Tensor) -> bool:
-    whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
-    return name.endswith(".alpha") and tensor.numel() == 1 and whole
+def _integer_alpha(name: str, tensor: Tensor) -> bool:
+    integer = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+    return name.endswith(".alpha") and tensor.numel() == 1 and integer

@@ -133,7 +133,7 @@ def test_other_peoples_files(backbone: Backbone, tmp_path: Path) -> None:
     ("tensors", "told"),
     [
         ({"emb_params": torch.ones(1, 768)}, "made for SD 1.x|shapes"),
-        ({"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}, "seems made for SDXL"),
+        ({"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}, "seem to be made for SDXL"),
         ({"emb_params": torch.full((1, 16), torch.nan)}, "NaN"),
         ({"emb_params": torch.ones(1, 16).int()}, "emb_params is int32"),
         ({"emb_params": torch.tensor(1.0)}, "not rows of numbers"),

@@ -100,7 +100,7 @@ def test_large_ones_keep_pefts_names(
     kind: str, tiny_folder: Path, fresh: Fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which we read, and of a LoKr the UNet that diffusers has, too."""
-    monkeypatch.setattr(diffusers, "MOST_RANK", 0)
+    monkeypatch.setattr(diffusers, "MAX_RANK", 0)
     backbone = fresh()
     adapter = trained_lora(
         backbone, **(KINDS[kind] | {"text_encoder": False, "block_rank": {"mid_block": 2}})

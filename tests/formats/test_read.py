@@ -152,7 +152,7 @@ def q_file(folder: Path, metadata: dict[str, str] | None = None, **more: Tensor)
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ({"lora_unet_nowhere__alpha": torch.ones(())}, "1 of 3 keys fit no layer: lora_unet_nowhere.alpha"),
+        ({"lora_unet_nowhere__alpha": torch.ones(())}, "1 of 3 keys match no layer: lora_unet_nowhere.alpha"),
         ({"something": torch.ones(1)}, "something"),
         ({f"{KOHYA_CONV}__alpha": torch.ones(())}, "conv1: lora_(down|up) is missing"),
         ({f"{KOHYA_Q}__lora_down__weight": torch.ones(2, 99)}, r"\(2, 99\)"),
@@ -165,12 +165,12 @@ def q_file(folder: Path, metadata: dict[str, str] | None = None, **more: Tensor)
         ({f"{KOHYA_Q}__alpha": torch.ones(2)}, "has 2 alphas"),
         ({f"{KOHYA_Q}__lora_down__weight": torch.tensor(1.0)}, r"down has the shape \(\)"),
         ({f"{KOHYA_Q}__lora_mid__weight": torch.ones(2, 5, 3, 3)}, "a core and a matrix that do not fit"),
-        ({"bundle_emb__": torch.ones(1)}, "1 of 3 keys fit no layer: bundle_emb"),
+        ({"bundle_emb__": torch.ones(1)}, "1 of 3 keys match no layer: bundle_emb"),
         ({f"{KOHYA_Q}__lora_down__weight": torch.ones(0, 16)}, "down is empty"),
         ({f"{KOHYA_Q}__lora_up__weight": torch.ones(16, 2).int()}, "to_q.lora_up.weight is int32"),
         ({f"{KOHYA_Q}__lora_up__weight": torch.ones(16, 2).bool()}, "to_q.lora_up.weight is bool"),
         ({f"{KOHYA_Q}__alpha": torch.tensor(True)}, "to_q.alpha is bool"),
-        ({f"{KOHYA_Q}__scale_weight": torch.ones(())}, "to_q.scale_weight(.|\n)*fp8 numbers with scales"),
+        ({f"{KOHYA_Q}__scale_weight": torch.ones(())}, "to_q.scale_weight(.|\n)*fp8 weights with separate"),
     ],
 )
 def test_keys_that_do_not_fit(more: dict[str, Tensor], told: str, backbone: Backbone, tmp_path: Path) -> None:
