@@ -1,4 +1,4 @@
-"""Other shapes of a trained result: the whole model with the LoRA merged in, a DoRA as a plain LoRA."""
+"""Other forms of a trained result: the whole model with the LoRA merged in, a DoRA as a plain LoRA."""
 
 from __future__ import annotations
 

@@ -28,13 +28,12 @@ def export_merged(
 ) -> Path:
     """Writes the model with the LoRA merged in, for `DiffusionPipeline.from_pretrained`.
 
-    A LoHa or LoKr is merged likewise; new words that were learned with it are in the model too.
-
-    The folder also holds `finetune.json`, which says what was merged and how it was made (P7).
+    The same goes for a LoHa or LoKr; new words that were learned with it are in the model too. The folder
+    also holds `finetune.json`, which says what was merged and how it was made (P7).
 
     Args:
         lora: A run folder or a LoRA file in any layout.
-        backbone: The model to merge into, in fp32; it is the same afterwards, to the bit.
+        backbone: The model to merge into, in fp32; afterwards it is what it was before, to the bit.
         out_dir: The folder to write; it appears whole or not at all.
         scale: Weight of the LoRA: 1 as trained.
         dtype: Of the weights in the folder.
@@ -77,7 +76,7 @@ def check_free(out: Path) -> None:
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(
-            "There is something already, and results are never overwritten.",
+            "This already exists, and results are never overwritten.",
             where=str(out),
             fix="Give a name that does not exist yet.",
         )

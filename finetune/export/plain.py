@@ -1,4 +1,4 @@
-"""A DoRA, LoHa or LoKr as a plain LoRA, which every program reads alike."""
+"""A DoRA, LoHa or LoKr as a plain LoRA, which means the same to every program."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def export_plain(lora: str | Path, backbone: Backbone, out: str | Path, *, rank:
     """Writes a LoRA file with kohya's key names whose update is that of a DoRA, as nearly as its rank allows.
 
     The change of each layer with DoRA magnitudes, W' - W, is taken exactly and cut to its largest
-    singular values (Eckart and Young 1936). Other layers are the same afterwards.
+    singular values (Eckart and Young 1936). Other layers' changes stay exact.
 
     Args:
         lora: A run folder or a LoRA file in any layout.
         backbone: The model it was made for, in fp32; it is not changed.
         out: The file to write; it appears whole or not at all.
-        rank: Of the layers with DoRA magnitudes; the whole side of a layer that has less.
+        rank: Rank of the layers with DoRA magnitudes; smaller layers get their full rank.
 
     Returns:
-        The relative error: the norm of what was cut off by the norm of the whole change.
+        The relative error: the norm of what was cut off, divided by the norm of the whole change.
 
     Raises:
         ConfigError: If `out` exists.
@@ -68,7 +68,7 @@ def plain(layer: LayerWeights, weight: Tensor, rank: int) -> tuple[LowRank, floa
     Args:
         layer: Its update.
         weight: Its pretrained weight.
-        rank: Where the update has DoRA magnitudes.
+        rank: Rank of the LoRA if the update has DoRA magnitudes.
 
     Returns:
         The LoRA, and the squared norms of what was cut off and of the whole change.
@@ -77,7 +77,7 @@ def plain(layer: LayerWeights, weight: Tensor, rank: int) -> tuple[LowRank, floa
         return layer.low_rank(), 0.0, float(layer.delta().double().square().sum())
     base = weight.detach().cpu().double().flatten(1)
     direction = base + layer.delta().double().flatten(1)
-    # A row of zeros, which has no direction, stays one.
+    # A row of zeros has no direction and stays zero.
     change = layer.magnitude.double()[:, None] * functional.normalize(direction, eps=1e-30) - base
     left, values, right = torch.linalg.svd(change, full_matrices=False)
     kept = min(rank, len(values))
@@ -99,5 +99,5 @@ def _base_weights(backbone: Backbone) -> dict[tuple[str, str], Tensor]:
 
 def _metadata(weights: LoRAWeights) -> dict[str, str]:
     """How the original was made, with the kind of network that this file holds."""
-    told = {key: value for key, value in weights.metadata.items() if key != DIFFUSERS_METADATA}
-    return told | (network_metadata(weights, LoRASection()) if "unet" in weights.parts() else {})
+    kept = {key: value for key, value in weights.metadata.items() if key != DIFFUSERS_METADATA}
+    return kept | (network_metadata(weights, LoRASection()) if "unet" in weights.parts() else {})
