@@ -1,4 +1,4 @@
-"""CLIP's tokenizer, made from the merges that ship with the package (single-file checkpoints hold none)."""
+"""CLIP's tokenizer, made from the merges that ship with the package (single-file checkpoints have none)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
 
 from finetune.backbones.families import Family
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
+"""A visible character for each byte; the printable Latin-1 ones, which stand for themselves, come first."""
 
 
 def clip_tokenizers(family: Family) -> tuple[CLIPTokenizer, ...]:
@@ -24,25 +27,26 @@ def clip_tokenizer(pad: str = END) -> CLIPTokenizer:
     """The tokenizer of all published Stable Diffusion models: 49,408 byte-level BPE tokens, 77 at most.
 
     Args:
-        pad: What captions are filled up with: the end token (CLIP ViT-L) or "!" (OpenCLIP's models).
+        pad: What captions are padded with: the end token (CLIP ViT-L) or "!" (OpenCLIP's models).
     """
-    merges: Any = _merges()  # pairs, though the annotation says strings
+    return bpe_tokenizer(_merges(), pad, 77)
+
+
+def bpe_tokenizer(merges: Any, pad: str, length: int) -> CLIPTokenizer:
+    """A byte-level CLIP tokenizer.
+
+    Args:
+        merges: Pairs of tokens (transformers' annotation says strings), the most frequent first.
+        pad: The padding token.
+        length: Tokens of a text, begin and end included.
+    """
     # Ids as in OpenAI's code: all bytes, all bytes that end a word, one token per merge, start, end.
-    letters = _byte_letters()
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(m) for m in merges), START, END]
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad, model_max_length=77)
+    tokens = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), *map("".join, merges), START, END]
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad, model_max_length=length)
 
 
 @cache
-def _merges() -> list[tuple[str, str]]:
+def _merges() -> list[tuple[str, ...]]:
     packed = files("finetune.backbones").joinpath("published/clip/merges.txt.gz").read_bytes()
-    pairs = (line.split() for line in gzip.decompress(packed).decode("utf-8").splitlines())
-    return [(left, right) for left, right in pairs]
-
-
-def _byte_letters() -> list[str]:
-    """A visible character for each byte, the printable Latin-1 ones (which stand for themselves) first."""
-    printable = [b for b in range(256) if chr(b).isprintable() and not chr(b).isspace()]
-    hidden = 256 - len(printable)
-    return [*map(chr, printable), *map(chr, range(256, 256 + hidden))]
+    return [tuple(line.split()) for line in gzip.decompress(packed).decode("utf-8").splitlines()]

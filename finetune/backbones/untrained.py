@@ -13,11 +13,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from finetune.backbones.backbone import Backbone
+from finetune.backbones.clip_vocabulary import END, LETTERS, bpe_tokenizer
 from finetune.backbones.folder import freeze
 from finetune.backbones.sd import StableDiffusion
 from finetune.config.pretrain import ArchitectureSection
 
-START, END = "<|startoftext|>", "<|endoftext|>"
 # That of every published Stable Diffusion (Rombach et al. 2022, arXiv:2112.10752).
 _SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -72,7 +72,6 @@ def make_tokenizer(captions: Iterable[str], vocabulary: int, length: int) -> CLI
         vocabulary: Tokens at most, the 512 of single bytes among them.
         length: Tokens of a text, begin and end included.
     """
-    counts = Counter(captions)
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     learner.pre_tokenizer = pre_tokenizers.Sequence(
@@ -82,20 +81,12 @@ def make_tokenizer(captions: Iterable[str], vocabulary: int, length: int) -> CLI
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False
+        vocab_size=vocabulary, initial_alphabet=LETTERS, end_of_word_suffix="</w>", show_progress=False
     )
-    learner.train_from_iterator(counts.elements(), trainer)
+    learner.train_from_iterator(Counter(captions).elements(), trainer)
     merges = [(left, right) for left, right in json.loads(learner.to_str())["model"]["merges"]]
-    # Ids as in OpenAI's code: letters, letters that end a word, one token a merge, start, end last.
-    tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(m) for m in merges), START, END]
-    return CLIPTokenizer(
-        vocab={token: i for i, token in enumerate(dict.fromkeys(tokens))},
-        merges=merges,
-        pad_token=END,
-        model_max_length=length,
-    )
+    return bpe_tokenizer(merges, END, length)
 
 
 def make_autoencoder(sizes: dict[str, Any], resolution: int) -> AutoencoderKL:
