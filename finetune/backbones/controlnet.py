@@ -99,7 +99,8 @@ def read_branch(path: Path | str, backbone: Backbone) -> Any:
     try:
         branch = load_part(ControlNetModel, folder, False, [])
     except ModelError as error:
-        raise WeightsError(error.what, where=error.where, fix=_fix(error)) from error
+        fix = _GIVE if "pickle" not in error.what else "Get its .safetensors version."
+        raise WeightsError(error.what, where=error.where, fix=fix) from error
     _check_fit(branch, backbone, folder)
     return branch.eval().requires_grad_(False)
 
@@ -129,10 +130,6 @@ def find_branch(path: Path | str) -> Path:
 
 
 _GIVE = "Give a run folder of `finetune controlnet`, or a diffusers folder of a ControlNet."
-
-
-def _fix(error: ModelError) -> str:
-    return _GIVE if "pickle" not in error.what else "Get its .safetensors version."
 
 
 def _check_fit(branch: Any, backbone: Backbone, folder: Path) -> None:

@@ -62,11 +62,7 @@ def refuse_channels(channels: int, where: str, latent: int = 4) -> None:
     Raises:
         ModelError: If it is neither a text-to-image nor an inpainting UNet.
     """
-    kinds = {
-        8: "an editing model (InstructPix2Pix)",
-        7: "an upscaler",
-        5: "a depth model",
-    }
+    kinds = {8: "an editing model (InstructPix2Pix)", 7: "an upscaler", 5: "a depth model"}
     if channels not in (latent, 2 * latent + 1):
         kind = kinds.get(channels, "another kind of model")
         raise ModelError(

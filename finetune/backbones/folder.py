@@ -46,28 +46,24 @@ def load_folder(path: Path, section: ModelSection) -> Backbone:
     def part(kind: type[Any], name: str) -> Any:
         return load_part(kind, path / name, section.allow_pickle, notes)
 
-    unet = part(UNet2DConditionModel, "unet")
-    vae = part(AutoencoderKL, "vae")
-    encoders = tuple(map(part, model.encoder_classes, numbered("text_encoder", count)))
-    tokenizers = tuple(_load_tokenizer(path / name) for name in numbered("tokenizer", count))
     backbone = model(
         family=family,
         name=section.name,
-        unet=unet,
-        vae=vae,
-        text_encoders=encoders,
-        tokenizers=tokenizers,
+        unet=part(UNet2DConditionModel, "unet"),
+        vae=part(AutoencoderKL, "vae"),
+        text_encoders=tuple(map(part, model.encoder_classes, numbered("text_encoder", count))),
+        tokenizers=tuple(_load_tokenizer(path / name) for name in numbered("tokenizer", count)),
         scheduler=_load_scheduler(index, path / "scheduler", section),
-        notes=tuple(notes),
+        notes=tuple(notes),  # last: the parts add to them
     )
-    freeze(backbone)
-    return backbone
+    return freeze(backbone)
 
 
-def freeze(backbone: Backbone) -> None:
-    """Puts all parts into evaluation mode and makes all weights untrained."""
+def freeze(backbone: Backbone) -> Backbone:
+    """Puts all parts into evaluation mode and freezes their weights; returns the backbone."""
     for module in (backbone.unet, backbone.vae, *backbone.text_encoders):
         module.eval().requires_grad_(False)
+    return backbone
 
 
 def _read_configs(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -86,21 +82,19 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(file, error) from error
+        raise unreadable(file, error) from error
     if not isinstance(content, dict):
-        raise _damaged(file, TypeError("not a JSON object"))
+        raise unreadable(file, TypeError("not a JSON object"))
     return content
 
 
-def _damaged(where: Path, error: Exception) -> UserError:
+def unreadable(where: Path, error: Exception) -> UserError:
+    """The error for a model, or a part of one, that a library cannot load."""
     if memory_ran_out(error):
         return OutOfMemory(str(where))
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return ModelError(
-        f"A part of the model cannot be read: {reason.rstrip('.')}.",
-        where=str(where),
-        fix="Get the model again.",
-    )
+    what = f"The model cannot be read: {reason.rstrip('.')}."
+    return ModelError(what, where=str(where), fix="Get the model again.")
 
 
 def _weights_variant(folder: Path, stem: str, allow_pickle: bool) -> tuple[str | None, bool]:
@@ -164,7 +158,7 @@ def load_part(kind: type[Any], folder: Path, allow_pickle: bool, notes: list[str
                 output_loading_info=True,
             )
     except Exception as error:  # any fault of the files: each library has its own types for them
-        raise _damaged(folder, error) from error
+        raise unreadable(folder, error) from error
     check_complete(info, folder, notes)
     check_finite(module, str(folder))
     return module
@@ -176,7 +170,7 @@ def _check_config(kind: type[Any], file: Path) -> None:
     for name, parameter in inspect.signature(kind.__init__).parameters.items():
         number = type(parameter.default) in (int, float) and "uple" not in str(parameter.annotation)
         if number and isinstance(config.get(name), (str, list, dict)):
-            raise _damaged(file, TypeError(f"{name} is {json.dumps(config[name])[:100]}"))
+            raise unreadable(file, TypeError(f"{name} is {json.dumps(config[name])[:100]}"))
 
 
 def check_complete(info: Mapping[str, Any], folder: Path, notes: list[str]) -> None:
@@ -217,7 +211,7 @@ def _load_tokenizer(folder: Path) -> Any:
             raise ValueError(f"model_max_length is {tokenizer.model_max_length}")
         return tokenizer
     except Exception as error:
-        raise _damaged(folder, error) from error
+        raise unreadable(folder, error) from error
 
 
 def _load_scheduler(index: Mapping[str, Any], folder: Path, section: ModelSection) -> Any:
@@ -246,7 +240,7 @@ def _load_scheduler(index: Mapping[str, Any], folder: Path, section: ModelSectio
     try:
         scheduler = kind.from_config(config)
     except Exception as error:  # each scheduler has its own for odd settings
-        raise _damaged(file, error) from error
+        raise unreadable(file, error) from error
     return checked_scheduler(scheduler, str(folder))
 
 

@@ -41,9 +41,7 @@ def download(repository: str, section: ModelSection) -> Path:
         index = _json(repository, "model_index.json", where)
         refuse_other_pipelines(index, repository)
         family_of(index, _json(repository, "unet/config.json", where), repository)
-    except errors.EntryNotFoundError as error:
-        raise _fault(error, repository) from error
-    except (OSError, errors.HfHubHTTPError, errors.HFValidationError) as error:
+    except (OSError, errors.EntryNotFoundError, errors.HfHubHTTPError, errors.HFValidationError) as error:
         raise _fault(error, repository) from error
     return _weights(repository, where, section.allow_pickle)
 

@@ -9,15 +9,7 @@ from torch import Tensor
 
 
 def encode(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Pictures to the posterior of their latents, scaled as the UNet wants them, always in fp32.
-
-    Args:
-        vae: The `AutoencoderKL`.
-        pixels: `[B, 3, H, W]` in [-1, 1].
-
-    Returns:
-        Mean and standard deviation, each `[B, C, h, w]` fp32 on the VAE's device.
-    """
+    """`Backbone.encode_pixels` with an `AutoencoderKL`; the latents are on its device."""
     device = next(vae.parameters()).device
     with torch.autocast(device.type, enabled=False):
         posterior = vae.encode(pixels.to(device, torch.float32)).latent_dist
@@ -26,7 +18,7 @@ def encode(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def decode(vae: Any, latents: Tensor) -> Tensor:
-    """Scaled latents `[B, C, h, w]` to pictures `[B, 3, H, W]` in [-1, 1], always in fp32."""
+    """`Backbone.decode` with an `AutoencoderKL`; the pictures are on its device."""
     device = next(vae.parameters()).device
     latents = latents.to(device, torch.float32)
     shift, scale = _affine(vae, latents)

@@ -13,6 +13,7 @@ from finetune.backbones.single_file import load_single_file
 from finetune.config import ModelSection
 from finetune.errors import ModelError
 
+_FIX = f"Give a diffusers folder, a .safetensors checkpoint, a Hub id, or one of {', '.join(ALIASES)}."
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -46,7 +47,7 @@ def load_backbone(section: ModelSection) -> Backbone:
     is_checkpoint = path.suffix in (".safetensors", *PICKLES)
     if path.is_file():
         if not is_checkpoint:
-            raise ModelError("This file is not a checkpoint.", where=str(path), fix=_fix())
+            raise ModelError("This file is not a checkpoint.", where=str(path), fix=_FIX)
         return load_single_file(path, section)
     if _HUB_ID.fullmatch(str(location(name))) and not is_checkpoint:
         return load_folder(download(location(name), section), section)
@@ -54,8 +55,4 @@ def load_backbone(section: ModelSection) -> Backbone:
 
 
 def _unknown(name: str) -> ModelError:
-    return ModelError(f"There is no model {name!r}.", fix=_fix())
-
-
-def _fix() -> str:
-    return f"Give a diffusers folder, a .safetensors checkpoint, a Hub id, or one of {', '.join(ALIASES)}."
+    return ModelError(f"There is no model {name!r}.", fix=_FIX)

@@ -24,12 +24,12 @@ from finetune.backbones.checkpoint import (
 )
 from finetune.backbones.clip_vocabulary import clip_tokenizers
 from finetune.backbones.families import Family
-from finetune.backbones.folder import check_finite, checked_scheduler, freeze
+from finetune.backbones.folder import check_finite, checked_scheduler, freeze, unreadable
 from finetune.backbones.known import FAMILIES
 from finetune.backbones.names import numbered
 from finetune.backbones.quiet import quiet
 from finetune.config import ModelSection
-from finetune.errors import ModelError, OutOfMemory, memory_ran_out
+from finetune.errors import ModelError
 
 
 def load_single_file(path: Path, section: ModelSection) -> Backbone:
@@ -84,32 +84,20 @@ def convert(
                 )
             pipe: Any = model.pipeline_class.from_single_file(str(path), **how, **given)
     except Exception as error:  # whatever the conversion stumbles over: the file is not what it seems
-        if memory_ran_out(error):
-            raise OutOfMemory(str(path)) from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise _misfit(path, reason) from error
+        raise unreadable(path, error) from error
     encoders = tuple(getattr(pipe, part) for part in numbered("text_encoder", count))
     for module in (pipe.unet, pipe.vae, *encoders):
         _refuse_holes(module, path)
         check_finite(module, str(path))
-    backbone = model(family, name, pipe.unet, pipe.vae, encoders, tokenizers, pipe.scheduler)
-    freeze(backbone)
-    return backbone
+    return freeze(model(family, name, pipe.unet, pipe.vae, encoders, tokenizers, pipe.scheduler))
 
 
 def _refuse_holes(module: nn.Module, path: Path) -> None:
     # The conversion leaves weights that the file lacks on the meta device, without values.
     holes = [name for name, parameter in module.named_parameters() if parameter.is_meta]
     if holes:
-        raise _misfit(
-            path, f"{len(holes)} weights of {type(module).__name__} are missing, such as {holes[0]}"
-        )
-
-
-def _misfit(path: Path, reason: str) -> ModelError:
-    return ModelError(
-        f"The checkpoint cannot be read: {reason.rstrip('.')}.", where=str(path), fix="Get the file again."
-    )
+        what = f"{len(holes)} weights of {type(module).__name__} are missing, such as {holes[0]}."
+        raise ModelError(what, where=str(path), fix="Get the file again.")
 
 
 def settle_prediction(backbone: Backbone, path: Path, header: Header, section: ModelSection) -> None:

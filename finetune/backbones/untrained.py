@@ -48,17 +48,8 @@ def untrained_backbone(
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    backbone = StableDiffusion(
-        family="sd1",
-        name=f"a new model ({section.size})",
-        unet=unet,
-        vae=vae,
-        text_encoders=(text_encoder,),
-        tokenizers=(tokenizer,),
-        scheduler=scheduler,
-    )
-    freeze(backbone)
-    return backbone
+    name = f"a new model ({section.size})"
+    return freeze(StableDiffusion("sd1", name, unet, vae, (text_encoder,), (tokenizer,), scheduler))
 
 
 def make_tokenizer(captions: Iterable[str], vocabulary: int, length: int) -> CLIPTokenizer:
