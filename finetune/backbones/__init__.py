@@ -1,4 +1,4 @@
-"""Loaded Stable Diffusion models (SD 1.x, SD 2.x, SDXL) and all that is special about each family."""
+"""Loaded Stable Diffusion models (SD 1.x, SD 2.x, SDXL) and everything specific to a family."""
 
 from __future__ import annotations
 

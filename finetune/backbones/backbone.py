@@ -27,26 +27,26 @@ Size = tuple[int, int]
 class Backbone(ABC):
     """A pretrained Stable Diffusion, frozen, in fp32 and on the CPU when loaded.
 
-    Each family is a subclass, which alone knows how text is encoded, what sizes the UNet is told and what
-    things are called in files.
+    Each family is a subclass; only it knows how text is encoded, which sizes the UNet is conditioned on, and
+    what things are called in files.
 
     Attributes:
-        encoder_classes: Those of the text encoders, in transformers.
-        pipeline_class: diffusers' pipeline, `branched_class` the one with ControlNets, `inpainting_class`
+        encoder_classes: The text encoders' classes in transformers.
+        pipeline_class: diffusers' pipeline; `branched_class` is the one with ControlNets, `inpainting_class`
             the one that an inpainting model is saved as.
-        pipeline_options: What it is told besides its parts.
-        kohya_roots: For each of `module_roots` the prefix of kohya's keys.
-        original_text: For each text encoder its structure (`clip` or `open_clip`) in checkpoints of the
-            original code, and its prefix there.
-        published_predictions: What published models of the family predict.
+        pipeline_options: Its arguments besides the model's parts.
+        kohya_roots: The prefix of kohya's keys for each of `module_roots`.
+        original_text: For each text encoder, its structure (`clip` or `open_clip`) and key prefix in
+            checkpoints of the original code.
+        published_predictions: The prediction types of the family's published models.
         family: `sd1`, `sd2` or `sdxl`.
         name: What the user called it, for messages and metadata.
         unet: The `UNet2DConditionModel`.
         vae: The `AutoencoderKL`, which always stays in fp32 (SDXL's overflows in fp16).
         text_encoders: One, or two for SDXL.
         tokenizers: One for each text encoder.
-        scheduler: The model's own, from which betas and prediction type are read.
-        notes: What the user should be told about how the model was read.
+        scheduler: The model's own; betas and prediction type are read from it.
+        notes: What the user should know about how the model was loaded.
     """
 
     encoder_classes: ClassVar[tuple[Any, ...]]
@@ -72,7 +72,7 @@ class Backbone(ABC):
             self.unet.register_forward_pre_hook(PaintEverything(self.vae))
             self.notes += ("This is an inpainting model; here its mask covers the whole picture.",)
 
-    # --- what the model says of itself -------------------------------------------------------
+    # --- properties ----------------------------------------------------------------------------
 
     @property
     def latent_factor(self) -> int:
@@ -115,17 +115,17 @@ class Backbone(ABC):
         return next((p.dtype for p in self.unet.parameters() if not p.requires_grad), torch.float32)
 
     def fingerprint(self) -> str:
-        """Content hash of every weight and setting of the model, hexadecimal; ask before it is changed."""
+        """Content hash of every weight and setting of the model, hexadecimal; take it before changes."""
         unet = fingerprint([self.unet], [self.unet.config, dict(self.scheduler.config)])
         parts = f"{unet} {self.fingerprint_vae()} {self.fingerprint_text()}"
         return hashlib.sha256(parts.encode()).hexdigest()
 
     def fingerprint_vae(self) -> str:
-        """Content hash of everything that a latent is made with, hexadecimal."""
+        """Content hash of everything that latents depend on, hexadecimal."""
         return fingerprint([self.vae], [self.vae.config])
 
     def fingerprint_text(self) -> str:
-        """Content hash of everything that a text embedding is made with, hexadecimal."""
+        """Content hash of everything that text embeddings depend on, hexadecimal."""
         settings: list[Any] = [self.family, str(self.token_length)]
         for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
             settings += [*tokenizer_settings(tokenizer), encoder.config.to_dict()]
@@ -134,7 +134,7 @@ class Backbone(ABC):
     # --- text ----------------------------------------------------------------------------------
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
-        """Captions to token ids, cut to what fits: `[B, encoders, T]` int64 on the CPU."""
+        """Captions to token ids, truncated to what fits: `[B, encoders, T]` int64 on the CPU."""
         return text.tokenize(self.tokenizers, captions, self.token_length)
 
     def truncated(self, caption: str) -> str | None:
@@ -143,7 +143,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def encode_text(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Token ids to text embeddings; differentiable where the encoders are trained.
+        """Token ids to text embeddings; differentiable if the encoders are trained.
 
         Args:
             tokens: `[B, encoders, T]` from `tokenize`; moved to the encoders' device.
@@ -152,12 +152,12 @@ class Backbone(ABC):
             Hidden states `[B, T, D]` for cross-attention and the pooled text `[B, P]` (SDXL only).
         """
 
-    def beside_encoders(self, tokens: Tensor) -> Tensor:
-        """The same tokens where the text encoders are."""
+    def on_encoder_device(self, tokens: Tensor) -> Tensor:
+        """The tokens, moved to the text encoders' device."""
         return tokens.to(next(self.text_encoders[0].parameters()).device)
 
     def time_ids(self, original: Size, crop: Size, target: Size) -> Tensor | None:
-        """What the UNet is told of the size of one picture.
+        """The UNet's size conditioning for one picture.
 
         Args:
             original: Height and width of the picture before it was resized, in pixels.
@@ -165,18 +165,18 @@ class Backbone(ABC):
             target: Height and width of what the UNet sees, in pixels.
 
         Returns:
-            `[1, 6]` fp32, or None for families without it.
+            `[1, 6]` fp32, or None for families that have none.
         """
         return None
 
     def conditioning(
         self, captions: Sequence[str], sizes: Sequence[tuple[Size, Size, Size]] | None = None
     ) -> Conditioning:
-        """Tokens and time ids of some captions, on the CPU.
+        """Tokens and time ids of captions, on the CPU.
 
         Args:
             captions: `B` captions.
-            sizes: For each the arguments of `time_ids`; an uncropped picture of native size if None.
+            sizes: The arguments of `time_ids` for each; uncropped pictures of native size if None.
         """
         side = (self.native_size, self.native_size)
         rows = sizes if sizes is not None else [(side, (0, 0), side)] * len(captions)
@@ -203,17 +203,17 @@ class Backbone(ABC):
     def predict(
         self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, branch: Any = None
     ) -> Tensor:
-        """What the UNet says about noisy latents.
+        """The UNet's prediction for noisy latents.
 
         Args:
             noisy_latents: `[B, C, h, w]` scaled latents with noise.
             timesteps: `[B]` in [0, number of training timesteps).
-            conditioning: `B` rows; text embeddings are made from its tokens where it has none.
-            branch: A `ControlNetModel`, which sees `conditioning.control` and adds to what the UNet's
-                decoder gets (arXiv:2302.05543); None for the UNet alone.
+            conditioning: `B` rows; text embeddings are computed from its tokens if it has none.
+            branch: A `ControlNetModel` that sees `conditioning.control` and adds residuals inside the UNet
+                (arXiv:2302.05543); None for the UNet alone.
 
         Returns:
-            `[B, C, h, w]`: noise, velocity or clean latents, by `prediction_type`.
+            `[B, C, h, w]`: noise, velocity or clean latents, depending on `prediction_type`.
         """
         if conditioning.hidden is None:
             if conditioning.tokens is None:
@@ -231,19 +231,19 @@ class Backbone(ABC):
         """A diffusers pipeline that shares these very modules: no safety checker, no progress bar.
 
         With the UNet in half precision decode with `decode` (`output_type="latent"`), since the VAE
-        stays in fp32. That of an inpainting model paints the whole picture, from `latents` that it is given.
+        stays in fp32. With an inpainting model it paints the whole picture, and must be given `latents`.
 
         Args:
-            branches: `ControlNetModel`s that take part.
-            kind: Its class; `pipeline_class` if None, or `branched_class` with branches.
+            branches: `ControlNetModel`s to use.
+            kind: The pipeline's class; `pipeline_class` if None, or `branched_class` with branches.
         """
         tokenizers = zip(numbered("tokenizer", len(self.tokenizers)), self.tokenizers, strict=True)
         parts = {**self.module_roots(), "vae": self.vae, **dict(tokenizers), **self.pipeline_options}
         if branches:
-            # Several are wrapped by the pipeline, and one in a list would be too.
+            # The pipeline wraps a list in a MultiControlNetModel, even a list of one.
             parts["controlnet"] = list(branches) if len(branches) > 1 else branches[0]
         kind = kind or (self.branched_class if branches else self.pipeline_class)
-        scheduler = type(self.scheduler).from_config(self.scheduler.config)  # not itself: it has a state
+        scheduler = type(self.scheduler).from_config(self.scheduler.config)  # a copy: schedulers have state
         pipeline = kind(**parts, scheduler=scheduler)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
@@ -254,7 +254,7 @@ class Backbone(ABC):
         """Moves all parts to `device` and casts frozen weights to `dtype`, except the VAE's.
 
         Weights that are trained (`requires_grad`) keep their precision, as all do if `dtype` is None.
-        Returns itself.
+        Returns the backbone.
         """
         for module in (self.unet, *self.text_encoders):
             move(module, device, dtype)
@@ -262,7 +262,7 @@ class Backbone(ABC):
         return self
 
     def free_encoders(self) -> None:
-        """Takes the VAE and the text encoders that are not trained off the GPU, keeping them in RAM."""
+        """Moves the VAE and the text encoders to the CPU, except those that are trained."""
         for module in (self.vae, *self.text_encoders):
             if not any(p.requires_grad for p in module.parameters()):
                 move(module, "cpu", None)
@@ -270,14 +270,14 @@ class Backbone(ABC):
             torch.cuda.empty_cache()
 
     def bring_encoders(self) -> None:
-        """Puts VAE and text encoders back beside the UNet: undoes `free_encoders`."""
+        """Moves the VAE and the text encoders back to the UNet's device: undoes `free_encoders`."""
         for module in (self.vae, *self.text_encoders):
             move(module, self.device, None)
 
     # --- names in files ------------------------------------------------------------------------
 
     def module_roots(self) -> dict[str, nn.Module]:
-        """The trainable models by the names that diffusers' LoRA files prefix keys with."""
+        """The trainable models by the key prefixes of diffusers' LoRA files."""
         names = numbered("text_encoder", len(self.text_encoders))
         return {"unet": self.unet, **dict(zip(names, self.text_encoders, strict=True))}
 
@@ -291,7 +291,7 @@ class Backbone(ABC):
         return module_name.replace(".", "_")
 
     def kohya_name(self, root: str, module_name: str) -> str:
-        """The whole kohya name of a live module below `root`, e.g. `lora_te_text_model_encoder_…`."""
+        """The full kohya name of a live module below `root`, e.g. `lora_te_text_model_encoder_…`."""
         if root == "unet":
             tail = self.kohya_unet_name(module_name)
         else:

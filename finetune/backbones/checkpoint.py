@@ -1,4 +1,4 @@
-"""What a single-file checkpoint is, told from its keys and shapes before its weights are read."""
+"""What a single-file checkpoint is, detected from keys and shapes before its weights are read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from finetune.errors import ModelError
 
 UNET = "model.diffusion_model."
 _FIRST_CONV = f"{UNET}input_blocks.0.0.weight"
-# A key that only this kind of file has, and what to say of it.
+# Part of a key that only this kind of file has, what the file is, and the fix.
 _OTHERS = (
     ("lora_", "a LoRA, not a whole model", "Name the base model it was made for with --model."),
     ("control_model.", "a ControlNet, not a whole model", SUPPORTED),
@@ -47,7 +47,7 @@ def read_header(file: Path, allow_pickle: bool) -> Header:
 
     Args:
         file: A `.safetensors` file, or a pickle if that is allowed.
-        allow_pickle: The user's explicit word; even then only weights are unpickled, no code.
+        allow_pickle: The user's explicit permission; even then only weights are unpickled, no code.
 
     Raises:
         ModelError: If the file cannot be read or is a pickle without permission.
@@ -63,9 +63,9 @@ def read_header(file: Path, allow_pickle: bool) -> Header:
             metadata, integers = opened.metadata() or {}, integer_weight(opened)
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"This file is not a safetensors checkpoint, or is cut short ({error}).",
+            f"This file is not a safetensors checkpoint, or is truncated ({error}).",
             where=str(file),
-            fix="Get the file again; a .ckpt file must keep its name.",
+            fix="Get the file again; a .ckpt file must keep its extension.",
         ) from error
     if integers:
         raise ModelError(
@@ -90,31 +90,30 @@ def _unpickle(file: Path) -> dict[str, torch.Tensor]:
 
 
 def family_of_checkpoint(header: Header, where: str) -> Family:
-    """The family, from which text encoder the file holds under which name.
+    """The family, detected from the text encoders' keys.
 
     Raises:
-        ModelError: If it is no whole text-to-image model of a known family.
+        ModelError: If it is not a whole text-to-image or inpainting model of a known family.
     """
     shapes = header.shapes
     if _FIRST_CONV not in shapes:
         for mark, kind, fix in _OTHERS:
             if any(mark in key for key in shapes):
                 raise ModelError(f"This file is {kind}.", where=where, fix=fix)
-        raise ModelError("This file is no Stable Diffusion checkpoint.", where=where, fix=SUPPORTED)
+        raise ModelError("This file is not a Stable Diffusion checkpoint.", where=where, fix=SUPPORTED)
     refuse_channels(input_channels(header), where)
     if _any(shapes, "conditioner.embedders.1.model."):
         return "sdxl"
     if _any(shapes, "conditioner.embedders.0.model."):
-        raise ModelError("This is the SDXL refiner, which is not trained alone.", where=where, fix=SUPPORTED)
+        raise ModelError("This is the SDXL refiner; it cannot be trained alone.", where=where, fix=SUPPORTED)
     if f"{UNET}label_emb.0.0.weight" in shapes:
         raise ModelError("The UNet takes more than text (unCLIP).", where=where, fix=SUPPORTED)
     if _any(shapes, "cond_stage_model.model."):
         return "sd2"
     if _any(shapes, "cond_stage_model.transformer.text_model."):
         return "sd1"
-    raise ModelError(
-        "This checkpoint has no text encoder that is known.", where=where, fix="Use one with all its parts."
-    )
+    what = "This checkpoint has no known text encoder."
+    raise ModelError(what, where=where, fix="Use a checkpoint that has all parts of the model.")
 
 
 def input_channels(header: Header) -> int:
@@ -123,13 +122,13 @@ def input_channels(header: Header) -> int:
 
 
 def stated_prediction(file: Path, header: Header) -> tuple[str, str] | None:
-    """What the UNet predicts, where the checkpoint says it.
+    """What the UNet predicts, if the checkpoint says it.
 
-    It may stand in a YAML file beside the checkpoint (as A1111 reads it), in the metadata
-    (`modelspec.prediction_type`), or be marked by a tensor named `v_pred`.
+    It may be in a YAML file beside the checkpoint (as A1111 reads it), in the metadata
+    (`modelspec.prediction_type`), or marked by a tensor named `v_pred`.
 
     Returns:
-        The prediction type and where it was said, or None.
+        The prediction type and where it was found, or None.
     """
     sidecar = file.with_suffix(".yaml")
     if sidecar.is_file():
@@ -140,10 +139,10 @@ def stated_prediction(file: Path, header: Header) -> tuple[str, str] | None:
             said = None
         if said in ("v", "eps"):
             return ("v_prediction" if said == "v" else "epsilon"), sidecar.name
-    told = header.metadata.get("modelspec.prediction_type", "").lower()
+    stated = header.metadata.get("modelspec.prediction_type", "").lower()
     known = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon", "eps": "epsilon"}
-    if told in known:
-        return known[told], "the file's metadata"
+    if stated in known:
+        return known[stated], "the file's metadata"
     return ("v_prediction", "the file's v_pred mark") if "v_pred" in header.shapes else None
 
 

@@ -28,15 +28,15 @@ _CHANNELS = (16, 32, 96, 256)
 
 
 def new_branch(backbone: Backbone, seed: int, *, shared: bool = False) -> Any:
-    """A branch that starts as a copy of the UNet's encoder behind zero convolutions: it changes nothing.
+    """A branch that starts as a copy of the UNet's encoder behind zero convolutions: it changes nothing yet.
 
-    The convolutions that bring a control picture to the size of the latents are drawn as PyTorch draws
-    convolutions, from the seed alone; the last of them and those behind the branch are zero.
+    The convolutions that bring a control picture to the size of the latents are initialized as in PyTorch,
+    from the seed alone; the last of them and those behind the branch are zero.
 
     Args:
-        backbone: Whose UNet is copied.
-        seed: Of the drawn weights.
-        shared: Let the copied weights be the UNet's own tensors, for a branch that keeps them frozen.
+        backbone: The model whose UNet is copied.
+        seed: Seed of the random weights.
+        shared: Use the UNet's own tensors instead of copies, for a branch that keeps them frozen.
 
     Returns:
         A `ControlNetModel`, fp32 unless its weights are shared.
@@ -46,7 +46,7 @@ def new_branch(backbone: Backbone, seed: int, *, shared: bool = False) -> Any:
     """
     if backbone.inpaints:
         raise ModelError(
-            "A new ControlNet cannot start as a copy of an inpainting UNet, whose input is another.",
+            "A new ControlNet cannot start as a copy of an inpainting UNet, which has more input channels.",
             where=backbone.name,
             fix="Train it on the text-to-image model of the family; it then fits this one too.",
         )
@@ -75,7 +75,7 @@ def _empty_branch(backbone: Backbone) -> Any:
 
 
 def _drawn(name: str, branch: nn.Module, seed: int) -> Tensor:
-    """A weight or bias of a convolution, as `nn.Conv2d` starts with."""
+    """A weight or bias of a convolution, as `nn.Conv2d` initializes it."""
     module, _, kind = name.rpartition(".")
     weight = branch.get_submodule(module).weight
     assert isinstance(weight, Tensor)
@@ -109,7 +109,7 @@ def find_branch(path: Path | str) -> Path:
     """The folder that holds a ControlNet's configuration: `path` itself, or `controlnet` in a run folder.
 
     Raises:
-        WeightsError: If there is none; told before a model is loaded.
+        WeightsError: If there is none. No weights are read, so this is cheap.
     """
     given = Path(path).expanduser()
     for folder in (given, given / FOLDER):
@@ -119,11 +119,11 @@ def find_branch(path: Path | str) -> Path:
         try:
             kind = json.loads(config.read_text(encoding="utf-8")).get("_class_name")
         except (OSError, ValueError, AttributeError, RecursionError):
-            kind = "damaged file"
+            kind = "unreadable"
         if kind == "ControlNetModel":
             return folder
         raise WeightsError(
-            f"This is no ControlNet: its config.json says {kind}.", where=str(config), fix=_GIVE
+            f"This is not a ControlNet: its class in config.json is {kind}.", where=str(config), fix=_GIVE
         )
     what = "There is no such folder." if not given.exists() else "There is no ControlNet here."
     raise WeightsError(what, where=str(path), fix=_GIVE)
@@ -134,23 +134,23 @@ _GIVE = "Give a run folder of `finetune controlnet`, or a diffusers folder of a 
 
 def _check_fit(branch: Any, backbone: Backbone, folder: Path) -> None:
     channels = branch.config.conditioning_embedding_out_channels
-    factor, colours = 2 ** (len(channels) - 1), branch.config.conditioning_channels
+    factor, colors = 2 ** (len(channels) - 1), branch.config.conditioning_channels
     expected = {name: tuple(t.shape) for name, t in _empty_branch(backbone).state_dict().items()}
     width, _, *kernel = expected["conv_in.weight"]
-    expected["conv_in.weight"] = width, backbone.latent_channels, *kernel  # no mask, beside inpainting UNets
+    expected["conv_in.weight"] = width, backbone.latent_channels, *kernel  # no mask, even for inpainting
     found = {name: tuple(t.shape) for name, t in branch.state_dict().items()}
     faults = [f"{name} is missing" for name in expected if name not in found]
     faults += [f"{name} is unknown" for name in found if name not in expected]
     faults += [
         f"{name} is {found[name]} instead of {shape}"
         for name, shape in expected.items()
-        # Any width will do between a control picture and the size of the latents.
+        # The layers that downsample the control picture may have any width.
         if name in found and found[name] != shape and not name.startswith(EMBEDDING)
     ]
     if factor != backbone.latent_factor:
         faults = [f"it reduces control pictures by {factor}, this model's VAE by {backbone.latent_factor}"]
-    elif colours != 3:
-        faults = [f"it takes control pictures of {colours} channels, not of 3"]
+    elif colors != 3:
+        faults = [f"it takes control pictures with {colors} channels, not 3"]
     if faults:
         raise WeightsError(
             f"The ControlNet was made for another model than {backbone.name}: {'; '.join(faults[:2])}.",

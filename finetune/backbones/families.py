@@ -1,4 +1,4 @@
-"""Which family a model belongs to, told from its configuration; models that do not fit are refused."""
+"""Which family a model belongs to, detected from its configuration; unsupported models are refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def family_of(index: Mapping[str, Any], unet: Mapping[str, Any], where: str) -> 
     if unet.get("addition_embed_type") == "text_time":
         if not _has(index, "text_encoder"):
             raise ModelError(
-                "This is the SDXL refiner, which is not trained alone.", where=where, fix=SUPPORTED
+                "This is the SDXL refiner; it cannot be trained alone.", where=where, fix=SUPPORTED
             )
         if not _has(index, "text_encoder_2"):
             raise ModelError("This SDXL model lacks its second text encoder.", where=where, fix=SUPPORTED)
@@ -42,7 +42,7 @@ def family_of(index: Mapping[str, Any], unet: Mapping[str, Any], where: str) -> 
     if unet.get("addition_embed_type") is not None:
         kind = unet["addition_embed_type"]
         raise ModelError(
-            f"The UNet has an extra embedding {kind!r}, which is unknown.", where=where, fix=SUPPORTED
+            f"The UNet has an extra embedding {kind!r}, which is not supported.", where=where, fix=SUPPORTED
         )
     width = unet.get("cross_attention_dim")
     if width in (768, 1024):
@@ -51,13 +51,12 @@ def family_of(index: Mapping[str, Any], unet: Mapping[str, Any], where: str) -> 
 
 
 def refuse_channels(channels: int, where: str, latent: int = 4) -> None:
-    """Refuses UNets that take more than noisy latents, or those with a mask and a masked picture's latents.
+    """Refuses UNets that take neither noisy latents alone nor those with a mask and a masked picture.
 
     Args:
         channels: Input channels of the UNet.
         where: The model's name, for the message.
-        latent: Channels of a latent, which the UNet also gives (4 for the published models, 8 for the
-            bundled one).
+        latent: Channels of a latent and of the UNet's output (published models: 4, the bundled one: 8).
 
     Raises:
         ModelError: If it is neither a text-to-image nor an inpainting UNet.
@@ -71,7 +70,7 @@ def refuse_channels(channels: int, where: str, latent: int = 4) -> None:
 
 
 def refuse_other_pipelines(index: Mapping[str, Any], where: str) -> None:
-    """Refuses pipelines that are no Stable Diffusion, from `model_index.json` alone.
+    """Refuses pipelines that are not Stable Diffusion, from `model_index.json` alone.
 
     Raises:
         ModelError: If the pipeline has no UNet, VAE or text encoder (SD 3, Flux, Stable Cascade …).
@@ -80,15 +79,13 @@ def refuse_other_pipelines(index: Mapping[str, Any], where: str) -> None:
     if not _has(index, "unet"):
         raise ModelError(f"A {name} has no UNet and cannot be trained here.", where=where, fix=SUPPORTED)
     parts = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler", "unet")
-    strange = [p for p in index if not p.startswith("_") and _has(index, p) and p not in parts + _OPTIONAL]
+    unknown = [p for p in index if not p.startswith("_") and _has(index, p) and p not in parts + _OPTIONAL]
     classes = {part: index[part][1] for part in parts if _has(index, part)}
     expected = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
     wrong = [f"{part} is a {classes.get(part)}" for part, cls in expected.items() if classes.get(part) != cls]
-    if strange or wrong:
-        told = "; ".join([f"unknown part {part!r}" for part in strange] + wrong)
-        raise ModelError(
-            f"A {name} is not a Stable Diffusion known here ({told}).", where=where, fix=SUPPORTED
-        )
+    if unknown or wrong:
+        details = "; ".join([f"unknown part {part!r}" for part in unknown] + wrong)
+        raise ModelError(f"A {name} is not supported ({details}).", where=where, fix=SUPPORTED)
 
 
 _OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder", "watermark")

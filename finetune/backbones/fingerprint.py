@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-# What a library writes about itself: it changes without the model changing.
+# What libraries write about themselves: it can change when the model does not.
 _BOOKKEEPING = (
     "_diffusers_version",
     "_name_or_path",
@@ -20,14 +20,14 @@ _BOOKKEEPING = (
     "transformers_version",
     "dtype",
     "torch_dtype",
-    "_use_default_values",  # of what a configuration does not say; in another order in each process
+    "_use_default_values",  # what a config leaves out; its order differs between processes
 )
 
 
 def fingerprint(modules: Sequence[nn.Module], settings: Sequence[Mapping[str, Any] | str]) -> str:
     """SHA-256 over all weights (names, types, shapes, bytes) and settings, in hexadecimal.
 
-    The device plays no part; the precision does, since the outputs differ with it.
+    The device does not matter; the precision does, since the outputs differ with it.
 
     Args:
         modules: Models whose weights count.
@@ -40,7 +40,7 @@ def fingerprint(modules: Sequence[nn.Module], settings: Sequence[Mapping[str, An
             setting = {k: v for k, v in setting.items() if k not in _BOOKKEEPING}
             setting = json.dumps(setting, sort_keys=True, default=str)
         digest.update(f"{len(setting)}:{setting}".encode())
-    # Hashing lets other threads run, so each core hashes at its own full speed (1.4 GB/s a core).
+    # Hashing releases the GIL, so each core hashes at full speed (1.4 GB/s a core).
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for (name, tensor), content in zip(tensors, pool.map(_content, tensors), strict=True):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + content)
@@ -48,8 +48,8 @@ def fingerprint(modules: Sequence[nn.Module], settings: Sequence[Mapping[str, An
 
 
 def tokenizer_settings(tokenizer: Any) -> list[Mapping[str, Any] | str]:
-    """All that shapes a tokenizer's ids, as settings for `fingerprint`."""
-    # Padding and truncation are whatever the last call asked for, no part of the tokenizer.
+    """Everything that token ids depend on, as settings for `fingerprint`."""
+    # Padding and truncation are whatever the last call asked for, not part of the tokenizer.
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     return [state | {"padding": None, "truncation": None}, str(tokenizer.pad_token_id)]
 

@@ -22,7 +22,7 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def refuse_non_finite(tensors: Mapping[str, Tensor], where: str) -> None:
-    """Refuses to write weights that are not finite, or not so in the precision they are written in.
+    """Refuses to write weights that are not finite in the precision they are written in.
 
     Args:
         tensors: By name, in that precision.
@@ -37,14 +37,14 @@ def refuse_non_finite(tensors: Mapping[str, Tensor], where: str) -> None:
             raise WeightsError(
                 f"These weights cannot be written: {name} holds NaN or infinity in {precision}.",
                 where=where,
-                fix="Begin again with a lower optimizer.lr: the training has broken them."
+                fix="Train again with a lower optimizer.lr: this training diverged."
                 if tensor.dtype == torch.float32
-                else "Write them in another precision: output.weights=fp32, or --dtype fp32 of an export.",
+                else "Write them in another precision: output.weights=fp32, or --dtype fp32 for an export.",
             )
 
 
 def integer_weight(opened: Any) -> str | None:
-    """The name of a weight in an open safetensors file that is not stored as floating-point numbers."""
+    """The first weight in an open safetensors file that is not floating-point, with its type, or None."""
     for name in opened.keys():  # noqa: SIM118
         stored = opened.get_slice(name).get_dtype() if name.endswith((".weight", ".bias")) else "F32"
         if not stored.startswith(("F", "BF")):

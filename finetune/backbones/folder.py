@@ -35,7 +35,7 @@ def load_folder(path: Path, section: ModelSection) -> Backbone:
         section: The recipe's model, for its name, prediction type and permission to load pickles.
 
     Raises:
-        ModelError: If the folder is no model, a part is missing or damaged, or it is another kind of model.
+        ModelError: If it is not a model, a part is missing or damaged, or it is another kind of model.
     """
     index, unet_config = _read_configs(path)
     family = family_of(index, unet_config, str(path))
@@ -118,9 +118,9 @@ def _weights_variant(folder: Path, stem: str, allow_pickle: bool) -> tuple[str |
 
 
 def pickle_refused(file: Path) -> ModelError:
-    """The error for weights in a pickle, which only the user's word lets in (promise P6)."""
+    """The error for weights in a pickle, which are only loaded if the user allows it (promise P6)."""
     return ModelError(
-        "These weights are a pickle file, which is only loaded on your explicit word.",
+        "These weights are a pickle file, which is only loaded with your explicit permission.",
         where=str(file),
         fix="Get the .safetensors version, or allow this one with --set model.allow_pickle=true (only "
         "weights are read, no code).",
@@ -134,7 +134,7 @@ def load_part(kind: type[Any], folder: Path, allow_pickle: bool, notes: list[str
         kind: Its class in diffusers or transformers.
         folder: Where its configuration and weights are.
         allow_pickle: Whether the user allows weights in a pickle.
-        notes: Gets a line about weights of the file that are not used.
+        notes: Gets a line about unexpected keys, whose weights are not used.
 
     Raises:
         ModelError: If the part is missing, damaged, incomplete, not finite, or a pickle without permission.
@@ -165,25 +165,25 @@ def load_part(kind: type[Any], folder: Path, allow_pickle: bool, notes: list[str
 
 
 def _check_config(kind: type[Any], file: Path) -> None:
-    """Refuses what is no number where diffusers wants one: it would be believed until it is used."""
+    """Refuses settings that are not numbers but should be; diffusers would fail only when it uses them."""
     config = _read_json(file)
     for name, parameter in inspect.signature(kind.__init__).parameters.items():
         number = type(parameter.default) in (int, float) and "uple" not in str(parameter.annotation)
         if number and isinstance(config.get(name), (str, list, dict)):
-            raise unreadable(file, TypeError(f"{name} is {json.dumps(config[name])[:100]}"))
+            raise unreadable(file, TypeError(f"{name} is {json.dumps(config[name])[:100]}, not a number"))
 
 
 def check_complete(info: Mapping[str, Any], folder: Path, notes: list[str]) -> None:
-    """Refuses a part that lacks weights, which the libraries would fill with random ones.
+    """Refuses a part with missing weights, which the libraries would fill with random ones.
 
     Raises:
-        ModelError: If weights are missing or of the wrong shape.
+        ModelError: If weights are missing or have the wrong shape.
     """
     bad = [*info.get("missing_keys", ()), *(k[0] for k in info.get("mismatched_keys", ()))]
     if bad:
-        told = ", ".join(sorted(map(str, bad))[:3])
+        names = ", ".join(sorted(map(str, bad))[:3])
         raise ModelError(
-            f"{len(bad)} weights are missing or of the wrong shape ({told} …).",
+            f"{len(bad)} weights are missing or have the wrong shape ({names} …).",
             where=str(folder),
             fix="Get the model again.",
         )
@@ -219,19 +219,18 @@ def _load_scheduler(index: Mapping[str, Any], folder: Path, section: ModelSectio
     name = entry[1] if isinstance(entry, list) and len(entry) == 2 and entry[0] == "diffusers" else None
     kind: Any = getattr(diffusers, name, None) if isinstance(name, str) else None
     where = str(folder.parent / "model_index.json")
-    fix = 'Write it as in ["diffusers", "DDIMScheduler"], or get the model again.'
+    fix = 'Write it as ["diffusers", "DDIMScheduler"], or get the model again.'
     is_class = isinstance(kind, type)
     if not (is_class and issubclass(kind, diffusers.SchedulerMixin)):
         raise ModelError(
-            f"The model names no scheduler that diffusers has: `scheduler` is {json.dumps(entry)[:100]}.",
+            f"The model's `scheduler` is not a diffusers scheduler: {json.dumps(entry)[:100]}.",
             where=where,
             fix=fix,
         )
-    # Those of flow matching, EDM and others have no betas: a model made for them is trained otherwise.
+    # Those of flow matching, EDM and others have no betas: models made for them are trained differently.
     if "beta_schedule" not in inspect.signature(kind.__init__).parameters:
-        raise ModelError(
-            f"The noise of a {kind.__name__} is not that of Stable Diffusion.", where=where, fix=fix
-        )
+        what = f"The noise schedule of {kind.__name__} is not Stable Diffusion's."
+        raise ModelError(what, where=where, fix=fix)
     file = folder / "scheduler_config.json"
     _check_config(kind, file)
     config = _read_json(file)
@@ -239,30 +238,30 @@ def _load_scheduler(index: Mapping[str, Any], folder: Path, section: ModelSectio
         config["prediction_type"] = section.prediction_type
     try:
         scheduler = kind.from_config(config)
-    except Exception as error:  # each scheduler has its own for odd settings
+    except Exception as error:  # each scheduler has its own for bad settings
         raise unreadable(file, error) from error
     return checked_scheduler(scheduler, str(folder))
 
 
 def checked_scheduler(scheduler: Any, where: str) -> Any:
-    """Refuses schedulers whose training target is not known here, or that make no noise schedule.
+    """Refuses schedulers with an unknown training target or an invalid noise schedule.
 
     Raises:
-        ModelError: If the prediction type is none of epsilon, v_prediction and sample, or the share of the
-            signal (ᾱ) does not fall from timestep to timestep within 0 and 1.
+        ModelError: If the prediction type is not epsilon, v_prediction or sample, or the share of the signal
+            (ᾱ) does not fall from timestep to timestep, between 1 and 0.
     """
     shares = scheduler.alphas_cumprod
     if not (shares[-1] >= 0 and shares[0] <= 1 and bool((shares[1:] < shares[:-1]).all())):
         raise ModelError(
-            "The betas of the model's scheduler make no noise schedule.",
+            "The betas of the model's scheduler are not a valid noise schedule.",
             where=where,
             fix="Get the model again.",
         )
-    told = scheduler.config.get("prediction_type", "epsilon")
-    if told not in ("epsilon", "v_prediction", "sample"):
+    predicted = scheduler.config.get("prediction_type", "epsilon")
+    if predicted not in ("epsilon", "v_prediction", "sample"):
         raise ModelError(
-            f"The prediction type {told!r} is unknown.",
+            f"The prediction type {predicted!r} is unknown.",
             where=where,
-            fix="Say what it predicts with --set model.prediction_type=epsilon (or v_prediction, sample).",
+            fix="Set what the model predicts: --set model.prediction_type=epsilon (or v_prediction, sample).",
         )
     return scheduler

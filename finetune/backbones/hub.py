@@ -20,9 +20,9 @@ _CHECK = "Check the spelling, or give a folder or a .safetensors file that is on
 
 
 def download(repository: str, section: ModelSection) -> Path:
-    """Brings a diffusers model from the Hub onto this machine.
+    """Downloads a diffusers model from the Hub.
 
-    Its configuration comes first, so that a model of another kind is refused before gigabytes are read.
+    Its configuration comes first, so that a model of another kind is refused before gigabytes are downloaded.
 
     Args:
         repository: The Hub id, `owner/name`.
@@ -47,15 +47,15 @@ def download(repository: str, section: ModelSection) -> Path:
 
 
 def _offline() -> bool:
-    # One short question instead of the library's half a minute of retries for each file.
+    # One short request instead of the library's half a minute of retries for each file.
     if is_offline_mode():
         return True
     try:
         urlopen(Request(HfApi().endpoint, method="HEAD"), timeout=5).close()
     except HTTPError:
-        return False  # an answer, if not the one hoped for
+        return False  # any answer will do
     except URLError as error:
-        # Whoever has a certificate of their own has told it to the Hub's library, not to this one.
+        # The Hub's library may be configured with a custom certificate that this request does not know.
         return not isinstance(error.reason, ssl.SSLError)
     except OSError:
         return True
@@ -63,17 +63,17 @@ def _offline() -> bool:
 
 
 def _weights(repository: str, where: dict[str, Any], allow_pickle: bool) -> Path:
-    # The safety checker is a gigabyte that training has no use for; a part given as None is not fetched.
+    # The safety checker is a gigabyte that training has no use for; a part given as None is not downloaded.
     options: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
-    trials: list[dict[str, Any]] = [{"use_safetensors": True}, {"use_safetensors": True, "variant": "fp16"}]
-    trials += [{"use_safetensors": False}] if allow_pickle else []
-    for number, trial in enumerate(trials, 1):
+    attempts: list[dict[str, Any]] = [{"use_safetensors": True}, {"use_safetensors": True, "variant": "fp16"}]
+    attempts += [{"use_safetensors": False}] if allow_pickle else []
+    for number, attempt in enumerate(attempts, 1):
         try:
-            folder = DiffusionPipeline.download(repository, **where, **options, **trial)
+            folder = DiffusionPipeline.download(repository, **where, **options, **attempt)
             return Path(folder)
         except (OSError, ValueError, errors.HfHubHTTPError) as error:
             # No safetensors (or only as fp16) is an OSError or ValueError too, so the next is tried.
-            if number == len(trials):
+            if number == len(attempts):
                 raise _fault(error, repository) from error
     raise AssertionError
 
@@ -85,12 +85,10 @@ def _json(repository: str, name: str, where: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fault(error: Exception, repository: str) -> ModelError:
-    # Order matters: a gated repository and a missing local entry are special cases of other errors.
+    # Order matters: a gated repository and a missing local entry are subclasses of other errors.
     if isinstance(error, errors.GatedRepoError):
-        what, fix = (
-            "This model wants its licence accepted.",
-            "Accept it on its Hub page and run `hf auth login`.",
-        )
+        what = "This model requires accepting its license."
+        fix = "Accept it on its Hub page and run `hf auth login`."
     elif isinstance(error, errors.RepositoryNotFoundError):
         what, fix = "There is no such model on the Hub (or it is private).", _CHECK
     elif isinstance(error, errors.RevisionNotFoundError):
@@ -102,5 +100,5 @@ def _fault(error: Exception, repository: str) -> ModelError:
         what, fix = "This Hub repository is not a diffusers model.", SUPPORTED
     else:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        what, fix = f"The model cannot be fetched: {reason.rstrip('.')}.", _CHECK
+        what, fix = f"The model cannot be downloaded: {reason.rstrip('.')}.", _CHECK
     return ModelError(what, where=repository, fix=fix)

@@ -1,4 +1,4 @@
-"""What an inpainting UNet takes besides noisy latents, when all of the picture is to be painted."""
+"""What an inpainting UNet takes besides noisy latents, for painting the whole picture."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class PaintEverything:
     """Appends mask and masked picture to the latents that an inpainting UNet is called with.
 
     Such a UNet takes `[noisy latents, mask, latents of the masked picture]` (Rombach et al. 2022,
-    arXiv:2112.10752; diffusers' `StableDiffusionInpaintPipeline`). Where all is to be painted, the mask is 1
+    arXiv:2112.10752; diffusers' `StableDiffusionInpaintPipeline`). To paint everything, the mask is 1
     and the masked picture, picture x (mask < 0.5), is mid-gray.
 
     It is a forward pre-hook of the UNet, so that training and diffusers' text-to-image pipelines share it.
 
     Args:
-        vae: The model's `AutoencoderKL`; wherever it is kept, it encodes where the UNet is.
+        vae: The model's `AutoencoderKL`; it encodes on the UNet's device, wherever it is kept.
     """
 
     def __init__(self, vae: Any) -> None:
@@ -43,11 +43,11 @@ class PaintEverything:
         if latents.shape[1] == unet.config.in_channels:
             return arguments
         height, width = latents.shape[2:]
-        appended = self._for(height, width, latents.device).to(latents.dtype)
+        appended = self._other_inputs(height, width, latents.device).to(latents.dtype)
         return torch.cat([latents, appended.expand(len(latents), -1, -1, -1)], dim=1), *others
 
     @torch.no_grad()
-    def _for(self, height: int, width: int, device: torch.device) -> Tensor:
+    def _other_inputs(self, height: int, width: int, device: torch.device) -> Tensor:
         """Mask and masked picture `[1, 1 + C, h, w]` fp32, encoded once for each size."""
         key = height, width, device
         if key not in self._appended:

@@ -1,4 +1,4 @@
-"""The class of each family: a new one is a class, a row here and in `families.family_of`, and presets."""
+"""The class of each family. A new family is a class, a row here, a case in `family_of`, and presets."""
 
 from __future__ import annotations
 

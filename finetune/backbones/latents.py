@@ -28,7 +28,7 @@ def decode(vae: Any, latents: Tensor) -> Tensor:
 
 
 def _affine(vae: Any, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
-    # A few SDXL offspring give mean and deviation per channel besides the scaling factor.
+    # A few SDXL derivatives give a mean and deviation per channel besides the scaling factor.
     config = vae.config
     scale = float(config.scaling_factor)
     if getattr(config, "latents_mean", None) is not None:

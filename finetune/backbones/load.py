@@ -1,4 +1,4 @@
-"""Loads a backbone from wherever it lies, with every fault told before long work."""
+"""Loads a backbone from a folder, a file or the Hub; every fault is reported before long work."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load_backbone(section: ModelSection) -> Backbone:
 
     Args:
         section: Which model, and what may be done to load it. `auto` must have been resolved
-            (`resolve_model`), since what it means depends on the machine.
+            (`resolve_model`), since its meaning depends on the machine.
 
     Raises:
         ModelError: If there is no such model, or it is damaged, of another kind, or a pickle that the
@@ -38,10 +38,10 @@ def load_backbone(section: ModelSection) -> Backbone:
         raise ModelError(
             "The bundled model is missing from this installation.",
             where=str(storybook_folder()),
-            fix="Install finetune again, or name another model with --model.",
+            fix="Reinstall finetune, or name another model with --model.",
         )
     if (path / "model" / "model_index.json").is_file():
-        path = path / "model"  # the run folder of a recipe that trained the whole model
+        path = path / "model"  # a run folder of a recipe that trains the whole model
     if path.is_dir():
         return load_folder(path, section)
     is_checkpoint = path.suffix in (".safetensors", *PICKLES)

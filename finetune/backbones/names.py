@@ -1,8 +1,8 @@
 """Module names in the files that other programs read, made from the live modules' names.
 
-Three spellings exist of one UNet: diffusers' (`down_blocks.1.attentions.0`), the original code's
-(`input_blocks.4.1`), which kohya's sd-scripts use for SDXL, and, for text encoders, transformers'
-classic one (`text_model.encoder…`), from which transformers 5 dropped the first part in some classes.
+There are diffusers' names (`down_blocks.1.attentions.0`), the original code's (`input_blocks.4.1`),
+which kohya's sd-scripts use for SDXL, and, for text encoders, transformers' classic ones
+(`text_model.encoder…`), whose first part transformers 5 dropped in some classes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import nn
 
 
 def numbered(stem: str, count: int) -> list[str]:
-    """What the first parts of a kind are called: `text_encoder`, `text_encoder_2`, …."""
+    """The names of `count` parts of a kind: `text_encoder`, `text_encoder_2`, …."""
     return [f"{stem}_{number}" if number > 1 else stem for number in range(1, count + 1)]
 
 
@@ -42,9 +42,9 @@ _CLASSIC = "text_model."
 
 
 def original_unet_name(unet: nn.Module, name: str) -> str:
-    """The name that a UNet module (or parameter) has in the original Stable Diffusion code.
+    """The name of a UNet module (or parameter) in the original Stable Diffusion code.
 
-    Each of diffusers' blocks is `layers_per_block` (one more on the way up) numbered slots there, plus
+    Each of diffusers' blocks takes up `layers_per_block` numbered slots there (one more in up blocks), plus
     one for a downsampler; an upsampler shares the slot of the block's last layer.
 
     Args:
@@ -83,7 +83,7 @@ def classic_text_name(encoder: nn.Module, name: str) -> str:
 
 
 def live_text_name(encoder: nn.Module, name: str) -> str:
-    """The inverse of `classic_text_name`: the name that the loaded module has in this transformers."""
+    """The inverse of `classic_text_name`: the loaded module's name in the installed transformers."""
     return name if hasattr(encoder, "text_model") else name.removeprefix(_CLASSIC)
 
 

@@ -1,4 +1,4 @@
-"""A model under the key names of the original Stable Diffusion code, for one-file checkpoints."""
+"""A model under the key names of the original Stable Diffusion code, for single-file checkpoints."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def original_state(backbone: Backbone) -> dict[str, Tensor]:
         state[f"first_stage_model.{_vae_name(name, blocks)}"] = _vae_tensor(name, tensor)
     for encoder, (structure, prefix) in zip(backbone.text_encoders, backbone.original_text, strict=True):
         state |= (_clip if structure == "clip" else _open_clip)(encoder, prefix)
-    # Where the family does not say it, readers look for these empty marks.
-    told = backbone.prediction_type
-    if told == "v_prediction" and told not in backbone.published_predictions:
+    # What the family does not imply, readers learn from these empty tensors.
+    prediction = backbone.prediction_type
+    if prediction == "v_prediction" and prediction not in backbone.published_predictions:
         state["v_pred"] = torch.zeros(0)
     if backbone.scheduler.config.get("rescale_betas_zero_snr"):
         state["ztsnr"] = torch.zeros(0)
@@ -59,7 +59,7 @@ def original_state(backbone: Backbone) -> dict[str, Tensor]:
 
 
 def _vae_name(name: str, blocks: int) -> str:
-    """The original name of a VAE parameter; the way up is numbered from the end."""
+    """The original name of a VAE parameter; its up blocks are numbered from the end."""
     for pattern, replacement in _VAE_NAMES:
         name = re.sub(pattern, replacement, name)
     kinds = {"resnets": "block", "upsamplers": "upsample"}

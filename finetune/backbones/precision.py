@@ -1,4 +1,4 @@
-"""Which device and which precision a model runs in when the user leaves it to the program."""
+"""The device and the precision that a model runs in."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def best_device() -> torch.device:
 def dtype_on(precision: str, device: torch.device) -> torch.dtype:
     """The dtype that a setting `precision` means on `device`.
 
-    "auto" is bf16 on a GPU that computes in it (SD 2.1 overflows in fp16), fp16 on another one, and fp32
-    everywhere else.
+    "auto" is bf16 on CUDA GPUs that compute in it (SD 2.1 overflows in fp16), fp16 on other CUDA GPUs, and
+    fp32 elsewhere.
 
     Raises:
         ConfigError: `precision` is none of "auto", "fp32", "bf16", "fp16".
@@ -36,15 +36,15 @@ def dtype_on(precision: str, device: torch.device) -> torch.dtype:
         return PRECISIONS[precision]
     if device.type != "cuda":
         return torch.float32
-    # Older GPUs, such as a T4, compute bf16 by a detour many times as slow.
+    # Older GPUs, such as a T4, emulate bf16, many times slower.
     native = torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if native else torch.float16
 
 
 def compute_dtype(precision: str, module: nn.Module, device: torch.device) -> torch.dtype:
-    """The precision that `module` is to be run in on `device`.
+    """The precision that `module` runs in on `device`.
 
-    Half-precision weights are run in their own precision, fp32 weights as `dtype_on` says.
+    Half-precision weights run in their own precision, fp32 weights as `dtype_on` says.
 
     Raises:
         ConfigError: `precision` is none of "auto", "fp32", "bf16", "fp16".
@@ -55,5 +55,5 @@ def compute_dtype(precision: str, module: nn.Module, device: torch.device) -> to
 
 
 def precision_name(dtype: torch.dtype) -> str:
-    """What settings call `dtype`: the reverse of `PRECISIONS`."""
+    """The setting for `dtype`: the inverse of `PRECISIONS`."""
     return next(name for name, known in PRECISIONS.items() if known == dtype)

@@ -1,4 +1,4 @@
-"""What a UNet, and a ControlNet beside it, is called with."""
+"""The arguments that a UNet, and a ControlNet beside it, are called with."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def unet_arguments(
     """The arguments besides latents and timesteps; a ControlNet takes the same.
 
     Args:
-        unet: Its configuration says whether it is told sizes and the pooled text (SDXL).
+        unet: Its configuration says whether it takes time ids and pooled text (SDXL).
         conditioning: With `hidden`.
-        device: Where to.
-        dtype: Of text embeddings; sizes stay fp32.
+        device: The device to move them to.
+        dtype: Of text embeddings; time ids stay fp32.
 
     Raises:
         ValueError: If the conditioning lacks something.

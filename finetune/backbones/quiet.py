@@ -1,4 +1,4 @@
-"""Keeps the libraries' own chatter out of the user's sight while a model is loaded."""
+"""Hides the libraries' own chatter while a model is loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers.utils import logging as _transformers
 def quiet() -> Iterator[None]:
     """Silences progress bars and warnings of diffusers and transformers, and puts them back as they were.
 
-    What matters in them (missing, unused and misshapen weights) is checked and told by the loaders here.
+    What matters in them (missing and unexpected keys, shape mismatches) is reported by the loaders here.
     """
     libraries: tuple[Any, Any] = (_diffusers, _transformers)
     before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]

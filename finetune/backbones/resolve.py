@@ -17,7 +17,7 @@ ALIASES = ("storybook", *HUB_ALIASES)
 
 
 def storybook_folder() -> Path:
-    """Where the bundled model lies in the installed package (it may be missing from a bare checkout)."""
+    """Where the bundled model is in the installed package (it may be missing from a bare checkout)."""
     return Path(str(files("finetune"))) / "models" / "storybook"
 
 
@@ -29,8 +29,8 @@ def resolve_model(section: ModelSection, cuda: bool) -> tuple[str, str]:
         cuda: Whether there is a GPU, for `auto`.
 
     Returns:
-        The Hub id, path or `storybook` to load (`storybook` stays a word, so that a recipe that says
-        it holds on every machine), and a sentence for the user: which model it is, and why.
+        The Hub id, path or `storybook` to load (`storybook` stays a name, so that a recipe with it
+        works on every machine), and a sentence for the user: which model it is, and why.
     """
     name, why = section.name, ""
     if name == "auto":

@@ -1,4 +1,4 @@
-"""Writes a backbone as a diffusers folder that old and new libraries read alike."""
+"""Writes a backbone as a diffusers folder that both old and new versions of the libraries read."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def save_folder(backbone: Backbone, folder: Path, dtype: torch.dtype | None = No
 
     Args:
         backbone: The model; adapters must have been merged or detached.
-        folder: Where to; made if need be. Wrap in `whole_folder` for all or nothing.
-        dtype: Precision of the written weights; as they are if None.
+        folder: The target, created if missing. Wrap in `whole_folder` for all or nothing.
+        dtype: Precision of the written weights; unchanged if None.
 
     Raises:
         WeightsError: If a weight is not finite in this precision.
     """
     for tokenizer in backbone.tokenizers:
-        # How the last captions were cut and filled up is no part of it, but would be written.
+        # The last call's truncation and padding are not part of it, but would be written.
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.backend_tokenizer.no_truncation()
     with quiet():
@@ -46,7 +46,7 @@ def save_folder(backbone: Backbone, folder: Path, dtype: torch.dtype | None = No
         }
         refuse_non_finite(weights, f"{name}/{file.name}")
         for shard in file.parent.glob("*.safetensors*"):
-            shard.unlink()  # large models are written in several files, by the newer names
+            shard.unlink()  # large models are written in shards, under the newer names
         save_file({k: v.contiguous() for k, v in weights.items()}, file, metadata={"format": "pt"})
     for file in folder.rglob("*.json"):
         _forget_paths(file)
@@ -59,7 +59,7 @@ _ABOUT_THE_WRITER = ("_name_or_path", "is_local", "local_files_only")
 
 
 def _forget_paths(file: Path) -> None:
-    """Takes out where the writer's machine had the model: it is nobody else's business."""
+    """Removes where the model was on the writer's machine: it is nobody else's business."""
     content = json.loads(file.read_text(encoding="utf-8"))
     if isinstance(content, dict) and any(key in content for key in _ABOUT_THE_WRITER):
         content = {key: value for key, value in content.items() if key not in _ABOUT_THE_WRITER}

@@ -31,16 +31,16 @@ class StableDiffusion(Backbone):
     original_text: ClassVar[tuple[tuple[str, str], ...]] = (("clip", "cond_stage_model.transformer."),)
 
     def encode_text(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The normalised output of the last layer, `[B, T, D]`; no pooled text."""
+        """The normalized output of the last layer, `[B, T, D]`; no pooled text."""
         (encoder,) = self.text_encoders
-        hidden: Tensor = encoder(self.beside_encoders(tokens)[:, 0]).last_hidden_state
+        hidden: Tensor = encoder(self.on_encoder_device(tokens)[:, 0]).last_hidden_state
         return hidden, None
 
 
 class StableDiffusion2(StableDiffusion):
-    """Stable Diffusion 2.x: OpenCLIP ViT-H, published for noise and for velocity under the same keys.
+    """Stable Diffusion 2.x: OpenCLIP ViT-H, published with noise and velocity prediction under the same keys.
 
-    Its published text encoder ends with OpenCLIP's penultimate layer, so last is right for it too.
+    Its published text encoder ends with OpenCLIP's penultimate layer, so the last layer is right here too.
     """
 
     published_predictions: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction")

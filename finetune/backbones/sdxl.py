@@ -37,7 +37,7 @@ class StableDiffusionXL(Backbone):
 
     def encode_text(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """Penultimate layers joined, `[B, T, D₁ + D₂]`, and the last encoder's pooled text, `[B, P]`."""
-        planes = self.beside_encoders(tokens).unbind(1)
+        planes = self.on_encoder_device(tokens).unbind(1)
         pairs = zip(self.text_encoders, planes, strict=True)
         outputs = [encoder(plane, output_hidden_states=True) for encoder, plane in pairs]
         hidden = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
@@ -48,5 +48,5 @@ class StableDiffusionXL(Backbone):
         return torch.tensor([[*original, *crop, *target]], dtype=torch.float32)
 
     def kohya_unet_name(self, module_name: str) -> str:
-        """That of the original code; see `Backbone.kohya_unet_name`."""
+        """The original code's name; see `Backbone.kohya_unet_name`."""
         return super().kohya_unet_name(original_unet_name(self.unet, module_name))

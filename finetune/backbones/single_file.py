@@ -1,6 +1,6 @@
 """Loads single-file checkpoints (the original code's key names) without any download.
 
-diffusers converts the weights; what a checkpoint does not hold – configurations, tokenizers – ships
+diffusers converts the weights; what a checkpoint does not contain – configurations, tokenizers – ships
 with this package in `published/`.
 """
 
@@ -49,7 +49,7 @@ def load_single_file(path: Path, section: ModelSection) -> Backbone:
         backbone = convert(path, family, configs, tokenizers, section.name, input_channels(header))
     settle_prediction(backbone, path, header, section)
     if any(key.startswith("model_ema.") for key in header.shapes):
-        backbone.notes += ("The file also holds averaged (EMA) weights; its plain ones are used.",)
+        backbone.notes += ("The file also contains averaged (EMA) weights; the regular ones are used.",)
     return backbone
 
 
@@ -65,7 +65,7 @@ def convert(
             model.
         tokenizers: One for each text encoder.
         name: What the user called the model.
-        channels: What the UNet takes.
+        channels: The UNet's input channels.
 
     Raises:
         ModelError: If the weights do not fit the structure.
@@ -78,7 +78,7 @@ def convert(
     how = {"config": str(configs), "local_files_only": True, "torch_dtype": torch.float32}
     try:
         with quiet():
-            if channels != 4:  # else the pipeline reads it, as configured
+            if channels != 4:  # else the pipeline loads it, as configured
                 given["unet"] = UNet2DConditionModel.from_single_file(
                     str(path), subfolder="unet", in_channels=channels, **how
                 )
@@ -87,60 +87,59 @@ def convert(
         raise unreadable(path, error) from error
     encoders = tuple(getattr(pipe, part) for part in numbered("text_encoder", count))
     for module in (pipe.unet, pipe.vae, *encoders):
-        _refuse_holes(module, path)
+        _refuse_missing(module, path)
         check_finite(module, str(path))
     return freeze(model(family, name, pipe.unet, pipe.vae, encoders, tokenizers, pipe.scheduler))
 
 
-def _refuse_holes(module: nn.Module, path: Path) -> None:
+def _refuse_missing(module: nn.Module, path: Path) -> None:
     # The conversion leaves weights that the file lacks on the meta device, without values.
-    holes = [name for name, parameter in module.named_parameters() if parameter.is_meta]
-    if holes:
-        what = f"{len(holes)} weights of {type(module).__name__} are missing, such as {holes[0]}."
+    missing = [name for name, parameter in module.named_parameters() if parameter.is_meta]
+    if missing:
+        what = f"{len(missing)} weights of {type(module).__name__} are missing, such as {missing[0]}."
         raise ModelError(what, where=str(path), fix="Get the file again.")
 
 
 def settle_prediction(backbone: Backbone, path: Path, header: Header, section: ModelSection) -> None:
-    """Sets the scheduler's prediction type: the user's word, the file's, or what the UNet shows.
+    """Sets the scheduler's prediction type: the user's, the file's, or what a test of the UNet shows.
 
-    SD 2.x was published with either type under the same keys, so an SD 2.x that says nothing is tried
-    out. Others that say nothing predict the noise, as their published models do. Whatever was not said
-    by the user is written into the notes.
+    SD 2.x was published with either type under the same keys, so an SD 2.x file that does not say it is
+    tested. Other such files predict noise, as their published models do. Unless the user set the type,
+    the notes say what it is and why.
     """
     said = stated_prediction(path, header)
-    told, source = "epsilon", "its family, as the file does not say"
+    predicted, source = "epsilon", "its family, as the file does not say"
     if section.prediction_type != "auto":
-        told, source = section.prediction_type, ""
+        predicted, source = section.prediction_type, ""
     elif said:
-        told, source = said
+        predicted, source = said
     elif len(backbone.published_predictions) > 1:
-        told, source = probe_prediction(backbone), "trying the UNet on pure noise"
-    changes: dict[str, Any] = {"prediction_type": told}
+        predicted, source = probe_prediction(backbone), "a test of the UNet on pure noise"
+    changes: dict[str, Any] = {"prediction_type": predicted}
     if "ztsnr" in header.shapes:
         changes["rescale_betas_zero_snr"] = True
     backbone.scheduler = type(backbone.scheduler).from_config(backbone.scheduler.config, **changes)
     checked_scheduler(backbone.scheduler, str(path))
-    if len(backbone.published_predictions) > 1 and told == "epsilon":
+    if len(backbone.published_predictions) > 1 and predicted == "epsilon":
         # The published SD 2.x that predicts noise is the 512-pixel base model.
         backbone.unet.register_to_config(sample_size=64)
     if source:
-        backbone.notes += (
-            f"The UNet predicts {told}, by {source} (another: --set model.prediction_type=…).",
-        )
+        note = f"The UNet predicts {predicted}, according to {source}"
+        backbone.notes += (f"{note} (to change it: --set model.prediction_type=…).",)
 
 
 @torch.no_grad()
 def probe_prediction(backbone: Backbone) -> str:
-    """Tells what a UNet predicts by its answer to pure noise at the last timestep.
+    """Finds out what a UNet predicts from its output for pure noise at the last timestep.
 
-    There the noise is all but equal to the input, so one that predicts noise gives back its input
-    (correlation near 1); one that predicts velocity gives about minus the clean picture, which the
+    There the noise is almost equal to the input, so one that predicts noise returns its input
+    (correlation near 1); one that predicts velocity returns about minus the clean picture, which the
     input does not contain (correlation near 0).
 
     Returns:
         `epsilon` or `v_prediction`.
     """
-    # 32 x 32 latents tell as much as larger ones, and take seconds on a CPU.
+    # 32 x 32 latents are as conclusive as larger ones, and take seconds on a CPU.
     shape = (1, backbone.latent_channels, *[min(32, int(backbone.unet.config.sample_size))] * 2)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     last = torch.full((1,), int(backbone.scheduler.config.num_train_timesteps) - 1)

@@ -12,14 +12,14 @@ from finetune.backbones.words import written_out
 
 
 def token_length(tokenizers: Sequence[Any], encoders: Sequence[Any]) -> int:
-    """Tokens of a caption, begin and end included: the least that any tokenizer or encoder takes."""
+    """Tokens of a caption, begin and end included: the smallest limit of any tokenizer or encoder."""
     lengths = [int(t.model_max_length) for t in tokenizers]
     positions = [int(e.config.max_position_embeddings) for e in encoders]
     return min(lengths + positions)
 
 
 def tokenize(tokenizers: Sequence[Any], captions: Sequence[str], length: int) -> Tensor:
-    """Token ids, cut and padded to `length`, one plane per tokenizer.
+    """Token ids, truncated and padded to `length`, one plane per tokenizer.
 
     Returns:
         `[B, encoders, length]` int64. The planes differ: SDXL's second tokenizer pads with "!".
@@ -40,12 +40,12 @@ def tokenize(tokenizers: Sequence[Any], captions: Sequence[str], length: int) ->
 def truncated(tokenizer: Any, caption: str, length: int) -> str | None:
     """The end of `caption` that does not fit into `length` tokens, in whole words; None if all fits."""
     caption = written_out(tokenizer, [caption])[0]
-    # verbose=False: the tokenizer would warn of just what is being asked.
+    # verbose=False: the tokenizer would warn of exactly what is checked here.
     encoded = tokenizer(caption, return_offsets_mapping=True, verbose=False)
     if len(encoded.input_ids) <= length:
         return None
-    # Begin + (length - 2) tokens + end fit, so the first token lost has the index length - 1.
+    # Begin + (length - 2) tokens + end fit, so the first token lost has index length - 1.
     start = encoded.offset_mapping[length - 1][0]
     while start > 0 and not caption[start - 1].isspace():
-        start -= 1  # half a word says nothing: tell the whole one
+        start -= 1  # report the whole word, not half of it
     return caption[start:].strip()

@@ -1,4 +1,4 @@
-"""A new Stable Diffusion 1 of any size, nothing of it trained."""
+"""A new, untrained Stable Diffusion 1 of any size."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from finetune.backbones.folder import freeze
 from finetune.backbones.sd import StableDiffusion
 from finetune.config.pretrain import ArchitectureSection
 
-# That of every published Stable Diffusion (Rombach et al. 2022, arXiv:2112.10752).
+# As in every published Stable Diffusion (Rombach et al. 2022, arXiv:2112.10752).
 _SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
 def untrained_backbone(
     section: ArchitectureSection, captions: Iterable[str], resolution: int, prediction_type: str, seed: int
 ) -> Backbone:
-    """Random weights in the classes of Stable Diffusion 1, and a tokenizer that knows some captions.
+    """Random weights in the classes of Stable Diffusion 1, and a tokenizer learned from captions.
 
     Args:
         section: The sizes.
@@ -55,12 +55,12 @@ def untrained_backbone(
 def make_tokenizer(captions: Iterable[str], vocabulary: int, length: int) -> CLIPTokenizer:
     """A byte-level CLIP tokenizer that takes any text; its merges are learned from `captions`.
 
-    Frequent words become one token each, any other word its letters and common pieces, so that a
+    Frequent words become one token each; any other word is split into letters and common pieces, so a
     trigger word such as "mycat" has tokens of its own.
 
     Args:
-        captions: Texts; how often each comes counts.
-        vocabulary: Tokens at most, the 512 of single bytes among them.
+        captions: Texts; how often each occurs counts.
+        vocabulary: Maximum number of tokens, including the 512 of single bytes.
         length: Tokens of a text, begin and end included.
     """
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
@@ -85,7 +85,7 @@ def make_autoencoder(sizes: dict[str, Any], resolution: int) -> AutoencoderKL:
 
     Args:
         sizes: From `ArchitectureSection.sizes`.
-        resolution: Side in pixels; the latents' is shorter by a factor of 2 for each level but one.
+        resolution: Side of the pictures in pixels; each level but the last halves it for the latents.
     """
     channels = tuple(sizes["autoencoder_channels"])
     return AutoencoderKL(
@@ -133,5 +133,5 @@ def _unet(sizes: dict[str, Any], resolution: int) -> UNet2DConditionModel:
         down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * deeper),
         up_block_types=(*["CrossAttnUpBlock2D"] * deeper, "UpBlock2D"),
         cross_attention_dim=sizes["text_width"],
-        attention_head_dim=4,  # heads, in spite of its name
+        attention_head_dim=4,  # the number of heads, despite its name
     )

@@ -58,13 +58,13 @@ def written_out(tokenizer: Any, captions: Sequence[str]) -> list[str]:
 class AddedWord:
     """A word that was added to a model: its tokenizers know it, its text encoders have rows for it.
 
-    The old rows are not touched. Pooled text is taken at the end token, also where the published config
-    is too old to say which one it is (transformers then takes the highest id, which a new word has).
+    The old rows are not touched. Pooled text is taken at the end token, even if the published config is
+    too old to name it (transformers would then take the highest id, which is the new word's).
 
     Args:
         backbone: Changed in place; its tokenizers become copies.
         word: The word and its embeddings.
-        make: Makes the new table from the old one, the first new id and the rows.
+        make: Makes the new table from the old one, the first new id and the rows; `grown` if None.
 
     Attributes:
         tables: The new table of each text encoder.
@@ -105,9 +105,9 @@ class AddedWord:
 
 
 def _end_holders(encoder: Any) -> list[Any]:
-    """What tells a text encoder at which token pooled text is taken: each has an `eos_token_id`.
+    """The objects whose `eos_token_id` says at which token a text encoder's pooled text is taken.
 
-    Relies on the part of transformers' CLIP that pools (5.23: `CLIPTextModel`) keeping a copy of its
+    The part of transformers' CLIP that pools (5.23: `CLIPTextModel`) keeps its own copy of the
     configuration's, which no public call changes. `tests/test_inside_libraries.py` checks it.
     """
     holders = (encoder.config, *encoder.modules())
@@ -115,7 +115,7 @@ def _end_holders(encoder: Any) -> list[Any]:
 
 
 def grown(old: nn.Embedding, first: int, rows: Tensor) -> nn.Embedding:
-    """A plain table with the rows at the end, frozen."""
+    """A frozen table: the old rows up to `first`, then the new ones."""
     weight = torch.cat([old.weight.detach()[:first], rows.to(old.weight)])
     table: nn.Embedding = nn.Embedding.from_pretrained(weight, freeze=True)
     return table
@@ -129,12 +129,12 @@ def initial_word(backbone: Backbone, text: str, vectors: int, initializer: str |
         text: What prompts will say.
         vectors: Tokens it stands for.
         initializer: Words whose embeddings it starts from, repeated if they are fewer; drawn with the
-            spread of the model's own embeddings if None.
+            standard deviation of the model's own embeddings if None.
         seed: Of the drawn values.
 
     Raises:
-        ConfigError: If the initializer has more tokens than the word, or none, or the word has more
-            than fit into a caption.
+        ConfigError: If the initializer has no tokens or more than the word, or the word more than fit into
+            a caption.
     """
     if vectors > backbone.token_length - 2:
         raise ConfigError(
