@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from finetune.backbones.families import SUPPORTED, Family, refuse_channels
 from finetune.backbones.finite import integer_weight
 from finetune.backbones.folder import PICKLES, pickle_refused
-from finetune.errors import ModelError
+from finetune.errors import ModelError, OutOfMemory, memory_ran_out
 
 UNET = "model.diffusion_model."
 _FIRST_CONV = f"{UNET}input_blocks.0.0.weight"
@@ -79,14 +79,16 @@ def read_header(file: Path, allow_pickle: bool) -> Header:
 def _unpickle(file: Path) -> dict[str, torch.Tensor]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # zip, pickle and torch faults alike
+        weights = content.get("state_dict", content)
+        return {key: value for key, value in weights.items() if isinstance(value, torch.Tensor)}
+    except Exception as error:  # of zip, pickle and torch, or the content is something else
+        if memory_ran_out(error):
+            raise OutOfMemory(str(file)) from error
         raise ModelError(
             f"This checkpoint cannot be read as plain weights ({type(error).__name__}).",
             where=str(file),
             fix="Get the .safetensors version of the model.",
         ) from error
-    content = content.get("state_dict", content)
-    return {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
 
 
 def family_of_checkpoint(header: Header, where: str) -> Family:

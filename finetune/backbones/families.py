@@ -26,7 +26,14 @@ def family_of(index: Mapping[str, Any], unet: Mapping[str, Any], where: str) -> 
         ModelError: If it is another kind of model: a refiner, an upscaler, unCLIP, or not a Stable
             Diffusion with a UNet at all.
     """
-    refuse_channels(unet.get("in_channels", 4), where, unet.get("out_channels", 4))
+    channels, latent = unet.get("in_channels", 4), unet.get("out_channels", 4)
+    if not (isinstance(channels, int) and isinstance(latent, int)):
+        raise ModelError(
+            f"The UNet's channels are not numbers: {str(channels)[:50]} in, {str(latent)[:50]} out.",
+            where=where,
+            fix="Get the model again.",
+        )
+    refuse_channels(channels, where, latent)
     if unet.get("class_embed_type") is not None or unet.get("encoder_hid_dim_type") is not None:
         raise ModelError(
             "The UNet takes more than text (unCLIP or image prompts).", where=where, fix=SUPPORTED

@@ -73,12 +73,17 @@ def _read_configs(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ModelError(
             "This folder is not a diffusers model: it has no model_index.json.", where=str(path), fix=fix
         )
-    index = _read_json(path / "model_index.json")
+    index = read_json(path / "model_index.json")
     refuse_other_pipelines(index, str(path))
-    return index, _read_json(path / "unet" / "config.json")
+    return index, read_json(path / "unet" / "config.json")
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object in a file of a model.
+
+    Raises:
+        ModelError: If there is none.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -166,7 +171,7 @@ def load_part(kind: type[Any], folder: Path, allow_pickle: bool, notes: list[str
 
 def _check_config(kind: type[Any], file: Path) -> None:
     """Refuses settings that are not numbers but should be; diffusers would fail only when it uses them."""
-    config = _read_json(file)
+    config = read_json(file)
     for name, parameter in inspect.signature(kind.__init__).parameters.items():
         number = type(parameter.default) in (int, float) and "uple" not in str(parameter.annotation)
         if number and isinstance(config.get(name), (str, list, dict)):
@@ -233,7 +238,7 @@ def _load_scheduler(index: Mapping[str, Any], folder: Path, section: ModelSectio
         raise ModelError(what, where=where, fix=fix)
     file = folder / "scheduler_config.json"
     _check_config(kind, file)
-    config = _read_json(file)
+    config = read_json(file)
     if section.prediction_type != "auto":
         config["prediction_type"] = section.prediction_type
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import ssl
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi, errors, hf_hub_download, is_offline_mode
 
 from finetune.backbones.families import SUPPORTED, family_of, refuse_other_pipelines
+from finetune.backbones.folder import read_json
 from finetune.config import ModelSection
 from finetune.errors import ModelError
 
@@ -79,9 +79,7 @@ def _weights(repository: str, where: dict[str, Any], allow_pickle: bool) -> Path
 
 
 def _json(repository: str, name: str, where: dict[str, Any]) -> dict[str, Any]:
-    path = hf_hub_download(repository, name, **where)
-    content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-    return content
+    return read_json(Path(hf_hub_download(repository, name, **where)))
 
 
 def _fault(error: Exception, repository: str) -> ModelError:

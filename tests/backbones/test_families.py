@@ -20,6 +20,12 @@ def test_a_mask_and_a_masked_picture_make_an_inpainting_model_of_the_same_family
     assert family_of({}, UNET | {"in_channels": 9}, "somewhere") == "sd1"
 
 
+@pytest.mark.parametrize("odd", [{"out_channels": "x"}, {"out_channels": None}, {"in_channels": [4]}])
+def test_channels_must_be_numbers(odd: dict[str, object]) -> None:
+    with pytest.raises(ModelError, match="not numbers"):
+        family_of({}, UNET | odd, "somewhere")
+
+
 @pytest.mark.parametrize(("channels", "kind"), [(8, "editing"), (7, "upscaler"), (5, "depth")])
 def test_a_unet_that_takes_more_than_latents_is_refused(channels: int, kind: str) -> None:
     with pytest.raises(ModelError, match=f"{kind}.*takes {channels} channels, not 4"):

@@ -50,6 +50,13 @@ def test_another_kind_is_refused_by_its_configuration(tiny_models: dict[str, Pat
         load_backbone(ModelSection(name="someone/tiny"))
 
 
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_cache_is_told(tiny_models: dict[str, Path], cache: Path, content: str) -> None:
+    (put(tiny_models["sd1"], cache) / "model_index.json").write_text(content)
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_backbone(ModelSection(name="someone/tiny"))
+
+
 @pytest.mark.parametrize("name", ["someone/missing", "sd15", "sd21", "sdxl"])
 def test_offline_and_not_cached(name: str) -> None:
     with pytest.raises(ModelError, match="cannot be reached") as caught:

@@ -103,6 +103,14 @@ def test_nine_channels_are_recognised_before_the_weights_are_read(key: str, fami
     assert (family_of_checkpoint(header, "file"), input_channels(header)) == (family, 9)
 
 
+@pytest.mark.parametrize("content", [[1, 2], {"state_dict": 3}])
+def test_a_pickle_of_something_else_is_told(content: object, tmp_path: Path) -> None:
+    file = tmp_path / "odd.ckpt"
+    torch.save(content, file)
+    with pytest.raises(ModelError, match="plain weights"):
+        load_backbone(ModelSection(name=str(file), allow_pickle=True))
+
+
 def test_the_pickle_needs_permission(tmp_path: Path) -> None:
     file = tmp_path / "tiny.ckpt"
     torch.save({"state_dict": state_of(tiny_pipeline("sd1"))}, file)
