@@ -18,18 +18,18 @@ Vectors = Annotated[
 Initializer = Annotated[
     str | None,
     Field(
-        description="Words whose token embeddings the new ones start from, such as the subject's class: cat; "
-        "drawn at random if unset."
+        description="Words whose token embeddings initialize the new ones, such as the subject's class, cat; "
+        "random if unset."
     ),
 ]
 
 
 class LoRASection(Section):
-    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) and their kin."""
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) and variants."""
 
     algorithm: Annotated[str, ALGORITHMS] = Field(
         "lora",
-        description="How an update is written: "
+        description="Form of the weight update: "
         + "; ".join(f"{name}, {row.summary}" for name, row in ALGORITHMS.items())
         + ".",
     )
@@ -42,7 +42,7 @@ class LoRASection(Section):
     )
     targets: Literal["attention", "attention+ff", "all"] | list[str] = Field(
         "attention",
-        description="UNet layers that get an adapter: attention projections, also the feed-forward "
+        description="UNet layers that get an adapter: attention projections, those and the feed-forward "
         "layers, all linear layers of the transformer blocks, or a list of module-name endings.",
     )
     conv_rank: Positive | None = Field(
@@ -53,22 +53,22 @@ class LoRASection(Section):
     )
     block_rank: dict[str, Annotated[int, Field(ge=0)]] = Field(
         {},
-        description="Other ranks by the beginning of a module's name, 0 for no adapter there, e.g. "
-        "{mid_block: 32, up_blocks.1.attentions.0: 8, text_encoder: 4}. The longest fitting one counts. "
-        "Alpha goes with the rank, so that alpha/rank stays (with rslora it stays as it is).",
+        description="Ranks by module-name prefix, 0 for no adapter there, e.g. "
+        "{mid_block: 32, up_blocks.1.attentions.0: 8, text_encoder: 4}. The longest match counts. "
+        "Alpha scales with the rank, so alpha/rank stays the same (with rslora, alpha does).",
     )
     factor: Positive | None = Field(
         None,
-        description="LoKr: side of the small factor, where it divides the layer's; near the square root if "
-        "unset. The smaller, the more is learned and the larger the file.",
+        description="LoKr: side of the small factor, if it divides the layer's; near the square root if "
+        "unset. A smaller one learns more and makes a larger file.",
     )
     text_encoder: bool = Field(False, description="Also adapt the text encoder(s).")
-    rslora: bool = Field(False, description="Rank-stabilised scaling alpha/√rank (arXiv:2312.03732).")
+    rslora: bool = Field(False, description="Rank-stabilized scaling alpha/√rank (arXiv:2312.03732).")
     dora: bool = Field(False, description="Weight-decomposed LoRA (arXiv:2402.09353).")
     placeholder: str | None = Field(
         None,
         description="Also train a new word, such as `<mycat>`, with the LoRA (pivotal tuning); the captions "
-        "must say it.",
+        "must contain it.",
     )
     vectors: Vectors = 1
     initializer: Initializer = None
@@ -78,30 +78,30 @@ class LoRASection(Section):
         yield from super().faults()
         if self.conv_alpha is not None and self.conv_rank is None:
             yield Fault(
-                "An alpha is given for convolutions, but they get no adapter: it has no effect.",
+                "adapter.conv_alpha has no effect without adapter.conv_rank.",
                 "adapter.conv_alpha",
                 "Set adapter.conv_rank too, or remove adapter.conv_alpha.",
             )
         if self.targets == []:
             yield Fault(
-                "No layers are named: the list is empty.",
+                "The list of layers is empty.",
                 "adapter.targets",
-                "Use attention, attention+ff, all, or name endings.",
+                "Use attention, attention+ff, all, or module-name endings.",
             )
         if self.placeholder is None:
             for key in ("vectors", "initializer"):
                 if getattr(self, key) != type(self).model_fields[key].default:
                     yield Fault(
-                        "This is about a new word, but none is named.",
+                        f"adapter.{key} has no effect without adapter.placeholder.",
                         f"adapter.{key}",
-                        "Name it with adapter.placeholder, such as <mycat>, or leave this out.",
+                        "Name the new word there, such as <mycat>, or leave this out.",
                     )
         else:
             yield from _word_faults(self.placeholder)
 
 
 class EmbeddingSection(Section):
-    """A new word, its token embeddings alone (textual inversion, Gal et al. 2022, arXiv:2208.01618)."""
+    """Only the token embeddings of a new word (textual inversion, Gal et al. 2022, arXiv:2208.01618)."""
 
     placeholder: str | None = Field(
         None, description="The new word, such as `<mycat>`; the folder's name in brackets if unset."
@@ -122,12 +122,12 @@ def _word_faults(word: str) -> Iterator[Fault]:
         yield Fault(
             f"{word!r} cannot be a new word: it must be one word in lower case, without dots.",
             where,
-            "Use something like <mycat>; the brackets keep it apart from real words.",
+            "Use something like <mycat>; the brackets set it apart from real words.",
         )
     elif not word.isprintable():
-        yield Fault(f"{word!r} holds a character that is not seen.", where, "Type it anew.")
-    elif len(word.encode()) > most:  # it names a file, with a suffix where that is taken
-        yield Fault("This word is too long.", where, f"Take at most {most} bytes, such as <mycat>.")
+        yield Fault(f"{word!r} contains an invisible character.", where, "Type it again.")
+    elif len(word.encode()) > most:  # it becomes a file name, numbered if taken
+        yield Fault("This word is too long.", where, f"Use at most {most} bytes, such as <mycat>.")
 
 
 class FullSection(Section):
@@ -141,13 +141,13 @@ class ControlNetSection(Section):
 
     start: Path | None = Field(
         None,
-        description="Folder of a ControlNet to go on with (a run folder, or a diffusers folder); a new one "
+        description="Folder of a ControlNet to start from (a run folder or a diffusers folder); a new one "
         "made from the UNet if unset.",
     )
     rank: Positive | None = Field(
         None,
-        description="Train updates of this rank of the branch's layers instead of all its weights "
-        "(Control-LoRA): less memory, a small file.",
+        description="Train updates of this rank instead of all weights of the branch (Control-LoRA): less "
+        "memory, a small file.",
     )
 
     def faults(self) -> Iterator[Fault]:
@@ -155,7 +155,7 @@ class ControlNetSection(Section):
         yield from super().faults()
         if self.start is not None and self.rank is not None:
             yield Fault(
-                "A low-rank branch is one of the model's own weights and cannot go on with a ControlNet.",
+                "A Control-LoRA is made from the UNet's own weights and cannot start from a ControlNet.",
                 "adapter.rank",
-                "Leave out this or adapter.start.",
+                "Remove adapter.rank or adapter.start.",
             )

@@ -13,28 +13,28 @@ class Algorithm(Row):
 
     Attributes:
         cls: Where its subclass of `finetune.adapters.updates.Update` is, "module:name".
-        summary: What it makes an update of, a few words.
+        summary: The form of its update, in a few words.
     """
 
     cls: str
     summary: str
 
 
-_PLACE = "finetune.adapters.algorithms"
+_PACKAGE = "finetune.adapters.algorithms"
 ALGORITHMS = Choices(
     "adapter.algorithm",
     {
         "lora": Algorithm(
-            cls=f"{_PLACE}.lora:LowRankUpdate",
+            cls=f"{_PACKAGE}.lora:LowRankUpdate",
             summary="a product of two narrow matrices",
-            # PEFT's LoHa and LoKr have dropouts, but those draw from the global generator (P1).
+            # PEFT's LoHa and LoKr have dropout too, but it draws from the global generator (P1).
             settings=("rslora", "dora", "dropout"),
         ),
         "loha": Algorithm(
-            cls=f"{_PLACE}.loha:HadamardUpdate", summary="two such products multiplied by element"
+            cls=f"{_PACKAGE}.loha:HadamardUpdate", summary="two such products multiplied elementwise"
         ),
         "lokr": Algorithm(
-            cls=f"{_PLACE}.lokr:KroneckerUpdate", summary="a Kronecker product", settings=("factor",)
+            cls=f"{_PACKAGE}.lokr:KroneckerUpdate", summary="a Kronecker product", settings=("factor",)
         ),
     },
 )

@@ -21,9 +21,9 @@ AmountAboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 LONGEST = 10_000
-"""Characters of any text in a recipe."""
+"""Most characters of any text in a recipe."""
 
-# Control characters and lone halves of surrogate pairs: no file can be named so, no terminal shows them.
+# Control characters and lone surrogates: no file name may contain them, no terminal shows them.
 _NOT_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -44,12 +44,12 @@ class Fault:
 
 @dataclass(frozen=True)
 class Need:
-    """A setting that is None until it is given, and has a use only for some values of another.
+    """A setting, None if not given, that has an effect only with some values of another.
 
     Attributes:
         key: The setting's dotted key.
         other: The other's name in the same section.
-        values: Those that have a use for it.
+        values: The other's values with which it has an effect.
     """
 
     key: str
@@ -58,7 +58,7 @@ class Need:
 
 
 LONGEST_NAME = 200
-"""Bytes of a name that files get; file systems allow 255, of which suffixes take some."""
+"""Most bytes of a name given to files; file systems allow 255, and suffixes need some."""
 
 # What Windows forbids in a name, and the names that mean devices there, with any suffix.
 _NOT_IN_NAMES = re.compile(r'[<>:"|?*]')
@@ -66,13 +66,13 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9])(\..*)?", re.IGNORECASE)
 
 
 def name_fault(name: str) -> Fault | None:
-    """What is wrong with the name of a file that is passed on (`output.name`); None if nothing.
+    """What is wrong with the name of a shared file (`output.name`); None if nothing.
 
-    A name must do on every system, in a shell and on a terminal.
+    A name must work on every system, in a shell and on a terminal.
     """
     where = "output.name"
     if len(name.encode()) > LONGEST_NAME:
-        return Fault("This name is too long for a file.", where, f"Take at most {LONGEST_NAME} bytes.")
+        return Fault("This name is too long for a file.", where, f"Use at most {LONGEST_NAME} bytes.")
     if re.search(r"[/\\]", name) or name in {"", ".", ".."}:
         return Fault(f"{name!r} is not a file name.", where, "Give a name without a folder or a slash.")
     bare = name[0] not in "-. " and name[-1] not in ". "
@@ -85,7 +85,7 @@ def check_text(value: Any) -> None:
     """Refuses text, also in lists and dictionaries, that cannot be shown or is absurdly long.
 
     Raises:
-        PydanticCustomError: As pydantic's validators may.
+        PydanticCustomError: For pydantic to report.
     """
     if isinstance(value, str | Path):
         if _NOT_TEXT.search(str(value)):
@@ -111,10 +111,10 @@ class Section(BaseModel):
     def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
         kinds = set(_kinds(cls.model_fields[info.field_name or ""].annotation))
         if any(isinstance(kind, type) and issubclass(kind, Section) for kind in kinds):
-            return value  # each section looks at its own, and can name the setting
+            return value  # each section checks its own, and can name the setting
         check_text(value)
         if kinds & {int, float} and bool not in kinds and _holds_bool(value):
-            # Python counts with them: True is 1.
+            # To Python, True is 1.
             wanted = "a number" if isinstance(value, bool) else "made of numbers"
             raise PydanticCustomError("number", wanted)
         return value
@@ -122,7 +122,7 @@ class Section(BaseModel):
     def faults(self) -> Iterator[Fault]:
         """Settings that are valid alone but would be ignored or cannot work together (P3).
 
-        A section overrides this, beginning with those of its parent; a recipe asks all its sections.
+        A section that overrides this yields its parent's first; a recipe collects those of all sections.
         """
         for need in self.needs:
             section, _, name = need.key.partition(".")
@@ -135,10 +135,10 @@ class Section(BaseModel):
                 yield from self._without_use(choices, getattr(self, name))
 
     def _without_use(self, choices: Choices[Any], chosen: str) -> Iterator[Fault]:
-        """Settings that are given, but of which the chosen part has no use."""
+        """Settings that are given but have no effect with the chosen part."""
         section = choices.key.rpartition(".")[0]
         for setting, value in self:
-            able = choices.with_use_for(setting)
+            able = choices.that_use(setting)
             given = value != type(self).model_fields[setting].default
             if able and given and chosen not in able:
                 yield _without_effect(f"{section}.{setting}", choices.key, chosen, able)

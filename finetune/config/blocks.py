@@ -1,4 +1,4 @@
-"""Settings by block: values for the modules of a model by the beginning of their names."""
+"""Settings by block: values for the modules of a model by name prefix."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ from difflib import get_close_matches
 
 
 def longest_prefix(name: str, prefixes: Iterable[str]) -> str | None:
-    """The longest of `prefixes` that `name` lies below, or None.
+    """The longest of `prefixes` that `name` begins with, or None.
 
-    Whole parts count: "up_blocks.1" is above "up_blocks.1.attentions.0" and not above "up_blocks.10".
+    Only whole parts match: "up_blocks.1" matches "up_blocks.1.attentions.0" but not "up_blocks.10".
 
     Args:
         name: Dotted name of a module or parameter.
-        prefixes: Beginnings of such names; "" is above everything.
+        prefixes: Beginnings of such names; "" matches everything.
     """
-    above = [p for p in prefixes if not p or name == p or name.startswith(f"{p}.")]
-    return max(above, key=len, default=None)
+    matching = [p for p in prefixes if not p or name == p or name.startswith(f"{p}.")]
+    return max(matching, key=len, default=None)
 
 
 def unmatched_prefixes(prefixes: Iterable[str], names: Collection[str]) -> list[tuple[str, str | None]]:
-    """The prefixes that are above none of `names`, each with the nearest one that is above some.
+    """The prefixes that match none of `names`, each with the closest one that matches some, or None.
 
     Args:
         prefixes: As given by the user.
         names: Dotted names.
     """
-    missing = [p for p in prefixes if not any(longest_prefix(name, [p]) is not None for name in names)]
-    known = beginnings(names) if missing else set()
-    near = {p: get_close_matches(p, sorted(known), n=1) for p in missing}
-    return [(p, near[p][0] if near[p] else None) for p in missing]
+    unmatched = [p for p in prefixes if not any(longest_prefix(name, [p]) is not None for name in names)]
+    known = beginnings(names) if unmatched else set()
+    return [(p, next(iter(get_close_matches(p, sorted(known), n=1)), None)) for p in unmatched]
 
 
 def beginnings(names: Iterable[str]) -> set[str]:

@@ -1,6 +1,6 @@
-"""Settings that name one of several parts (an optimizer, a sampler): all there is of a part is one row.
+"""Settings that name one of several parts (an optimizer, a sampler), each defined by one row.
 
-A part from elsewhere is added with `OPTIMIZERS["mine"] = Optimizer(…)` before a recipe names it; it is
+Add a part of your own with `OPTIMIZERS["mine"] = Optimizer(…)` before a recipe names it; it is
 then valid in every recipe, flag and YAML file. Nothing here imports PyTorch, so that `--help` is fast.
 """
 
@@ -20,7 +20,7 @@ class Row:
     """One part.
 
     Attributes:
-        settings: Those of the same section that only some parts have a use for, this one among them.
+        settings: Those of the same section that only some parts use, this one included.
     """
 
     settings: tuple[str, ...] = ()
@@ -41,8 +41,8 @@ class Choices(dict[str, RowT]):
         super().__init__(rows)
         self.key = key
 
-    def with_use_for(self, setting: str) -> list[str] | None:
-        """The names of the parts that have a use for a setting; None if that is not asked of it."""
+    def that_use(self, setting: str) -> list[str] | None:
+        """The names of the parts that use a setting; None if the part does not matter to it."""
         return [name for name, row in self.items() if setting in row.settings] or None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
@@ -55,7 +55,7 @@ class Choices(dict[str, RowT]):
         if isinstance(name, str) and name in self:
             return name
         *others, last = map(repr, self)
-        # As of a `Literal`, whose faults are told with the nearest name.
+        # The error of a `Literal`, which is reported with the nearest name.
         raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
 
 
@@ -65,10 +65,10 @@ def choices_of(field: FieldInfo) -> Choices[Any] | None:
 
 
 def in_place(place: str) -> Any:
-    """What "module:name" names, imported now.
+    """Imports what "module:name" names.
 
     Raises:
-        Exception: Whatever a library raises that cannot be used here.
+        Exception: Whatever a library raises that cannot be imported here.
     """
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)

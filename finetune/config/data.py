@@ -1,4 +1,4 @@
-"""The pictures and what is said about them."""
+"""The pictures and their captions."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ Level = Annotated[int, Field(ge=0, le=1000)]
 
 
 class DataSection(Section):
-    """How pictures are prepared, whatever they are of."""
+    """How pictures are prepared, for every recipe."""
 
     resolution: Annotated[int, Field(ge=32, le=4096, multiple_of=8)] | None = Field(
         None, description="Side in pixels that pictures are resized and cropped to; the model's own if unset."
     )
     crop: Literal["center", "random"] = Field(
-        "center", description="Which square of a picture that is not square is used."
+        "center", description="Which square of a non-square picture is used."
     )
-    flip: bool = Field(False, description="Mirror every second sample at random.")
+    flip: bool = Field(False, description="Mirror samples at random, with probability 0.5.")
     caption_dropout: Fraction = Field(
         0.0, description="Share of samples trained with an empty caption (for classifier-free guidance)."
     )
     cache: bool = Field(
         True,
-        description="Keep latents (and text embeddings of frozen encoders) instead of computing them anew.",
+        description="Keep latents (and text embeddings of frozen encoders) instead of recomputing them.",
     )
     cache_dir: Path | None = Field(
-        None, description="Folder for cached latents, found by content; in memory only if unset."
+        None, description="Folder for cached latents, keyed by content; in memory only if unset."
     )
 
     mask: Literal["none", "alpha"] = Field(
@@ -43,7 +43,7 @@ class DataSection(Section):
     )
     mask_dir: Path | None = Field(
         None,
-        description="Folder of masks with the pictures' names; the loss counts only where they are white.",
+        description="Folder of masks named like the pictures; the loss counts only where they are white.",
     )
     unmasked_weight: Fraction = Field(
         0.0, description="How much the loss counts where a mask is black or a picture transparent."
@@ -59,7 +59,7 @@ class DataSection(Section):
         yield from super().faults()
         if self.crop == "random" and self.cache:
             yield Fault(
-                "Cached latents are those of one crop, so the crop cannot be drawn anew for each sample.",
+                "Cached latents are of one crop, so the crop cannot be drawn at random for each sample.",
                 "data.crop",
                 "Set data.cache to false (slower: every sample is encoded again), or data.crop to center.",
             )
@@ -67,13 +67,13 @@ class DataSection(Section):
             yield Fault(
                 "Masks are given twice: by the pictures' transparency and by a folder.",
                 "data.mask",
-                "Leave out this or data.mask_dir.",
+                "Remove data.mask or data.mask_dir.",
             )
         if self.unmasked_weight and not self.masked:
             yield Fault(
-                "A weight is given for where masks are black, but there are no masks.",
+                "data.unmasked_weight has no effect without masks.",
                 "data.unmasked_weight",
-                "Give masks with data.mask_dir or data.mask=alpha, or leave data.unmasked_weight out.",
+                "Give masks with data.mask_dir or data.mask=alpha, or remove data.unmasked_weight.",
             )
         if self.cache_dir is not None and not self.cache:
             yield Fault(
@@ -85,7 +85,7 @@ class DataSection(Section):
             yield Fault(
                 "The cache folder is a file.",
                 "data.cache_dir",
-                "Give a folder; it is made if it does not exist.",
+                "Give a folder; it is created if it does not exist.",
             )
 
     @property
@@ -111,20 +111,20 @@ class SubjectSection(DataSection):
     )
     class_prompt: str | None = Field(
         None,
-        description='What the subject is one of, such as "a photo of a cat": turns on prior preservation, '
-        "training on pictures of the class too, so that it stays as it is.",
+        description='Prompt for the subject\'s class, such as "a photo of a cat": turns on prior '
+        "preservation, training on class pictures too, so that the class stays as it is.",
     )
     class_dir: Path | None = Field(
         None,
         description="Folder of class pictures; missing ones are sampled into it. If unset, a folder "
-        "below runs/class-pictures that every run with this model and class prompt shares.",
+        "in runs/class-pictures that every run with this model and class prompt shares.",
     )
-    num_class_images: Positive = Field(200, description="Class pictures; as many as are missing are sampled.")
+    num_class_images: Positive = Field(200, description="Number of class pictures; missing ones are sampled.")
     prior_weight: Amount = Field(1.0, description="λ: weight of the class pictures' loss.")
     preserve: list[str] = Field(
         [],
-        description="Prompts that must go on meaning what they mean to the pretrained model, such as "
-        '"a photo of a cat" while one cat is taught. Needs no pictures of them.',
+        description="Prompts that must keep the meaning they have to the pretrained model, such as "
+        '"a photo of a cat" while one cat is learned. Needs no pictures of them.',
     )
     preserve_share: Fraction = Field(
         0.5, description="Share of samples spent on `preserve`, if it names any prompts."
@@ -169,15 +169,15 @@ class PairsSection(CaptionedSection):
         "and `conditioning_image`, it holds the control pictures too.",
     )
     conditioning_dir: Path | None = Field(
-        None, description="Folder of control pictures with the names of those in `data_dir`."
+        None, description="Folder of control pictures named like those in `data_dir`."
     )
     preprocess: ControlKind = Field(
         "none",
-        description="Make the control pictures from the pictures: edges by Canny's method, soft edges, or "
-        "grey. `none`: they are given.",
+        description="Make the control pictures from the pictures: Canny edges, soft edges, or grayscale. "
+        "`none`: they are given.",
     )
     canny_thresholds: tuple[Level, Level] = Field(
-        (100, 200), description="For `canny`: how strong an edge goes on, and how strong it begins."
+        (100, 200), description="For `canny`: the low and the high hysteresis threshold."
     )
     prompt: str | None = Field(
         None, description="Caption of the pictures that have none of their own; empty if unset."
@@ -191,14 +191,14 @@ class PairsSection(CaptionedSection):
         yield from super().faults()
         if self.conditioning_dir is not None and self.preprocess != "none":
             yield Fault(
-                "Control pictures are given by a folder and made from the pictures too.",
+                "Control pictures are both given by a folder and made from the pictures.",
                 "data.preprocess",
-                "Leave out this or data.conditioning_dir.",
+                "Remove data.preprocess or data.conditioning_dir.",
             )
         default = PairsSection.model_fields["canny_thresholds"].default
         if self.canny_thresholds != default and self.preprocess != "canny":
             yield Fault(
-                "Thresholds are given, but edges are not found by Canny's method.",
+                "data.canny_thresholds has no effect unless data.preprocess is canny.",
                 "data.canny_thresholds",
                 "Set data.preprocess=canny, or leave this out.",
             )

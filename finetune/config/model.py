@@ -13,7 +13,7 @@ from finetune.errors import ConfigError
 
 
 class ModelSection(Section):
-    """The pretrained model that is taught."""
+    """The pretrained model that is trained further."""
 
     name: str = Field(
         "auto",
@@ -24,7 +24,7 @@ class ModelSection(Section):
     prediction_type: Literal["auto", "epsilon", "v_prediction", "sample"] = Field(
         "auto",
         description="What the UNet predicts; `auto` reads it from the model. Needed only for "
-        "single-file checkpoints that do not say it.",
+        "single-file checkpoints that do not record it.",
     )
     allow_pickle: bool = Field(
         False, description="Also load .ckpt, .bin and .pt weights (weights only, no code)."
@@ -35,7 +35,7 @@ class ModelSection(Section):
         """The model that a user names outside a recipe.
 
         Raises:
-            ConfigError: If no model can be called so.
+            ConfigError: If the name is not valid.
         """
         try:
             return cls(name=name)
@@ -48,6 +48,6 @@ class ModelSection(Section):
 
 
 def public_name(name: str) -> str:
-    """What files that are passed on say of a model: of a path the last name, since folders are private."""
+    """A model's name in shared files: of a path only the last part, since folders are private."""
     path = Path(name).expanduser()
     return path.resolve().name if path.is_absolute() or path.exists() else name

@@ -12,7 +12,7 @@ from finetune.config.weightings import MIN_SNR_GAMMA, P2_GAMMA, P2_K, WEIGHTINGS
 
 HUBER_C, HUBER_SCHEDULE = 0.1, "snr"
 PYRAMID_LEVELS = 6
-"""What a setting is that is not given. It is None until then, so that one without effect is noticed."""
+"""Defaults of settings that are None if not given, so that one given without effect is noticed."""
 
 _Threshold = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -28,14 +28,14 @@ class ObjectiveSection(Section):
 
     target: Literal["auto", "epsilon", "v_prediction", "sample"] = Field(
         "auto",
-        description="What the model is to predict; `auto` is what it does, and anything else is refused.",
+        description="What the model predicts; `auto` reads it from the model, and a mismatch is refused.",
     )
     loss: Literal["l2", "l1", "huber", "smooth_l1"] = Field(
         "l2", description="Distance between prediction and target."
     )
     huber_c: _Threshold | None = Field(
         None,
-        description=f"Threshold above which huber and smooth_l1 count linearly; {HUBER_C} if unset.",
+        description=f"Threshold above which huber and smooth_l1 are linear; {HUBER_C} if unset.",
     )
     huber_schedule: Literal["constant", "exponential", "snr"] | None = Field(
         None,
@@ -46,10 +46,10 @@ class ObjectiveSection(Section):
         "none", description="How much a timestep counts, by its signal-to-noise ratio."
     )
     min_snr_gamma: AmountAboveZero | None = Field(
-        None, description=f"γ of min_snr: where the ratio is cut; {MIN_SNR_GAMMA:g} if unset."
+        None, description=f"γ of min_snr: where the ratio is clamped; {MIN_SNR_GAMMA:g} if unset."
     )
     p2_gamma: AmountAboveZero | None = Field(
-        None, description=f"γ of p2: how much less low noise counts; {P2_GAMMA:g} if unset."
+        None, description=f"γ of p2: how strongly low noise is down-weighted; {P2_GAMMA:g} if unset."
     )
     p2_k: AmountAboveZero | None = Field(None, description=f"k of p2; {P2_K:g} if unset.")
     offset_noise: Amount = Field(
@@ -63,7 +63,7 @@ class ObjectiveSection(Section):
         None, description=f"Levels of multi-resolution noise; {PYRAMID_LEVELS} if unset."
     )
     input_perturbation: Amount = Field(
-        0.0, description="Strength of noise that the model sees but is not asked for; 0 is off."
+        0.0, description="Strength of extra noise in the input that is not in the target; 0 is off."
     )
     timesteps: tuple[Fraction, Fraction] = Field(
         (0.0, 1.0),
@@ -71,7 +71,7 @@ class ObjectiveSection(Section):
     )
     logit_normal: tuple[_Number, AmountAboveZero] | None = Field(
         None,
-        description="Mean and standard deviation of logit-normal timesteps: `[0, 1]` favours the middle, "
+        description="Mean and standard deviation of logit-normal timesteps: `[0, 1]` favors the middle, "
         "a mean above 0 more noise; uniform if unset.",
     )
     beta_schedule: Literal["auto", "linear", "scaled_linear", "cosine"] = Field(
@@ -80,7 +80,7 @@ class ObjectiveSection(Section):
     )
     zero_terminal_snr: bool = Field(
         False,
-        description="Rescale the noise schedule to end in noise alone; not for epsilon models.",
+        description="Rescale the noise schedule to end in pure noise; not for epsilon models.",
     )
 
     @property
@@ -93,9 +93,9 @@ class ObjectiveSection(Section):
         yield from super().faults()
         if self.pyramid_levels is not None and not self.pyramid_noise:
             yield Fault(
-                "Levels are given for multi-resolution noise, but it is off.",
+                "objective.pyramid_levels has no effect without objective.pyramid_noise.",
                 "objective.pyramid_levels",
-                "Set objective.pyramid_noise too (0.3, say), or remove objective.pyramid_levels.",
+                "Set objective.pyramid_noise (such as 0.3), or remove objective.pyramid_levels.",
             )
         low, high = self.timesteps
         if low >= high:

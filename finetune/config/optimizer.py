@@ -1,4 +1,4 @@
-"""How the weights move."""
+"""The optimizer and its learning rates."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 _Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 RESTARTS_CYCLES, POLYNOMIAL_POWER = 3, 2.0
-"""What a setting is that is not given. It is None until then, so that one without effect is noticed."""
+"""Defaults of settings that are None if not given, so that one given without effect is noticed."""
 
 
 class OptimizerSection(Section):
-    """How the weights move."""
+    """The optimizer and its learning rates."""
 
     needs: ClassVar[tuple[Need, ...]] = (
         Need("optimizer.schedule_cycles", "schedule", ("cosine_with_restarts",)),
@@ -40,38 +40,38 @@ class OptimizerSection(Section):
     )
     lr: Rate = Field(
         1e-4,
-        description="Learning rate of the UNet's parameters (of a ControlNet's, if that is trained). "
-        f"Prodigy finds its own and multiplies it by this, {PRODIGY_LR:g} if unset.",
+        description="Learning rate of the UNet (of the ControlNet, if one is trained). "
+        f"Prodigy multiplies its own estimate by this, {PRODIGY_LR:g} if unset.",
     )
     text_encoder_lr: Rate | None = Field(
-        None, description="Learning rate of the text encoders' parameters; `lr` if unset."
+        None, description="Learning rate of the text encoders; `lr` if unset."
     )
     text_encoder_2_lr: Rate | None = Field(
-        None, description="That of SDXL's second text encoder; `text_encoder_lr` if unset."
+        None, description="Learning rate of SDXL's second text encoder; `text_encoder_lr` if unset."
     )
     embedding_lr: Rate | None = Field(
         None, description="Learning rate of the embeddings of new words; `lr` if unset."
     )
     text_encoder_stop: Positive | _Share | None = Field(
         None,
-        description="Train the text encoders and new words only for so many steps (a whole number), or for "
-        "this share of the run (a number below 1); to the end if unset.",
+        description="Stop training the text encoders and new words after this many steps (a whole number) or "
+        "this share of the run (a number below 1); never if unset.",
     )
     block_lr: dict[str, Factor] = Field(
         {},
-        description="Factors on `lr` for parts of the UNet by the beginning of their names, such as "
-        "`{down_blocks: 0.5, up_blocks.1: 0.1}`; the longest name counts, 0 freezes.",
+        description="Factors on `lr` by name prefix of UNet modules, such as "
+        "`{down_blocks: 0.5, up_blocks.1: 0.1}`; the longest match counts, 0 freezes.",
     )
     betas: tuple[_Beta, _Beta] | None = Field(
         None,
         description=f"β1 and β2; {BETAS[0]:g} and {BETAS[1]:g} if unset, "
         f"{LION_BETAS[0]:g} and {LION_BETAS[1]:g} for Lion.",
     )
-    eps: AmountAboveZero | None = Field(None, description=f"ε of the kinds of Adam; {EPS:g} if unset.")
+    eps: AmountAboveZero | None = Field(None, description=f"ε of the Adam variants; {EPS:g} if unset.")
     d0: Rate | None = Field(
         None,
-        description=f"The learning rate that Prodigy starts from, {D0:g} if unset; it must lie below the "
-        "right one, and the nearer it is, the sooner that is found.",
+        description=f"Learning rate that Prodigy starts from, {D0:g} if unset; it must be below the right "
+        "one, which is found sooner from a closer one.",
     )
     d_coef: AmountAboveZero | None = Field(
         None,
@@ -80,20 +80,20 @@ class OptimizerSection(Section):
     )
     weight_decay: Amount = Field(0.01, description="Decoupled weight decay.")
     schedule: Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"] = Field(
-        "constant", description="How the learning rate goes on after the warm-up."
+        "constant", description="Learning-rate schedule after the warmup."
     )
     schedule_cycles: Positive | None = Field(
-        None, description=f"How many cosines cosine_with_restarts has; {RESTARTS_CYCLES} if unset."
+        None, description=f"Cycles of cosine_with_restarts; {RESTARTS_CYCLES} if unset."
     )
     schedule_power: AmountAboveZero | None = Field(
         None, description=f"Power of the polynomial; {POLYNOMIAL_POWER:g} if unset, 1 is linear."
     )
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="Steps of linear warm-up.")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="Steps of linear warmup.")
 
     @model_validator(mode="before")
     @classmethod
-    def _rate_of_its_own(cls, values: Any) -> Any:
-        # As if the user had set it, so that no preset (they are all for kinds of Adam) sets another.
+    def _default_rate(cls, values: Any) -> Any:
+        # As if the user had set it, so that no preset (all are for Adam variants) overrides it.
         if isinstance(values, dict) and isinstance(name := values.get("name"), str):
             lr = OPTIMIZERS[name].lr if name in OPTIMIZERS else None
             return values if lr is None else {"lr": lr, **values}
@@ -101,7 +101,7 @@ class OptimizerSection(Section):
 
     @property
     def row(self) -> Optimizer:
-        """All there is of the optimizer."""
+        """The row of the optimizer."""
         return OPTIMIZERS[self.name]
 
     @property
@@ -111,11 +111,11 @@ class OptimizerSection(Section):
 
     @property
     def knows_length(self) -> bool:
-        """Whether the steps of a run depend on how many there are to be."""
+        """Whether a step depends on how many the run has in all."""
         return self.schedule != "constant" or isinstance(self.text_encoder_stop, float)
 
     def stop_step(self, steps: int) -> int | None:
-        """After how many of `steps` the text encoders and new words stay as they are; None for never."""
+        """The step after which the text encoders and new words are frozen; None for never."""
         stop = self.text_encoder_stop
         return max(1, round(stop * steps)) if isinstance(stop, float) else stop
 
@@ -125,22 +125,22 @@ class OptimizerSection(Section):
         yield from self.row.faults(self)
 
     def too_long(self, steps: int) -> Iterator[Fault]:
-        """Settings that go beyond a run of `steps`, as in `faults`."""
+        """Faults of settings that exceed a run of `steps`."""
         if self.warmup_steps > steps:
             yield Fault(
-                f"The warm-up ({self.warmup_steps} steps) is longer than the run ({steps} steps).",
+                f"The warmup ({self.warmup_steps} steps) is longer than the run ({steps} steps).",
                 "optimizer.warmup_steps",
-                "Make it shorter, or raise training.steps.",
+                "Lower it, or raise training.steps.",
             )
         if isinstance(self.text_encoder_stop, int) and self.text_encoder_stop >= steps:
             yield Fault(
                 f"The text encoders stop after {self.text_encoder_stop} steps, but the run has {steps}.",
                 "optimizer.text_encoder_stop",
-                "Make it shorter, or remove it.",
+                "Lower it, or remove it.",
             )
 
     def not_trained(self, *, text: bool, word: bool) -> Iterator[Fault]:
-        """Learning rates of what a run does not train: its text encoders, a word beside something else."""
+        """Faults of learning rates for what is not trained: text encoders, a word beside other weights."""
         for key in ("text_encoder_lr", "text_encoder_2_lr"):
             if getattr(self, key) is not None and not text:
                 yield Fault(
@@ -150,7 +150,7 @@ class OptimizerSection(Section):
                 )
         if self.embedding_lr is not None and not word:
             yield Fault(
-                "A learning rate is given for a new word, but none is learned beside something else.",
+                "A learning rate is given for a new word, but none is trained along with other weights.",
                 "optimizer.embedding_lr",
-                "Remove it (of a word alone it is optimizer.lr), or name a word with adapter.placeholder.",
+                "Remove it (a word alone uses optimizer.lr), or name a word with adapter.placeholder.",
             )

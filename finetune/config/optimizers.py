@@ -1,4 +1,4 @@
-"""The optimizers: all there is of each is its row."""
+"""The optimizers, one row each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 BETAS, LION_BETAS = (0.9, 0.999), (0.9, 0.99)
 EPS = 1e-8
 D0, D_COEF = 1e-6, 1.0
-"""What a setting is that is not given. It is None until then, so that one without effect is noticed."""
+"""Defaults of settings that are None if not given, so that one given without effect is noticed."""
 
 PRODIGY_LR, PRODIGY_LEAST_LR = 1.0, 0.1
 
@@ -29,14 +29,14 @@ class Optimizer(Row):
     """One optimizer.
 
     Attributes:
-        cls: Where its class is, "module:name", as kohya's metadata says it with a dot.
-        arguments: What the class is called with, beside the parameter groups.
-        faults: What of the section cannot be with it.
-        lr: The learning rate that stands for one that is not given; None for the preset's.
-        kept: The values of a parameter group that are state, and so belong into a checkpoint.
+        cls: Its class, "module:name"; in kohya's metadata with a dot.
+        arguments: What the class is called with, besides the parameter groups.
+        faults: Settings of the section that it cannot work with.
+        lr: Learning rate if none is given; None for the preset's.
+        kept: Values of a parameter group that are state, and so belong in a checkpoint.
         averages: Whether the result is an average of the weights that it keeps itself.
         only_cuda: Whether it needs a CUDA GPU.
-        state_bytes: At least so many bytes a weight does its state take.
+        state_bytes: Bytes of state per weight, at least.
     """
 
     cls: str
@@ -62,8 +62,8 @@ def _fused_adam(section: OptimizerSection) -> dict[str, Any]:
 
 
 def _adafactor(section: OptimizerSection) -> dict[str, Any]:
-    # The class of transformers, since only there the learning rate can be the one that is set: PyTorch's
-    # always takes steps relative to each parameter's size, and none above 1/√step.
+    # transformers' class, since only there the learning rate is the one that is set: PyTorch's takes
+    # steps relative to each parameter's size, and none above 1/√step.
     return {"scale_parameter": False, "relative_step": False, "weight_decay": section.weight_decay}
 
 
@@ -77,7 +77,7 @@ def _prodigy(section: OptimizerSection) -> dict[str, Any]:
     return {**own, "use_bias_correction": True, "safeguard_warmup": True, **_adam(section)}
 
 
-def _not_prodigy(section: OptimizerSection) -> Iterator[Fault]:
+def _prodigy_faults(section: OptimizerSection) -> Iterator[Fault]:
     if section.lr < PRODIGY_LEAST_LR:
         yield Fault(
             f"Prodigy finds the learning rate itself and multiplies it by optimizer.lr; with {section.lr:g} "
@@ -90,27 +90,27 @@ def _not_prodigy(section: OptimizerSection) -> Iterator[Fault]:
             yield Fault(
                 "Prodigy has one learning rate for everything that is trained.",
                 f"optimizer.{key}",
-                f"Remove it, or use another optimizer than {section.name}.",
+                f"Remove it, or use an optimizer other than {section.name}.",
             )
     if any(factor not in (0, 1) for factor in section.block_lr.values()):
         yield Fault(
             "Prodigy has one learning rate for everything that is trained: a factor can only be 0 or 1.",
             "optimizer.block_lr",
-            f"Use 0 to freeze parts, or use another optimizer than {section.name}.",
+            f"Use 0 to freeze parts, or use an optimizer other than {section.name}.",
         )
 
 
-def _not_schedule_free(section: OptimizerSection) -> Iterator[Fault]:
+def _schedule_free_faults(section: OptimizerSection) -> Iterator[Fault]:
     if section.schedule != "constant":
         yield Fault(
             "Schedule-free AdamW averages the weights instead of lowering the learning rate.",
             "optimizer.schedule",
-            "Leave it constant (a warm-up is fine), or use optimizer.name=adamw.",
+            "Leave it constant (a warmup is fine), or use optimizer.name=adamw.",
         )
     if section.betas is not None and section.betas[0] == 0:
         yield Fault(
-            "Schedule-free AdamW cannot do with a β1 of 0: gradients are taken between its average and "
-            "its latest weights.",
+            "Schedule-free AdamW cannot have a β1 of 0: gradients are taken between its average and its "
+            "latest weights.",
             "optimizer.betas",
             "Give a β1 above 0; 0.9 is usual.",
         )
@@ -144,7 +144,7 @@ OPTIMIZERS = Choices(
             cls="prodigyopt.prodigy:Prodigy",
             arguments=_prodigy,
             settings=(*_ADAM, "d0", "d_coef"),
-            faults=_not_prodigy,
+            faults=_prodigy_faults,
             lr=PRODIGY_LR,
             kept=("k", "d", "d_max", "d_hat", "d_numerator", "d_denom"),
         ),
@@ -153,7 +153,7 @@ OPTIMIZERS = Choices(
             cls="schedulefree.adamw_schedulefree:AdamWScheduleFree",
             arguments=_adam,
             settings=_ADAM,
-            faults=_not_schedule_free,
+            faults=_schedule_free_faults,
             kept=("k", "weight_sum", "lr_max", "scheduled_lr", "train_mode"),
             averages=True,
         ),

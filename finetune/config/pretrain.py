@@ -1,4 +1,4 @@
-"""A model that is trained from nothing: its sizes, and the training of its autoencoder."""
+"""A model that is trained from scratch: its sizes, and the training of its autoencoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Width = Annotated[int, Field(ge=32, le=4096, multiple_of=32)]
 
 
 class ArchitectureSection(Section):
-    """The sizes of a new Stable Diffusion 1; each number takes the place of the size's own."""
+    """The sizes of a new Stable Diffusion 1; each number overrides that of `size`."""
 
     size: Literal["tiny", "small", "medium"] = Field(
         "tiny",
@@ -23,36 +23,36 @@ class ArchitectureSection(Section):
         "128 pixels; medium: 130 million, for 256 pixels.",
     )
     latent_channels: Annotated[int, Field(ge=1, le=64)] | None = Field(
-        None, description="Channels of a latent; the size's own if unset."
+        None, description="Channels of a latent; from `size` if unset."
     )
     autoencoder_channels: Levels | None = Field(
         None,
         description="Channels of the autoencoder at each resolution, multiples of 16; each after the first "
-        "halves the side. The size's own if unset.",
+        "halves the side. From `size` if unset.",
     )
     unet_channels: Levels | None = Field(
         None,
         description="Channels of the UNet at each resolution, multiples of 16; each after the first halves "
-        "the side. The size's own if unset.",
+        "the side. From `size` if unset.",
     )
     layers: Annotated[int, Field(ge=1, le=8)] | None = Field(
-        None, description="Residual blocks of the UNet at each resolution; the size's own if unset."
+        None, description="Residual blocks of the UNet at each resolution; from `size` if unset."
     )
     text_width: Width | None = Field(
-        None, description="Width of the text encoder, a multiple of 32; the size's own if unset."
+        None, description="Width of the text encoder, a multiple of 32; from `size` if unset."
     )
     text_layers: Annotated[int, Field(ge=1, le=48)] | None = Field(
-        None, description="Layers of the text encoder; the size's own if unset."
+        None, description="Layers of the text encoder; from `size` if unset."
     )
     tokens: Annotated[int, Field(ge=8, le=512)] | None = Field(
-        None, description="Tokens of a caption, begin and end included; the size's own if unset."
+        None, description="Tokens of a caption, start and end included; from `size` if unset."
     )
     vocabulary: Annotated[int, Field(ge=600, le=50_000)] | None = Field(
-        None, description="Tokens that are learned from the captions at most; the size's own if unset."
+        None, description="Most tokens to learn from the captions; from `size` if unset."
     )
 
     def sizes(self) -> dict[str, Any]:
-        """Every number, those of the size where none is given."""
+        """Every number, from `size` where none is given."""
         given = {name: value for name, value in self if name != "size" and value is not None}
         return SIZES[self.size] | given
 
@@ -96,23 +96,23 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 class AutoencoderSection(Section):
-    """The training of the autoencoder, which comes before that of UNet and text encoder."""
+    """The training of the autoencoder, before that of UNet and text encoder."""
 
     data_dir: Path | None = Field(
         None,
-        description="More pictures that the autoencoder alone is trained on, so that it can show what the "
-        "captioned ones lack; they need no captions.",
+        description="More pictures for the autoencoder alone, so that it can show what the captioned ones "
+        "lack; they need no captions.",
     )
     steps: Positive = Field(12_000, description="Optimizer steps.")
     batch_size: Positive = Field(8, description="Pictures per step and process.")
-    lr: Rate = Field(2e-3, description="Highest learning rate; it falls to zero by a cosine.")
+    lr: Rate = Field(2e-3, description="Peak learning rate; it decays to zero along a cosine.")
     ema_decay: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.998, description="Decay per step of the moving average that is kept."
     )
-    l1_weight: Amount = Field(0.1, description="Weight of the absolute error beside the squared one.")
-    kl_weight: Amount = Field(3e-5, description="Pull of the latents towards a standard normal.")
+    l1_weight: Amount = Field(0.1, description="Weight of the absolute error, added to the squared error.")
+    kl_weight: Amount = Field(3e-5, description="Weight of the KL divergence from a standard normal.")
     whiten: bool = Field(
         True,
-        description="Turn the latents afterwards into uncorrelated ones of mean 0 and deviation 1, "
-        "which the pictures do not notice and the UNet learns sooner.",
+        description="Make the latents uncorrelated afterward, with mean 0 and standard deviation 1: the "
+        "pictures stay the same, and the UNet learns sooner.",
     )

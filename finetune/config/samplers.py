@@ -1,4 +1,4 @@
-"""The samplers: all there is of each is its row."""
+"""The samplers, one row each."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Sampler(Row):
     """One sampler.
 
     Attributes:
-        cls: Where its class is, "module:name": one of diffusers' schedulers, or made like one.
+        cls: Its class, "module:name": one of diffusers' schedulers, or with the same interface.
         title: What A1111 and Forge call it, for the PNG's `parameters` text.
-        fixed: Settings that are ours and not the model's.
+        fixed: Settings that override the model's.
         clean: Whether it can follow a model that predicts the clean latents ("sample").
     """
 
@@ -26,7 +26,7 @@ class Sampler(Row):
     clean: bool = True
 
 
-# Latents do not live in [-1, 1], so the clipping that DDPM and DDIM were made with is never right here.
+# Latents are not limited to [-1, 1], so the clipping that DDPM and DDIM were made with is wrong here.
 _UNCLIPPED = {"clip_sample": False, "thresholding": False}
 
 SAMPLERS = Choices(
@@ -36,7 +36,7 @@ SAMPLERS = Choices(
         "ddpm": Sampler(cls="diffusers:DDPMScheduler", title="DDPM", fixed=_UNCLIPPED),
         # Song et al. 2021, arXiv:2010.02502, with η = 0.
         "ddim": Sampler(cls="diffusers:DDIMScheduler", title="DDIM", fixed=_UNCLIPPED),
-        # Liu et al. 2022, arXiv:2202.09778; without its Runge-Kutta warm-up, as Stable Diffusion does (PLMS).
+        # Liu et al. 2022, arXiv:2202.09778; without its Runge-Kutta warmup, as Stable Diffusion does (PLMS).
         "pndm": Sampler(
             cls="diffusers:PNDMScheduler", title="PLMS", fixed={"skip_prk_steps": True}, clean=False
         ),

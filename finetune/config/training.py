@@ -1,4 +1,4 @@
-"""The loop, its previews and where the results go."""
+"""The training loop, its previews and where the results go."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from finetune.config.samplers import SchedulerName
 
 
 class TrainingSection(Section):
-    """The loop."""
+    """The training loop."""
 
     steps: Positive = Field(800, description="Optimizer steps.")
     batch_size: Positive = Field(1, description="Pictures per forward pass and process.")
-    accumulation: Positive = Field(1, description="Forward passes per optimizer step.")
+    accumulation: Positive = Field(1, description="Gradient accumulation: forward passes per optimizer step.")
     max_grad_norm: AmountAboveZero | None = Field(
         1.0, description="Gradients are clipped to this norm; null for no clipping."
     )
@@ -27,12 +27,12 @@ class TrainingSection(Section):
         "`auto`: bf16 where the GPU has it, else fp16; fp32 on a CPU.",
     )
     gradient_checkpointing: bool = Field(
-        False, description="Compute activations again in the backward pass: slower, far less memory."
+        False, description="Recompute activations in the backward pass: slower, far less memory."
     )
     ema: bool = Field(
         False, description="Keep an exponential moving average of the trained parameters and export it."
     )
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] = Field(0.999, description="Its decay per step.")
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] = Field(0.999, description="EMA decay per step.")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="Seed of every random draw.")
     checkpoint_every: Positive = Field(200, description="Steps between checkpoints.")
     keep_checkpoints: Positive = Field(2, description="How many of the newest checkpoints are kept.")

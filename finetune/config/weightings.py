@@ -1,7 +1,7 @@
-"""The weightings of timesteps: all there is of each is its row.
+"""The weightings of timesteps, one row each.
 
-A weighting is written as what it gives the squared error of the clean latents x₀ at the signal-to-noise
-ratio snr = ᾱ / (1 − ᾱ); `diffusion.weighting` restates it for what the model predicts.
+A weighting is the weight of the squared error of the clean latents x₀ at the signal-to-noise ratio
+snr = ᾱ / (1 − ᾱ); `diffusion.weighting` converts it for what the model predicts.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 MIN_SNR_GAMMA = 5.0
 P2_GAMMA, P2_K = 1.0, 1.0
-"""What a setting is that is not given. It is None until then, so that one without effect is noticed."""
+"""Defaults of settings that are None if not given, so that one given without effect is noticed."""
 
 
-def _unsaid(objective: Mapping[str, Any]) -> dict[str, Any]:
+def _no_metadata(objective: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
@@ -31,19 +31,19 @@ class Weighting(Row):
     """One weighting.
 
     Attributes:
-        of_clean: From the ratio `[B]` to the weights of the squared error of x₀ `[B]`; None for no weighting.
-        kohya: What kohya's metadata says of it, from the section's values.
+        of_clean: From snr `[B]` to the weights of the squared error of x₀ `[B]`; None for no weighting.
+        kohya: Its entries in kohya's metadata, from the section's values.
     """
 
     of_clean: Callable[[Tensor, ObjectiveSection], Tensor] | None
-    kohya: Callable[[Mapping[str, Any]], dict[str, Any]] = _unsaid
+    kohya: Callable[[Mapping[str, Any]], dict[str, Any]] = _no_metadata
 
 
 def _min_snr(snr: Tensor, section: ObjectiveSection) -> Tensor:
     """min(snr, γ) on x₀; so min(snr, γ)/snr on ε, min(snr, γ)/(snr + 1) on v.
 
-    Keeps timesteps with little noise, which conflict with the others and converge first, from ruling
-    the training (Hang et al. 2023, arXiv:2303.09556, which finds γ = 5).
+    Keeps timesteps with little noise, which conflict with the others and converge first, from
+    dominating the training (Hang et al. 2023, arXiv:2303.09556, which finds γ = 5).
     """
     return snr.clamp(max=section.min_snr_gamma or MIN_SNR_GAMMA)
 
@@ -51,7 +51,7 @@ def _min_snr(snr: Tensor, section: ObjectiveSection) -> Tensor:
 def _debiased(snr: Tensor, section: ObjectiveSection) -> Tensor:
     """√snr on x₀; so 1/√snr on ε, the paper's form, and √snr/(snr + 1) on v.
 
-    Raises the timesteps with much noise, whose errors of x₀ plain ε training neglects (Yu et al. 2023,
+    Raises the weight of high noise, whose errors of x₀ plain ε training neglects (Yu et al. 2023,
     arXiv:2310.08442).
     """
     return snr.sqrt()
@@ -60,8 +60,8 @@ def _debiased(snr: Tensor, section: ObjectiveSection) -> Tensor:
 def _p2(snr: Tensor, section: ObjectiveSection) -> Tensor:
     """snr/(k + snr)^γ on x₀; so 1/(k + snr)^γ on ε, the paper's form.
 
-    Perception-prioritized: lowers the timesteps with little noise, where only imperceptible details
-    are left to learn (Choi et al. 2022, arXiv:2204.00227; k = 1, γ of 0.5 or 1).
+    Perception-prioritized: lowers the weight of low noise, where only imperceptible details are
+    left to learn (Choi et al. 2022, arXiv:2204.00227; k = 1, γ of 0.5 or 1).
     """
     return snr / ((section.p2_k or P2_K) + snr) ** (section.p2_gamma or P2_GAMMA)
 

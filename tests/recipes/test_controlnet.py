@@ -123,9 +123,9 @@ def test_sampling_by_command(tiny_models: dict[str, Path], capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        (["data.preprocess=edges", "data.conditioning_dir=pairs/maps"], "made from the pictures too"),
-        (["data.canny_thresholds=[50, 100]"], "Canny's method"),
-        (["adapter.rank=2", "adapter.start=x"], "cannot go on"),
+        (["data.preprocess=edges", "data.conditioning_dir=pairs/maps"], "made from the pictures"),
+        (["data.canny_thresholds=[50, 100]"], "has no effect unless"),
+        (["adapter.rank=2", "adapter.start=x"], "cannot start from"),
         (["adapter.start=missing"], "no such folder"),
         (["data.preprocess=edges"], "given twice"),
         (["data.data_dir=missing"], "no such folder"),

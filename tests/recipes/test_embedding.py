@@ -121,8 +121,8 @@ def test_captions_must_say_the_word(tiny_folder: Path, pictures: Path, here: Pat
 @pytest.mark.parametrize(
     ("kind", "change", "told"),
     [
-        ("lora", "adapter.initializer=cat", "none is named"),
-        ("lora", "optimizer.embedding_lr=0.1", "none is learned"),
+        ("lora", "adapter.initializer=cat", "no effect"),
+        ("lora", "optimizer.embedding_lr=0.1", "none is trained"),
         ("embedding", "optimizer.embedding_lr=0.1", "optimizer.lr"),
         ("embedding", "adapter.placeholder=My Cat", "one word"),
         ("lora", "adapter.factor=4", "no effect"),

@@ -78,7 +78,7 @@ def test_the_written_recipe_reads_back_equal(tmp_path: Path) -> None:
         ("output.name=a/b", "is not a file name"),
         ("adapter.conv_alpha=4", "adapter.conv_rank"),
         ("optimizer.text_encoder_lr=1e-5", "adapter.text_encoder=true"),
-        ("adapter.targets=[]", "No layers are named"),
+        ("adapter.targets=[]", "list of layers is empty"),
         ("data.instance_dir=null", "No pictures are given"),
         ("rank", "--set section.key=value"),
         ("optimizer.lr=[", "not valid YAML"),
