@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the UNet is told besides the noisy latents; opaque to the training core.
+    """What the UNet gets besides the noisy latents; opaque to the training core.
 
     Either `hidden` (text embeddings, when the text encoders are frozen) or `tokens` (when they are
     trained, or for a sampler) is set.
@@ -36,7 +35,7 @@ class Conditioning:
         return self._each(lambda value: value.to(device))
 
     def rows(self, chosen: Tensor) -> Conditioning:
-        """The rows that `chosen`, `[B]` bool or an index, picks."""
+        """The rows that `chosen`, a `[B]` bool mask or an index, selects."""
         return self._each(lambda value: value[chosen])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
@@ -57,11 +56,11 @@ class Batch:
     Attributes:
         numbers: The global sample number of each row; every random draw is made from it (P1).
         latents: `[B, C, h, w]` scaled latents (VAE output times the scaling factor).
-        conditioning: `B` rows of what the UNet is told.
+        conditioning: `B` rows of what else the UNet gets.
         weight: `[B]` weight of each row in the loss; 1 for ordinary rows, λ for prior preservation.
         names: Where each row came from (a file name), for messages.
-        preserved: `[B]` bool: rows on which the model must predict what it predicted before it was
-            trained; None where there are none.
+        preserved: `[B]` bool: rows on which the model must predict what it predicted before
+            training; None if there are none.
         mask: `[B, 1, h, w]` in [0, 1], at the size of the latents: where the loss counts; None for
             everywhere.
     """
@@ -79,24 +78,20 @@ class Batch:
 
     @property
     def learned(self) -> tuple[bool, ...]:
-        """Whether each row shows something new: neither a class picture (below zero) nor preserved."""
+        """Whether each row shows something new: neither a class picture (a negative number) nor preserved."""
         kept = self.preserved.tolist() if self.preserved is not None else [False] * len(self)
         return tuple(n >= 0 and not k for n, k in zip(self.numbers, kept, strict=True))
 
     def to(self, device: torch.device | str) -> Batch:
         """The same rows on `device`."""
-        optional: dict[str, Any] = {name: value.to(device) for name, value in self._optional().items()}
         return replace(
             self,
             latents=self.latents.to(device),
             conditioning=self.conditioning.to(device),
             weight=self.weight.to(device),
-            **optional,
+            preserved=None if self.preserved is None else self.preserved.to(device),
+            mask=None if self.mask is None else self.mask.to(device),
         )
-
-    def _optional(self) -> dict[str, Tensor]:
-        values = {"preserved": self.preserved, "mask": self.mask}
-        return {name: value for name, value in values.items() if value is not None}
 
     @staticmethod
     def join(batches: Sequence[Batch]) -> Batch:
@@ -104,7 +99,6 @@ class Batch:
 
         Where only some have a mask or preserved rows, the others count everywhere and preserve none.
         """
-        preserved, masks = [b.preserved for b in batches], [b.mask for b in batches]
         nowhere = [torch.zeros(len(b), dtype=torch.bool) for b in batches]
         everywhere = [torch.ones_like(b.latents[:, :1]) for b in batches]
         return Batch(
@@ -113,13 +107,13 @@ class Batch:
             conditioning=Conditioning.stack([batch.conditioning for batch in batches]),
             weight=torch.cat([batch.weight for batch in batches]),
             names=tuple(name for batch in batches for name in batch.names),
-            preserved=_filled(preserved, nowhere),
-            mask=_filled(masks, everywhere),
+            preserved=_filled([b.preserved for b in batches], nowhere),
+            mask=_filled([b.mask for b in batches], everywhere),
         )
 
 
 def _filled(values: Sequence[Tensor | None], defaults: Sequence[Tensor]) -> Tensor | None:
-    """All values in one, with the defaults where there is none; None if there is none at all."""
+    """All values concatenated, a default in place of each None; None if all are None."""
     if all(value is None for value in values):
         return None
     return torch.cat([d if v is None else v for v, d in zip(values, defaults, strict=True)])

@@ -11,14 +11,14 @@ from finetune.config.objective import HUBER_C, HUBER_SCHEDULE, ObjectiveSection
 def losses(
     error: Tensor, timesteps: Tensor, alphas_bar: Tensor, mask: Tensor | None, section: ObjectiveSection
 ) -> Tensor:
-    """The loss of each sample: `l2` is the mean square, `l1` the mean absolute value, others see below.
+    """The loss of each sample: `l2` is the mean square, `l1` the mean absolute value.
 
     Args:
         error: `[B, C, h, w]`, prediction minus target.
         timesteps: `[B]`.
         alphas_bar: `[T]`, the share of the picture's power at each timestep.
         mask: `[B, 1, h, w]` or None, see `mean`.
-        section: Which distance.
+        section: Which distance; for `huber` and `smooth_l1` see `smooth_l1`.
 
     Returns:
         `[B]`.
@@ -74,9 +74,9 @@ def huber_threshold(timesteps: Tensor, alphas_bar: Tensor, c: float, schedule: s
 def mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """The mean of each sample, weighted by the mask.
 
-    It is divided by the mask's own sum and not by the picture's area, so that a subject that fills a
-    tenth of its picture does not train at a tenth of the rate. A sample with nothing to count has no
-    loss.
+    It is divided by the sum of the mask, not by the picture's area, so that a subject that fills a
+    tenth of its picture does not train at a tenth of the rate. A sample whose mask is all 0 has a
+    loss of 0.
 
     Args:
         values: `[B, C, h, w]`.

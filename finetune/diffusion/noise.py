@@ -36,8 +36,8 @@ def draw_noise(seed: int, numbers: Sequence[int], shape: Sequence[int], section:
 def offset_noise(noise: Tensor, seed: int, numbers: Sequence[int], strength: float) -> Tensor:
     """Adds one value to each channel, so that the model learns to move a picture's mean.
 
-    Without it the mean of the noise over a picture is all but zero, and the model learns that a
-    picture's brightness is known however noisy it is. Nicholas Guttenberg, "Diffusion with offset
+    Without it the mean of the noise over a picture is almost zero, and the model learns that even the
+    noisiest input shows a picture's brightness. Nicholas Guttenberg, "Diffusion with offset
     noise", Cross Labs, 2023.
 
     Args:
@@ -52,22 +52,22 @@ def offset_noise(noise: Tensor, seed: int, numbers: Sequence[int], strength: flo
 def pyramid_noise(
     noise: Tensor, seed: int, numbers: Sequence[int], discount: float, levels: int = PYRAMID_LEVELS
 ) -> Tensor:
-    """Adds noise of ever lower resolution, then scales each sample back to unit power.
+    """Adds noise of lower and lower resolution, then scales each sample back to unit power.
 
-    Level i has a side that is rⁱ times smaller, r drawn from [2, 4) for each level, and counts
+    Level i has a side that is rⁱ times smaller, r drawn from [2, 4) for each level, and weight
     discountⁱ. Jonathan Whitaker, "Multi-resolution noise for diffusion model training", 2023; level 0
-    is white noise of full size, as in the report and in kohya's tools, so that their numbers mean the
-    same here.
+    is white noise of full size, as in the report and in kohya's tools, so that their values work
+    here too.
 
-    They divide by the standard deviation of the whole batch. That would let a sample's noise depend on
-    its neighbours (P1), so each sample is divided by its own root mean square instead.
+    Both divide by the standard deviation of the whole batch. That would let a sample's noise depend on
+    its neighbors (P1), so each sample is divided by its own root mean square instead.
 
     Args:
         noise: `[B, C, h, w]`.
         seed: The run's seed.
         numbers: Global sample numbers.
         discount: In [0, 1]; 0.3 is mild, 0.8 strong.
-        levels: How many, at most; it ends with the first that is one latent high or wide.
+        levels: Most levels; the last is the first that is one latent high or wide.
     """
     rows = [
         row + _coarse(row.shape, seed, number, discount, levels)
@@ -92,7 +92,7 @@ def _coarse(shape: Sequence[int], seed: int, number: int, discount: float, level
 
 
 def perturbed(noise: Tensor, seed: int, numbers: Sequence[int], strength: float) -> Tensor:
-    """The noise that the model sees, while `noise` is what it is asked for.
+    """The noise in the model's input, while `noise` stays its target.
 
     In training the model sees noisy pictures that were made from real ones; in sampling it sees its
     own, with its errors in them. The perturbation trains it on slightly wrong inputs (Ning et al. 2023,

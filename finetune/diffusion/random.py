@@ -1,6 +1,6 @@
 """Random draws as pure functions of (seed, global sample number, purpose): promise P1.
 
-Nothing here keeps state. Whoever needs a random value for the n-th sample of a run asks for a
+Nothing here keeps state. Code that needs a random value for the n-th sample of a run asks for a
 generator made from n, so the value cannot depend on worker count, accumulation, batch split,
 process count, resume, or on what else was drawn before.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def draw_seed(seed: int, number: int, purpose: str) -> int:
-    """A 63-bit seed for one draw, spread by BLAKE2b so that neighbours share nothing.
+    """A 63-bit seed for one draw, hashed with BLAKE2b so that neighbors share nothing.
 
     Args:
         seed: The run's seed.

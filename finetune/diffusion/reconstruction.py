@@ -1,4 +1,4 @@
-"""The autoencoder's objective, and the batches it is for."""
+"""The autoencoder's objective and its batches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PixelRows:
 
     @property
     def learned(self) -> tuple[bool, ...]:
-        """All rows are of what is learned."""
+        """All rows show something new."""
         return (True,) * len(self.numbers)
 
     def to(self, device: torch.device | str) -> PixelRows:
@@ -37,7 +37,7 @@ class PixelRows:
 
 
 class Reconstruction:
-    """Squared error, a little absolute error, and a slight pull towards the standard normal.
+    """Squared error, a little absolute error, and a slight pull toward the standard normal.
 
     The loss of Kingma & Welling 2013 (arXiv:1312.6114) with the small KL weight of Rombach et al.
     2022 (arXiv:2112.10752), without their perceptual and adversarial terms, which would need other

@@ -22,11 +22,11 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
 def scheduler_for(scheduler: Any, section: ObjectiveSection) -> Any:
     """The model's scheduler with the noise schedule that the settings ask for.
 
-    What is trained on this schedule must be sampled and exported with it, so it takes the place of the
-    model's own.
+    A model trained on this schedule must be sampled and exported with it, so it replaces the model's
+    own.
 
     With zero terminal SNR (Lin et al. 2023, arXiv:2305.08891) β is rescaled so that the last timestep
-    is noise alone, and sampling begins there ("trailing" spacing). Schedulers that know no such
+    is pure noise, and sampling starts there ("trailing" spacing). Schedulers without such a
     schedule, such as PNDM, are replaced by DDIM.
 
     Args:
@@ -43,7 +43,7 @@ def scheduler_for(scheduler: Any, section: ObjectiveSection) -> Any:
     if section.zero_terminal_snr:
         changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         if "rescale_betas_zero_snr" not in kind().config:
-            # Latents do not live in [-1, 1], to which DDIM would clip by default.
+            # Latents are not limited to [-1, 1], to which DDIM would clip by default.
             kind, changes = DDIMScheduler, changes | {"clip_sample": False}
     return kind.from_config(scheduler.config, **changes) if changes else scheduler
 
@@ -57,7 +57,7 @@ def training_schedule(scheduler: Any, section: ObjectiveSection) -> DDPMSchedule
 
     Raises:
         ConfigError: If what the model predicts is unknown or not what the settings ask for, or if it
-            predicts noise and the schedule ends in noise alone.
+            predicts noise and the schedule ends in pure noise.
     """
     schedule: DDPMScheduler = DDPMScheduler.from_config(scheduler_for(scheduler, section).config)
     predicts = str(schedule.config.prediction_type)
@@ -65,7 +65,7 @@ def training_schedule(scheduler: Any, section: ObjectiveSection) -> DDPMSchedule
         raise ConfigError(
             f"A model that predicts {predicts!r} cannot be trained.",
             where="the model's scheduler_config.json",
-            fix="Say what it predicts with --set model.prediction_type=epsilon (or v_prediction, sample).",
+            fix="Set what it predicts with --set model.prediction_type=epsilon (or v_prediction, sample).",
         )
     if section.target not in ("auto", predicts):
         raise ConfigError(
@@ -77,9 +77,9 @@ def training_schedule(scheduler: Any, section: ObjectiveSection) -> DDPMSchedule
     if predicts == "epsilon" and float(schedule.alphas_cumprod[-1]) == 0:
         raise ConfigError(
             "Zero terminal SNR needs v-prediction: at the last timestep the input is pure noise, which an "
-            "epsilon model would only have to repeat.",
+            "epsilon model would only have to copy.",
             where="objective.zero_terminal_snr" if section.zero_terminal_snr else "the model's scheduler",
-            fix="Leave objective.zero_terminal_snr off, or use a v-prediction model. If this is one, set "
+            fix="Leave objective.zero_terminal_snr off, or use a v-prediction model. If this is one, use "
             "--set model.prediction_type=v_prediction.",
         )
     return schedule

@@ -23,8 +23,8 @@ def draw_timesteps(
         seed: The run's seed.
         numbers: Global sample numbers, `B` of them.
         count: Timesteps of the schedule; 0 has the least noise.
-        part: Both ends of the range they lie in, as fractions of the schedule; the lower one belongs to
-            it, the upper one does not. At least one timestep is in it.
+        part: Lower (inclusive) and upper end (exclusive) of their range, as fractions of the schedule.
+            At least one timestep is in it.
         logit_normal: Mean and standard deviation of `warp`, within the range; None for uniform.
 
     Returns:
@@ -41,7 +41,7 @@ def draw_timesteps(
 def warp(drawn: Tensor, mean: float, std: float) -> Tensor:
     """Turns uniform values in [0, 1) into logit-normal ones in [0, 1] (Esser et al. 2024, arXiv:2403.03206).
 
-    The logit of the result is normal with this mean and standard deviation: 0 and 1 favour the middle
+    The logit of the result is normal with this mean and standard deviation: 0 and 1 favor the middle
     of the schedule, a mean below 0 details (little noise), above 0 composition (much noise).
     """
     return torch.sigmoid(mean + std * torch.special.ndtri(drawn))

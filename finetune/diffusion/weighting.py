@@ -1,9 +1,8 @@
 """How much a timestep counts, by its signal-to-noise ratio ᾱ / (1 − ᾱ).
 
-Each weighting (`config.weightings`) is written as what it gives the squared error of the clean latents
-x₀, and here restated for what the model predicts. At a given noisy input the errors are in a fixed
-proportion, |x₀ error|² = |ε error|² / snr = |v error|² / (snr + 1), so that every form of a weighting is
-the same loss.
+Each weighting (`config.weightings`) is a weight of the squared error of the clean latents x₀, converted
+here for what the model predicts. At a given noisy input the errors are in a fixed proportion,
+|x₀ error|² = |ε error|² / snr = |v error|² / (snr + 1), so that every form of a weighting is the same loss.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ def timestep_weights(
 
     Args:
         timesteps: `[B]`.
-        schedule: Knows ᾱ of each timestep.
+        schedule: Gives ᾱ of each timestep.
         prediction_type: `epsilon`, `v_prediction` or `sample`.
         section: Which weighting.
 
@@ -33,12 +32,8 @@ def timestep_weights(
     of_clean = WEIGHTINGS[section.weighting].of_clean
     if of_clean is None:
         return 1.0
-    snr = compute_snr(schedule, timesteps)
-    return restated(of_clean(snr, section), snr, prediction_type)
-
-
-def restated(weight: Tensor, snr: Tensor, prediction_type: str) -> Tensor:
-    """The weight of the squared error of what the model predicts, from that of x₀; all `[B]`."""
+    snr: Tensor = compute_snr(schedule, timesteps)
+    weights = of_clean(snr, section)
     if prediction_type == "epsilon":
-        return weight / snr
-    return weight / (snr + 1) if prediction_type == "v_prediction" else weight
+        return weights / snr
+    return weights / (snr + 1) if prediction_type == "v_prediction" else weights
