@@ -1,4 +1,4 @@
-"""The average of the trained parameters that previews and exports show."""
+"""The average of the trained parameters that previews and exports use."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Average:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Inside, the parameters hold the average; afterwards again what they held."""
-        with _put_back(self._parameters):
+        """Inside, the parameters hold the average; afterward their own values again."""
+        with _restored(self._parameters):
             self._model.copy_to(self._parameters.values())
             yield
 
@@ -60,7 +60,7 @@ class Average:
 class ScheduleFreeAverage:
     """The average that a schedule-free optimizer keeps (Defazio et al. 2024, arXiv:2405.15682).
 
-    It is no state of its own: the optimizer makes it from the parameters and its latest iterate.
+    It has no state of its own: the optimizer computes it from the parameters and its latest iterate.
 
     Args:
         parameters: The trained parameters by name.
@@ -77,15 +77,15 @@ class ScheduleFreeAverage:
             return {name: p.detach().clone() for name, p in self._parameters.items()}
 
     def update(self, step: int) -> None:
-        """Nothing is left to do; the optimizer's step has done it."""
+        """Does nothing: the optimizer's step has done it."""
 
     def load(self, values: Mapping[str, Tensor]) -> None:
-        """Nothing is left to do once the parameters and the optimizer's state are loaded."""
+        """Does nothing: the parameters and the optimizer's state are all there is."""
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Inside, the parameters hold the average; afterwards again, to the bit, what they held."""
-        with _put_back(self._parameters):
+        """Inside, the parameters hold the average; afterward, to the bit, their own values again."""
+        with _restored(self._parameters):
             self._optimizer.eval()
             try:
                 yield
@@ -103,7 +103,7 @@ def make_average(
 
     Args:
         parameters: The trained parameters by name, on their device.
-        optimizer: What moves them.
+        optimizer: Their optimizer.
         training: Whether there is an exponential moving average.
         section: Which optimizer it is.
 
@@ -131,8 +131,8 @@ def check_average(training: TrainingSection, section: OptimizerSection) -> None:
 
 
 @contextmanager
-def _put_back(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
-    """Afterwards, the parameters hold again what they held."""
+def _restored(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """Restores the values of the parameters afterward."""
     kept = {name: p.detach().clone() for name, p in parameters.items()}
     try:
         yield

@@ -1,4 +1,4 @@
-"""Checks precision and optimizer before anything is loaded for long."""
+"""Checks precision and optimizer before anything large is loaded."""
 
 from __future__ import annotations
 

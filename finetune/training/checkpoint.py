@@ -92,7 +92,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         _check_sums(path)
         facts = _Facts.model_validate_json((path / "state.json").read_bytes())
         if facts.step != step_of(path):
-            raise ValueError(f"it is of step {facts.step}")
+            raise ValueError(f"it is from step {facts.step}")
         return Checkpoint(
             step=facts.step,
             weights=load_file(path / "weights.safetensors"),
@@ -103,7 +103,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             run=facts.run,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        reason = "state.json is not what was written" if isinstance(error, ValidationError) else error
+        reason = "state.json is not valid" if isinstance(error, ValidationError) else error
         raise WeightsError(
             f"This checkpoint is damaged: {reason}.",
             where=str(path),
@@ -112,7 +112,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _check_sums(path: Path) -> None:
-    """Raises ValueError for the first file that is missing, changed or one too many."""
+    """Raises ValueError for the first file that is missing, changed or unexpected."""
     lines = (path / SUMS).read_text(encoding="utf-8").splitlines()
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     there = {file.name for file in path.iterdir()} - {SUMS}
@@ -120,7 +120,7 @@ def _check_sums(path: Path) -> None:
         raise ValueError(f"{', '.join(sorted(there ^ set(sums)))} is missing or does not belong there")
     for name, digest in sums.items():
         if sha256_of(path / name) != digest:
-            raise ValueError(f"{name} is not what was written")
+            raise ValueError(f"the checksum of {name} does not match")
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -129,13 +129,13 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def split(state: Mapping[Any, Any], path: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Takes a nested dictionary apart into tensors by path and a like dictionary of what is left."""
+    """Splits a nested dictionary into tensors by path and the rest, nested as before."""
     tensors: dict[str, Tensor] = {}
     rest: dict[str, Any] = {}
     for key, value in state.items():
         if isinstance(value, Tensor):
             tensors[f"{path}{key}"] = value
-        elif isinstance(value, Mapping):  # bitsandbytes nests its quantisation tables
+        elif isinstance(value, Mapping):  # bitsandbytes nests its quantization tables
             inner, rest[str(key)] = split(value, f"{path}{key}/")
             tensors.update(inner)
         else:
@@ -161,7 +161,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any
 
 
 def optimizer_counters(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """What `optimizer` counts and estimates for each group, beside the state of the parameters."""
+    """What `optimizer` counts and estimates for each group, besides the state of the parameters."""
     counters = dict.fromkeys(key for row in OPTIMIZERS.values() for key in row.kept)
     return [{key: group[key] for key in counters if key in group} for group in optimizer.param_groups]
 
@@ -171,7 +171,7 @@ def load_optimizer_state(
     state: Mapping[int, Mapping[str, Any]],
     counters: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Puts back what `optimizer_state` and `optimizer_counters` gave; the settings stay as they are."""
+    """Restores what `optimizer_state` and `optimizer_counters` gave; the settings stay as they are."""
     groups = optimizer.state_dict()["param_groups"]
     kept = [{**group, **counted} for group, counted in zip(groups, counters, strict=True)]
     optimizer.load_state_dict({"state": dict(state), "param_groups": kept})

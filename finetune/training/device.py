@@ -31,17 +31,17 @@ def forget_earlier_runs() -> None:
     """Lets a process's next `Accelerator` have a precision and a device of its own.
 
     accelerate keeps the precision of a process's first run and would refuse another in its second, and
-    whoever asked it before may not have said that there is no GPU.
+    an earlier caller may not have asked for the CPU.
 
-    Relies on `AcceleratorState._reset_state` (accelerate 1.15) forgetting both, with the processes left
-    joined; the only public call that parts with an old state, `end_training`, parts the processes instead.
+    Relies on `AcceleratorState._reset_state` (accelerate 1.15) forgetting both while the processes stay
+    connected; the only public call that drops an old state, `end_training`, disconnects the processes.
     `tests/test_inside_libraries.py` checks it.
     """
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def make_accelerator(training: TrainingSection, folder: RunFolder, *, trains_text: bool) -> Accelerator:
-    """The accelerator that a run with these settings goes through.
+    """The accelerator of a run with these settings.
 
     Args:
         training: Precision, and whether TensorBoard files are wanted.
@@ -53,7 +53,7 @@ def make_accelerator(training: TrainingSection, folder: RunFolder, *, trains_tex
     """
     precision = checked_precision(training)
     forget_earlier_runs()
-    # SDXL reads a layer before the last of its first text encoder, so the last gets no gradient.
+    # SDXL does not use the last layer of its first text encoder, which so gets no gradient.
     unused = DistributedDataParallelKwargs(find_unused_parameters=trains_text)
     return Accelerator(
         kwargs_handlers=[unused],

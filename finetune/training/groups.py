@@ -1,4 +1,4 @@
-"""Which trained parameters move at which learning rate, and for how long."""
+"""Which parameters are trained at which learning rate, and for how long."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RateGroup:
         name: What they are: "" for those at `optimizer.lr`, else one of `TEXT` or a name in
             `optimizer.block_lr`.
         rate: Their learning rate before the schedule.
-        stop: After how many steps they stay as they are; None for never.
+        stop: The step after which they are frozen; None for never.
         parameters: Names and fp32 parameters.
     """
 
@@ -40,7 +40,7 @@ class RateGroup:
 
     @property
     def text(self) -> bool:
-        """Whether it is a part of the text encoders."""
+        """Whether it belongs to the text encoders or new words."""
         return self.name in TEXT
 
     def begin(self, step: int, factor: float) -> float:
@@ -69,7 +69,7 @@ def rate_groups(trained: Sequence[ParameterGroup], section: OptimizerSection, st
         steps: Of the whole run.
 
     Raises:
-        ConfigError: If a rate is given for what is not there, a name in `block_lr` matches nothing,
+        ConfigError: If a rate is given for a part that is not trained, a name in `block_lr` matches nothing,
             or nothing is left to train.
     """
     _check_parts(trained, section)
@@ -94,7 +94,7 @@ def set_rates(
     """Gives the optimizer the learning rates of the step after `step` steps.
 
     Args:
-        optimizer: Made of `groups`.
+        optimizer: Made from `groups`.
         groups: As `rate_groups` gave them.
         step: Steps taken so far.
         factor: The schedule's factor.
@@ -104,9 +104,9 @@ def set_rates(
 
 
 def logged_rates(optimizer: torch.optim.Optimizer, groups: Sequence[RateGroup]) -> dict[str, float]:
-    """The learning rates for people, such as `lr`, `lr_text_encoder` and `lr_down_blocks.0`.
+    """The learning rates to log, such as `lr`, `lr_text_encoder` and `lr_down_blocks.0`.
 
-    Prodigy's are multiplied by what it estimates them to be.
+    Prodigy's are multiplied by its estimate.
     """
     pairs: Iterator[tuple[dict[str, Any], RateGroup]] = zip(optimizer.param_groups, groups, strict=True)
     return {f"lr_{group.name}" if group.name else "lr": own["lr"] * own.get("d", 1.0) for own, group in pairs}
@@ -171,7 +171,7 @@ def _check_left(groups: Iterable[RateGroup], steps: int) -> None:
         )
     if all(stop is not None and stop < steps for stop in stops):
         raise ConfigError(
-            "The run would go on with nothing to train: only text encoders are trained, and they stop.",
+            "The run would continue with nothing to train: only text encoders are trained, and they stop.",
             where="optimizer.text_encoder_stop",
             fix="Remove it, or lower training.steps.",
         )

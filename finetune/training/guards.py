@@ -16,14 +16,14 @@ from finetune.training.checkpoint import Checkpoint, split
 from finetune.training.run_folder import RunFolder
 
 MOST_OVERFLOWS = 25
-"""Steps in a row that fp16 may skip while it looks for its loss scale: each halves it, from 65,536 on."""
+"""Steps in a row that fp16 may skip while it looks for its loss scale: each halves it, starting at 65,536."""
 
 
 class Guards:
     """Raise `NonFiniteLoss` in all processes alike; the message names the last good checkpoint.
 
     Args:
-        accelerator: Knows the other processes, and whether fp16 skips steps.
+        accelerator: For the other processes, and whether fp16 skips steps.
         folder: Where the checkpoints are.
         steps: Steps of the whole run.
     """
@@ -33,21 +33,21 @@ class Guards:
         self._overflows = 0
 
     def losses(self, step: int, losses: Tensor, names: Sequence[str]) -> None:
-        """Checks the losses `[B]` of a batch, of which the bad rows are told by their names."""
+        """Checks the losses `[B]` of a batch; the error names the bad rows."""
         if not self.any_process(not bool(torch.isfinite(losses).all())):
             return
         rows = zip(names, losses.tolist(), strict=True)
         bad = gather_object([name for name, loss in rows if not math.isfinite(loss)])
         raise self._error(
             f"The loss became NaN or infinite at step {step}, on {', '.join(bad)}.",
-            "Lower the learning rate, train with --precision fp32, or look at these files.",
+            "Lower the learning rate, train with --precision fp32, or check these files.",
         )
 
     def gradient(self, step: int, norm: float) -> None:
         """Checks the norm of a step's gradient; the same in all processes."""
         # fp16 finds its loss scale by running into overflows, and then skips the step.
         self._overflows = 0 if math.isfinite(norm) else self._overflows + 1
-        learned_nothing = self._overflows == self._steps  # and yet it would end like any other run
+        learned_nothing = self._overflows == self._steps  # yet the run would end like any other
         if self._overflows and self._accelerator.scaler is None:
             raise self._error(
                 f"The gradient became {norm} at step {step}.",
@@ -69,7 +69,7 @@ class Guards:
             )
 
     def any_process(self, here: bool) -> bool:
-        """Whether it is so in any process: all must stop together, or some would wait forever."""
+        """Whether `here` is true in any process: all must stop together, or some would wait forever."""
         if self._accelerator.num_processes == 1:
             return here
         flag = torch.tensor(float(here), device=self._accelerator.device)

@@ -1,4 +1,4 @@
-"""What is told of a step, and `metrics.jsonl`: one line a logged step."""
+"""What is reported of a step, and `metrics.jsonl`: one line per logged step."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from finetune.files import named, whole_file
 
 
 class Metrics:
-    """Appends lines to the metrics file; after a resume, lines of steps that are redone go.
+    """Appends lines to the metrics file; a resume removes lines of steps that are repeated.
 
-    Lines that cannot be read go too: a kill can leave half a line at the end.
+    Unreadable lines are removed too: a kill can leave half a line at the end.
 
     Args:
         path: The file.
@@ -31,10 +31,10 @@ class Metrics:
             aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def write(self, step: int, **values: float) -> None:
-        """Adds a line: the step and `values`; what is not finite is null, since JSON knows no NaN."""
-        told = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        """Adds a line: the step and `values`; what is not finite is null, since JSON has no NaN."""
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with named(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **told}) + "\n")
+            file.write(json.dumps({"step": step, **finite}) + "\n")
 
     def _lines(self) -> list[str]:
         if not self.path.exists():
@@ -43,7 +43,7 @@ class Metrics:
 
 
 def _step_of(line: str) -> float:
-    """The step of a line; infinite if it is no line of this file."""
+    """The step of a line; infinite if it is not a line of this file."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -51,13 +51,13 @@ def _step_of(line: str) -> float:
 
 
 class StepLosses:
-    """The mean loss of one step's rows, told apart by what they are for.
+    """The mean losses of one step's rows, by what the rows are for.
 
-    What is learned and what keeps the model as it was (`data.preserve`, class pictures) differ in size
-    by far; their sum would say nothing of either.
+    What is learned and what keeps the model as it was (`data.preserve`, class pictures) differ widely
+    in size; their sum would say nothing about either.
 
     Args:
-        accelerator: Adds up what several processes see.
+        accelerator: Sums over processes.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -65,7 +65,7 @@ class StepLosses:
         self._losses: tuple[list[float], list[float]] = ([], [])  # of what is learned, of what is preserved
 
     def add(self, losses: Tensor, learned: Sequence[bool]) -> None:
-        """Counts the losses `[B]` of a batch, and for each whether it is of something new."""
+        """Counts the losses `[B]` of a batch, and for each whether it shows something new."""
         for loss, new in zip(losses.tolist(), learned, strict=True):
             self._losses[0 if new else 1].append(loss)
 

@@ -26,17 +26,16 @@ def make_optimizer(groups: Groups, section: OptimizerSection) -> torch.optim.Opt
         section: The recipe's settings.
 
     Raises:
-        ConfigError: If the library that the optimizer comes from
-            cannot be used here.
+        ConfigError: If the library that the optimizer comes from cannot be used here.
     """
     row = section.row
     if row.only_cuda and not torch.cuda.is_available():
         raise ConfigError(
-            f"The optimizer {section.name} needs a CUDA GPU, and there is none here.",
+            f"The optimizer {section.name} needs a CUDA GPU, which this machine does not have.",
             where="optimizer.name",
             fix="Use adamw8bit, or another one that also runs on the CPU.",
         )
-    kind = _found(row.cls)
+    kind = _optimizer_class(row.cls)
     with redirect_stdout(io.StringIO()):  # Prodigy prints that weight decay is decoupled
         made: Any = kind(groups, **row.arguments(section))
     if row.averages:
@@ -45,7 +44,7 @@ def make_optimizer(groups: Groups, section: OptimizerSection) -> torch.optim.Opt
     return optimizer
 
 
-def _found(place: str) -> Callable[..., torch.optim.Optimizer]:
+def _optimizer_class(place: str) -> Callable[..., torch.optim.Optimizer]:
     """An optimizer's class.
 
     Raises:
@@ -54,7 +53,7 @@ def _found(place: str) -> Callable[..., torch.optim.Optimizer]:
     library, name = place.partition(".")[0], place.partition(":")[2]
     try:
         factory: Callable[..., torch.optim.Optimizer] = in_place(place)
-    except Exception as error:  # a broken CUDA set-up raises all sorts of things on import
+    except Exception as error:  # a broken CUDA setup raises all sorts of things on import
         raise ConfigError(
             f"The optimizer {name} needs {library}, which cannot be used here: {error}",
             where="optimizer.name",
@@ -66,11 +65,11 @@ def _found(place: str) -> Callable[..., torch.optim.Optimizer]:
 def rate_factor(section: OptimizerSection, steps: int) -> Callable[[int], float]:
     """The learning rate's factor as a pure function of the step (so that resuming needs no state).
 
-    Each is asked of a new schedule that begins there.
+    Each comes from a new scheduler that starts at that step.
 
-    The formulas are those of diffusers' schedules: a linear warm-up over `warmup_steps`, then
-    constant, or down to 0 at `steps`: linearly, along half a cosine or several one after another, or
-    with a power of what is left.
+    The formulas are those of diffusers' schedules: a linear warmup over `warmup_steps`, then
+    constant, or down to 0 at `steps`: linearly, along half a cosine or several in a row, or with a
+    power of the remaining share.
     """
     name = "constant_with_warmup" if section.schedule == "constant" else section.schedule
 

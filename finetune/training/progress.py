@@ -1,4 +1,4 @@
-"""What the person at the terminal sees while a run goes on, and how it hears them."""
+"""What a run shows on the terminal, and the signals that stop it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Progress:
         self._loss: float | None = None
 
     def __enter__(self) -> Progress:
-        """Begins to show."""
+        """Starts the bar."""
         if self.shown and self.console.is_terminal:
             self._bar = Bar(
                 TextColumn("training"),
@@ -87,7 +87,7 @@ class Rate:
     """Images per second, smoothed over about the last twenty steps.
 
     Args:
-        images: Images a step.
+        images: Images per step.
     """
 
     def __init__(self, images: int) -> None:
@@ -96,40 +96,40 @@ class Rate:
         self._last = time.monotonic()
 
     def tick(self) -> float:
-        """Called once a step; the present rate."""
+        """The current rate; to be called once per step."""
         spent = time.monotonic() - self._last
         self._seconds = spent if self._seconds is None else 0.95 * self._seconds + 0.05 * spent
         return self.images / max(self._seconds, 1e-9)
 
     def restart(self) -> None:
-        """Begins a step: what passed since the last (previews, checkpoints) does not count."""
+        """Starts a step: the time since the last one (previews, checkpoints) does not count."""
         self._last = time.monotonic()
 
 
 class StopSignal:
-    """Notes the signals that ask to end instead of dying, so that a checkpoint can be written first.
+    """Records signals to stop instead of dying, so that a checkpoint can be written first.
 
     A second signal stops at once.
 
     Args:
-        told: False to say nothing (all processes but the first).
+        shown: False to print nothing (all processes but the first).
     """
 
-    def __init__(self, *, told: bool = True) -> None:
-        self.asked, self.told = False, told
+    def __init__(self, *, shown: bool = True) -> None:
+        self.asked, self.shown = False, shown
 
-    def note(self, number: int, frame: FrameType | None) -> None:
-        """Hears a signal."""
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Handles a signal."""
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        if self.told:
+        if self.shown:
             print("\nfinishing this step and writing a checkpoint …", file=sys.stderr, flush=True)
 
 
 @contextmanager
-def stop_signal(*, told: bool = True) -> Iterator[StopSignal]:
+def stop_signal(*, shown: bool = True) -> Iterator[StopSignal]:
     """Inside, a `StopSignal` listens."""
-    stop = StopSignal(told=told)
-    with heard_by(stop.note):
+    stop = StopSignal(shown=shown)
+    with heard_by(stop.handle):
         yield stop

@@ -1,4 +1,4 @@
-"""What the trainer asks of the parts that are given to it."""
+"""What the trainer needs of the parts it is given."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class Source(Protocol[RowsT_co]):
 
 
 class Trained(Protocol):
-    """What the trainer asks of a model besides being a module; every `Adapter` has it."""
+    """What the trainer needs of a model besides being a module; every `Adapter` has it."""
 
     def groups(self) -> list[ParameterGroup]:
         """The trained fp32 parameters."""
         ...
 
     def set_samples(self, numbers: Sequence[int], seed: int) -> None:
-        """Told before each forward pass which samples it holds."""
+        """Called before each forward pass with the samples it holds."""
         ...
 
     def enable_gradient_checkpointing(self) -> None:

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and whether it is one of this run."""
+"""Which checkpoint a run resumes from, and whether it belongs to this run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from finetune.training.checkpoint import Checkpoint, read_checkpoint
 from finetune.training.run_folder import RunFolder
 
 
-def newest_whole(folder: RunFolder) -> tuple[Checkpoint | None, dict[Path, WeightsError]]:
-    """The newest checkpoint that is whole, and what is wrong with those that are newer.
+def newest_intact(folder: RunFolder) -> tuple[Checkpoint | None, dict[Path, WeightsError]]:
+    """The newest intact checkpoint, and what is wrong with newer ones.
 
     Raises:
         WeightsError: If there are checkpoints, but all are damaged.
@@ -33,14 +33,14 @@ def newest_whole(folder: RunFolder) -> tuple[Checkpoint | None, dict[Path, Weigh
 def check_identity(
     before: Mapping[str, Any], now: Mapping[str, Any], run: Path, words: Mapping[str, str], again: str
 ) -> None:
-    """Refuses to go on with a run whose settings, model or data are others now.
+    """Refuses to resume a run whose settings, model or data have changed.
 
     Args:
         before: What the checkpoint says of its run.
         now: What is asked for.
         run: Its folder, for the message.
-        words: What to say of a key that differs, where its name is not enough.
-        again: How to go on with the settings it began with, a sentence.
+        words: What to say of a key that differs, if its name is not enough.
+        again: How to resume with the original settings, a sentence.
 
     Raises:
         ConfigError: Naming what differs.
@@ -52,12 +52,12 @@ def check_identity(
     settings = [key for key in keys if "." in key]
     fixes = [
         again if settings else "",
-        "Put the rest back as it was." if settings and len(keys) > len(settings) else "",
-        "Put it back as it was." if not settings else "",
-        "Without --resume a new run begins (in a folder of its own, if you name one).",
+        "Undo the other changes." if settings and len(keys) > len(settings) else "",
+        "Undo the change." if not settings else "",
+        "Without --resume a new run starts (in its own folder, if you name one).",
     ]
     raise ConfigError(
-        f"The run cannot go on, since something is not as it was: {'; '.join(different)}.",
+        f"The run cannot be resumed, because something has changed: {'; '.join(different)}.",
         where=str(run),
         fix=" ".join(fix for fix in fixes if fix),
     )
@@ -66,13 +66,13 @@ def check_identity(
 def check_fit(
     saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor], checkpoint: Path, again: str
 ) -> None:
-    """Refuses tensors of other names, shapes or types than this run has.
+    """Refuses tensors whose names, shapes or dtypes are not this run's.
 
     Args:
         saved: What the checkpoint holds.
         wanted: What this run trains.
         checkpoint: Its folder, for the message.
-        again: How to go on with the settings it began with, a sentence.
+        again: How to resume with the original settings, a sentence.
 
     Raises:
         WeightsError: Naming the first that differs.

@@ -1,4 +1,4 @@
-"""Where a run keeps what."""
+"""Where a run keeps its files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class RunFolder:
     """The folder of one training run, laid out as the README shows.
 
     Args:
-        path: The folder; made when the first file is written.
+        path: The folder; created when the first file is written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,12 +28,12 @@ class RunFolder:
 
     @property
     def pictures(self) -> Path:
-        """One JSON line a picture: what the run is trained on."""
+        """One JSON line per picture: what the run is trained on."""
         return self.path / "pictures.jsonl"
 
     @property
     def metrics(self) -> Path:
-        """One JSON line a logged step."""
+        """One JSON line per logged step."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -60,7 +60,7 @@ class RunFolder:
         return sorted((f for f in folders if _STEP.fullmatch(f.name) and f.is_dir()), key=step_of)
 
     def check(self) -> None:
-        """Refuses a folder in which something is a file that must be a folder, or the other way round.
+        """Refuses a folder in which something is a file that must be a folder, or the other way around.
 
         Raises:
             PlaceError: Naming it.
@@ -69,9 +69,9 @@ class RunFolder:
         folders = (self.path / "checkpoints", self.samples, self.logs)
         wrong = [path for path in files if path.is_dir()] + [path for path in folders if path.is_file()]
         if wrong:
-            kind = "folder" if wrong[0].is_dir() else "file"
+            found, needed = ("folder", "file") if wrong[0].is_dir() else ("file", "folder")
             raise PlaceError(
-                f"A {kind} is where the run keeps something else.",
+                f"There is a {found} where the run needs a {needed}.",
                 where=str(wrong[0]),
                 fix="Move it away and resume again.",
             )
@@ -84,11 +84,11 @@ class RunFolder:
     def prune(self, keep: int, every: int) -> None:
         """Removes all but the newest checkpoint and the regular ones before it, `keep` in all.
 
-        A checkpoint that an interruption wrote between two regular ones goes as soon as there is a
-        newer one, so that the run ends with the checkpoints of one that was never interrupted.
+        A checkpoint that an interruption wrote between two regular ones is removed as soon as there is
+        a newer one, so that the run ends with the checkpoints of one that was never interrupted.
 
         Args:
-            keep: How many stay, at least 1.
+            keep: How many to keep, at least 1.
             every: Steps between regular checkpoints.
         """
         *older, _ = self.checkpoints() or [self.path]

@@ -1,7 +1,7 @@
 """The training loop: accumulate, backward, clip, step, average, preview, checkpoint, log.
 
-It knows no recipe and no model family. What is trained, what the loss is and where the rows come
-from are given to it; every random draw is made from the sample numbers it hands out (P1).
+It knows nothing of recipes and model families. What is trained, the loss and the source of the rows
+are given to it; every random draw is made from the sample numbers it hands out (P1).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from finetune.training.metrics import Metrics, StepLosses
 from finetune.training.optimizers import make_optimizer, rate_factor
 from finetune.training.progress import Progress, Rate, stop_signal
 from finetune.training.protocols import Hook, Loss, RowsT, Source, Trained
-from finetune.training.resume import check_fit, check_identity, newest_whole
+from finetune.training.resume import check_fit, check_identity, newest_intact
 from finetune.training.run_folder import RunFolder
 
 
@@ -47,7 +47,7 @@ class Trainer(Generic[RowsT]):
         training: Steps, batch, precision, checkpoints.
         optimizer: Optimizer, rates, schedule.
         folder: Where checkpoints and metrics go.
-        hooks: Pairs of (every how many steps, what to call); previews, for instance.
+        hooks: Pairs of (steps between calls, what to call), such as previews.
         identity: What the run is (plain data); resuming with another identity is refused.
 
     Raises:
@@ -111,11 +111,11 @@ class Trainer(Generic[RowsT]):
         # A kill or an interruption may have come between the last checkpoint and its preview.
         if self.guards.any_process(self.step > 0 and not self.folder.sample(self.step).exists()):
             self._call_hooks()
-        with stop_signal(told=main) as stop, Progress(self.training.steps, self.step, shown=main) as progress:
+        with stop_signal(shown=main) as stop, Progress(self.training.steps, self.step, shown=main) as bar:
             for losses, norm in self._steps():
                 rates = logged_rates(self.optimizer, self.groups)
                 values = {**losses, "grad_norm": norm, **rates, "images_per_second": rate.tick()}
-                progress.advance(self.step, values)
+                bar.advance(self.step, values)
                 if metrics and (self.step % self.training.log_every == 0 or self._done):
                     metrics.write(self.step, **values)
                     self.accelerator.log(values, step=self.step)
@@ -124,19 +124,19 @@ class Trainer(Generic[RowsT]):
                     self.save()
                 if stopping and not self._done:
                     raise Interrupted(
-                        f"Stopped after step {self.step}; a checkpoint was written. Go on with --resume."
+                        f"Stopped after step {self.step}; a checkpoint was written. Continue with --resume."
                     )
                 self._call_hooks()
                 rate.restart()
-        # Not `end_training`: it would part the processes, and a next run could not safely join them again.
+        # Not `end_training`: that would disconnect processes, and a later run cannot safely reconnect them.
         for tracker in self.accelerator.trackers:
             tracker.finish()
 
     def save(self) -> None:
-        """Writes a checkpoint of the present step and removes old ones; returns when it is there.
+        """Writes a checkpoint of the current step and removes old ones; returns when it is on disk.
 
         Raises:
-            NonFiniteLoss: In all processes, if there is anything in it that is not finite.
+            NonFiniteLoss: In all processes, if anything in it is not finite.
             PlaceError: If it cannot be written; the last checkpoint is untouched.
         """
         scaler = self.accelerator.scaler
@@ -159,31 +159,31 @@ class Trainer(Generic[RowsT]):
         try:
             write_checkpoint(path, checkpoint)
         except OSError as error:
-            told = of_the_system(error)
+            reason = fault.what if (fault := of_the_system(error)) else error
             raise PlaceError(
-                f"The checkpoint of step {checkpoint.step} cannot be written: {told.what if told else error} "
+                f"The checkpoint of step {checkpoint.step} cannot be written: {reason} "
                 f"{self.guards.last_good()}",
                 where=str(path),
-                fix="Make room or name another place; --resume goes on from the last good checkpoint.",
+                fix="Free some space or choose another folder; --resume continues from the last checkpoint.",
             ) from error
         self.folder.prune(self.training.keep_checkpoints, self.training.checkpoint_every)
 
     def resume(
-        self, words: Mapping[str, str] | None = None, again: str = "Take the settings it began with."
+        self, words: Mapping[str, str] | None = None, again: str = "Use the settings it began with."
     ) -> bool:
-        """Takes up the newest whole checkpoint of the run folder; False if there is none.
+        """Loads the newest intact checkpoint of the run folder; False if there is none.
 
-        Damaged ones that are newer are put aside, as `step-000400.damaged`, and told in `notes`.
+        Newer, damaged ones are renamed to `step-000400.damaged` and reported in `notes`.
 
         Args:
-            words: What to say of a part of the identity that is not as it was, by its name.
-            again: How the user goes on with the settings it began with, a sentence.
+            words: What to say of a part of the identity that has changed, by its name.
+            again: How to resume with the original settings, a sentence.
 
         Raises:
             ConfigError: If the checkpoint is of a run with other settings.
-            WeightsError: If every checkpoint is damaged, or the newest whole one is not of this run.
+            WeightsError: If every checkpoint is damaged, or the newest intact one is not of this run.
         """
-        checkpoint, damaged = newest_whole(self.folder)
+        checkpoint, damaged = newest_intact(self.folder)
         if checkpoint is None:
             return False
         path = self.folder.checkpoint(checkpoint.step)
@@ -191,9 +191,9 @@ class Trainer(Generic[RowsT]):
         if checkpoint.step > self.training.steps:
             raise ConfigError(
                 f"The run has taken {checkpoint.step} steps already, more than the {self.training.steps} "
-                "that are asked for.",
+                "requested.",
                 where=f"training.steps = {self.training.steps}, {path}",
-                fix=f"Ask for {checkpoint.step} steps or more.",
+                fix=f"Set training.steps to {checkpoint.step} or more.",
             )
         self._load(checkpoint, path, again)
         if self.accelerator.is_main_process:
@@ -201,7 +201,7 @@ class Trainer(Generic[RowsT]):
                 folder.rename(folder.with_name(f"{folder.name}.damaged"))
             self.folder.prune(self.training.keep_checkpoints, self.training.checkpoint_every)
         self.accelerator.wait_for_everyone()
-        self.notes = tuple(f"{folder}: {error.what} It is put aside as {folder.name}.damaged."
+        self.notes = tuple(f"{folder}: {error.what} It was renamed to {folder.name}.damaged."
                            for folder, error in damaged.items())  # fmt: skip
         return True
 
@@ -250,17 +250,17 @@ class Trainer(Generic[RowsT]):
     def _step(self, batches: list[RowsT]) -> tuple[dict[str, float], float]:
         """One optimizer step on one or more accumulated batches: the mean losses, the gradient's norm."""
         set_rates(self.optimizer, self.groups, self.step, self.rate_factor(self.step))
-        told = StepLosses(self.accelerator)
+        step_losses = StepLosses(self.accelerator)
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 self.trained.set_samples(batch.numbers, self.training.seed)
                 losses = self.objective(self.model, batch.to(self.accelerator.device))
                 self.guards.losses(self.step + 1, losses, batch.names)
-                # Processes are averaged by the backward pass; batches are summed by it.
+                # The backward pass averages over processes and sums over batches.
                 loss = losses.sum() * (self.accelerator.num_processes / self.rows_per_step)
                 self.accelerator.backward(loss)
-                told.add(losses, batch.learned)
+                step_losses.add(losses, batch.learned)
         limit = self.training.max_grad_norm or math.inf
         norm = float(self.accelerator.clip_grad_norm_(self.parameters.values(), limit))
         self.guards.gradient(self.step + 1, norm)
@@ -269,7 +269,7 @@ class Trainer(Generic[RowsT]):
         self.step += 1
         if self.average:
             self.average.update(self.step)
-        return told.means(), norm
+        return step_losses.means(), norm
 
     def _call_hooks(self) -> None:
         due = [hook for every, hook in self.hooks if self.step % every == 0 or self._done]

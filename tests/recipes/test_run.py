@@ -320,7 +320,7 @@ def test_a_refused_resume_names_the_files_that_changed(
         train(mycat, tiny_models["sd1"], resume=True)
     # The fix is told, and works.
     assert caught.value.fix is not None
-    assert "Put it back" in caught.value.fix
+    assert "Undo the change" in caught.value.fix
     (mycat / "1.txt").unlink()
     (mycat / "3.png").unlink()
     shutil.copy(pictures / "2.png", mycat / "2.png")
