@@ -29,7 +29,7 @@ _ROUNDING = 8  # pixels that a side may be off by: sizes are multiples of it
 
 @dataclass(frozen=True)
 class Control:
-    """A ControlNet that takes part.
+    """A loaded ControlNet.
 
     Attributes:
         name: What it is called in the pictures' metadata.
@@ -49,7 +49,7 @@ class Control:
 
 
 def pipeline_arguments(controls: Sequence[Control]) -> dict[str, Any]:
-    """What diffusers' ControlNet pipelines are told besides the pictures."""
+    """The arguments of diffusers' ControlNet pipelines besides the pictures."""
     values: dict[str, list[float]] = {
         "controlnet_conditioning_scale": [float(c.spec.scale) for c in controls],
         "control_guidance_start": [c.spec.start for c in controls],
@@ -134,17 +134,17 @@ def control_tensor(
     Args:
         pictures: RGB.
         size: Width and height in pixels.
-        kind: How they are made from the pictures, after those were brought to the size.
+        kind: How they are made from the pictures, once those are resized.
 
     Raises:
-        ConfigError: If a picture has other proportions.
+        ConfigError: If a picture has another aspect ratio.
     """
     width, height = size
     rows = []
     for picture in pictures:
         if abs(picture.width * height / picture.height - width) > _ROUNDING:
             raise ConfigError(
-                f"A control picture is {picture.width}x{picture.height} pixels, which cannot be brought to "
+                f"A control picture is {picture.width}x{picture.height} pixels, which cannot be resized to "
                 f"{width}x{height} without distortion.",
                 where="control pictures",
                 fix=f"Crop it, or sample at its shape with --size {picture.width}x{picture.height}.",

@@ -28,7 +28,7 @@ class Job:
 
     Attributes:
         prompt: What it shows.
-        seed: Of its own noise.
+        seed: Seed of its own noise.
         controls: Its control picture for each ControlNet, RGB.
     """
 
@@ -72,16 +72,16 @@ def denoise(
     Args:
         backbone: The model, its UNet and VAE on `device`.
         jobs: What to make; each has a generator of its own, for the first noise and for the noise
-            that DDPM and Euler ancestral add, so nothing depends on the jobs beside it.
+            that DDPM and Euler ancestral add, so nothing depends on the other jobs.
         texts: Embeddings of all prompts and of the negative prompt.
         settings: With `size` filled in.
         device: Where to compute.
         dtype: Precision of the matrix products; latents and scheduler stay fp32.
-        tick: Told of every step.
-        controls: The ControlNets that take part, on `device`.
+        tick: Called after every step.
+        controls: The ControlNets to use, on `device`.
 
     Raises:
-        ConfigError: A control picture has other proportions than the size.
+        ConfigError: A control picture has another aspect ratio than the size.
         FinetuneError: A picture is not finite.
     """
     assert settings.size is not None
@@ -90,18 +90,18 @@ def denoise(
     pipeline.scheduler = make_scheduler(settings.scheduler, backbone.scheduler)
     embeddings = texts.arguments([job.prompt for job in jobs])
     if settings.guidance > 1:
-        against = texts.arguments([settings.negative] * len(jobs))
-        # As SDXL was trained: no negative prompt is not the empty text but zeros.
+        negative = texts.arguments([settings.negative] * len(jobs))
+        # As SDXL was trained: zeros, not the empty text's embedding, stand for no negative prompt.
         zeros = not settings.negative and pipeline.config.get("force_zeros_for_empty_prompt")
-        embeddings |= {f"negative_{k}": torch.zeros_like(v) if zeros else v for k, v in against.items()}
-    steered = _control_arguments(jobs, settings.size, controls)
+        embeddings |= {f"negative_{k}": torch.zeros_like(v) if zeros else v for k, v in negative.items()}
+    control = _control_arguments(jobs, settings.size, controls)
     generators = [torch.Generator().manual_seed(job.seed) for job in jobs]
     shape = (backbone.latent_channels, height // backbone.latent_factor, width // backbone.latent_factor)
     noise = torch.cat([torch.randn(1, *shape, generator=generator) for generator in generators])
     with autocast_to(dtype, device, backbone.unet):
         latents = pipeline(
             **embeddings,
-            **steered,
+            **control,
             height=height,
             width=width,
             num_inference_steps=settings.steps,
@@ -130,8 +130,8 @@ def _control_arguments(
 def _without_text_encoders(pipeline: Any) -> Any:
     """The pipeline without text encoders: the prompts are encoded already.
 
-    A pipeline takes its device from any one of its parts, and the text encoders may well have
-    stayed on the CPU.
+    A pipeline takes its device from any one of its parts, and the text encoders may have stayed
+    on the CPU.
     """
     for name in pipeline.components:
         if name.startswith("text_encoder"):
@@ -140,11 +140,11 @@ def _without_text_encoders(pipeline: Any) -> Any:
 
 
 def _pictures(pixels: Tensor, jobs: Sequence[Job], dtype: torch.dtype) -> list[Image.Image]:
-    """`[B, 3, H, W]` in [-1, 1] → RGB pictures, rounded as diffusers does."""
+    """As `to_images`, refusing pictures that are not finite."""
     for row, job in zip(pixels, jobs, strict=True):
         if not row.isfinite().all():
             raise FinetuneError(
                 f'The picture of "{job.prompt}" with seed {job.seed} is not finite (computed in {dtype}).\n'
-                "  fix:   Sample with precision fp32; if it is still so, the weights are broken."
+                "  fix:   Sample with precision fp32; if that does not help, the weights are broken."
             )
     return to_images(pixels)

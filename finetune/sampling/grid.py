@@ -25,13 +25,13 @@ def grid(
 ) -> Image.Image:
     """Lays pictures out on white paper.
 
-    Small pictures are enlarged by a whole factor and large ones reduced, so that a sheet is good to
-    look at whatever the model's size; pictures of different shapes are centred in equal cells.
+    Small pictures are enlarged by a whole factor and large ones reduced, so that a sheet is easy to
+    look at whatever the model's size; pictures of different shapes are centered in equal cells.
 
     Args:
         images: RGB pictures, at least one.
         columns: Pictures in a row; about as many as rows if None.
-        labels: A text under each picture; long ones are wrapped and, after three lines, cut with "…".
+        labels: A text under each picture; long ones are wrapped and, after three lines, truncated with "…".
 
     Raises:
         ValueError: No pictures, or not as many labels as pictures.
@@ -81,7 +81,7 @@ def _scaled(images: Sequence[Image.Image]) -> list[Image.Image]:
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """Lines no wider than `width` pixels, broken at spaces; a longer word is cut."""
+    """Lines no wider than `width` pixels, broken at spaces; a longer word is truncated."""
     lines: list[str] = []
     for word in text.split():
         joined = f"{lines[-1]} {word}" if lines else word

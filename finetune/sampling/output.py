@@ -1,4 +1,4 @@
-"""What a sampling call leaves in a folder: single pictures and a sheet of all."""
+"""What a sampling call writes to a folder: single pictures and a sheet of all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Saved:
     """Where pictures were written.
 
     Attributes:
-        pictures: One path a sample, in order.
+        pictures: One path per sample, in order.
         grid: The sheet of all, or None if there is only one picture.
     """
 
@@ -31,7 +31,7 @@ class Saved:
 def sheet(samples: Sequence[Sample], columns: int | None = None) -> Image.Image:
     """A grid of samples with their prompts under them.
 
-    Pictures of one prompt that stand in one row are told apart by their seeds.
+    Labels show the seeds too if a prompt has several pictures.
 
     Args:
         samples: As a `Sampler` gives them, at least one.

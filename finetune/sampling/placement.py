@@ -11,15 +11,15 @@ from torch import nn
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where the module's first parameter lies."""
+    """The device of the module's first parameter."""
     return next(module.parameters()).device
 
 
 @contextmanager
 def borrowed(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
-    """Inside, the modules are on `device` and in eval mode; afterwards both are as they were found.
+    """Inside, the modules are on `device` and in eval mode; afterward both are as they were found.
 
-    Parameters keep their identity, so an optimizer that holds them goes on unharmed.
+    Parameters keep their identity, so an optimizer that holds them keeps working.
     """
     homes = [device_of(module) for module in modules]
     modes = {part: part.training for module in modules for part in module.modules()}

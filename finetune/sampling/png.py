@@ -59,7 +59,7 @@ def _control(control: Mapping[str, Any]) -> str:
 
 
 def _quoted(value: object) -> str:
-    """A value that holds a separator is quoted as JSON, as A1111 does."""
+    """A value that contains a separator is quoted as JSON, as A1111 does."""
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if any(c in text for c in ",:\n") else text
 
@@ -76,8 +76,8 @@ def _chunks(infos: Sequence[Info]) -> PngInfo:
     chunks = PngInfo()
     if infos:
         chunks.add_text("parameters", parameters(infos[0]))
-        said = {"version": _version(), "samples": [dict(info) for info in infos]}
-        chunks.add_text("finetune", json.dumps(said, ensure_ascii=False))
+        record = {"version": _version(), "samples": [dict(info) for info in infos]}
+        chunks.add_text("finetune", json.dumps(record, ensure_ascii=False))
     return chunks
 
 
@@ -94,7 +94,7 @@ def save_png(image: Image.Image, path: Path, *infos: Info) -> Path:
     Args:
         image: The picture.
         path: Where to; if it exists, the next free `NAME-2.png`, `NAME-3.png` … is taken.
-        infos: What `Sample.info` gives, for each picture that is to be seen in `image`.
+        infos: What `Sample.info` gives, for each picture that `image` shows.
 
     Returns:
         Where it was written.
@@ -115,7 +115,7 @@ def _numbered(path: Path, number: int) -> Path:
 
 
 def _put(aside: Path, path: Path) -> bool:
-    """Gives the finished file its name unless that is taken, in one step that two processes can race for."""
+    """Gives the finished file its name unless that is taken, in one step, so two processes can race."""
     if path.exists():
         return False
     try:

@@ -54,7 +54,7 @@ def preview_pairs(
     Args:
         sampler: Of the model in training and its branch.
         shown: Captions and control pictures of some pairs; as many as `preview_count` says.
-        section: What to sample; its prompts, if it has any, are said of the control pictures instead.
+        section: What to sample; its prompts, if it has any, replace the captions.
         path: The PNG to write.
         size: Side in pixels; the model's own if None.
     """
@@ -92,7 +92,7 @@ def preview_count(section: PreviewSection) -> int:
 
 
 def preview_prompts(captions: Sequence[str], section: PreviewSection) -> list[str]:
-    """The section's prompts, or `section.num` of the distinct captions, repeated if they are fewer."""
+    """The section's prompts, or `section.num` of the distinct captions, repeated if there are fewer."""
     if section.prompts is not None:
         return list(section.prompts)
     distinct = list(dict.fromkeys(captions)) or [""]

@@ -1,4 +1,4 @@
-"""One picture and everything needed to make it again."""
+"""One picture and everything needed to reproduce it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Sample:
         image: RGB picture of `settings.size`.
         prompt: What it was asked to show.
         seed: Seed of its own noise: the same prompt, seed, settings and model give the same picture,
-            whatever else was sampled beside it (up to the rounding of float sums).
+            whatever else was sampled with it (up to the rounding of float sums).
         settings: The settings of the call; `size` is always filled in.
         model: Name of the pretrained model.
         loras: Name and weight of each LoRA, in the order they were added.
-        embeddings: New words that were added beside them.
+        embeddings: New words that were added.
         controls: Name and settings of each ControlNet.
         precision: "fp32", "bf16" or "fp16".
-        notes: What the user should know, e.g. words that did not fit into the text encoder.
+        notes: What the user should know, e.g. that a prompt was truncated.
     """
 
     image: Image.Image
@@ -45,7 +45,7 @@ class Sample:
     def info(self) -> dict[str, Any]:
         """Prompt, seed and settings as plain values, as they go into the PNG's `finetune` chunk.
 
-        Of a model that is a file or folder only the last name is told.
+        Of a model that is a file or folder only the last part of the path is included.
         """
         settings = self.settings.model_dump(mode="json", exclude={"seed", "num"})
         return {

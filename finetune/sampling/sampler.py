@@ -53,9 +53,9 @@ class Sampler:
 
     A picture depends only on its prompt, seed, settings and model: its noise comes from a generator
     of its own on the CPU (so every device draws the same), as `torch.Generator().manual_seed(seed)`
-    given to a diffusers pipeline would. What it is batched with changes the rounding of float sums
-    and no more. The global random state is never touched. A model that is being trained can be
-    sampled: its device and train/eval mode are given back as they were.
+    given to a diffusers pipeline would. Batching changes only the rounding of float sums. The
+    global random state is never touched. A model that is being trained can be sampled: its device and
+    train/eval mode are restored.
 
     Args:
         backbone: The model.
@@ -75,7 +75,7 @@ class Sampler:
         self.controls: list[Control] = []
         self._device = None if device == "auto" else torch.device(device)
         self._precision = precision
-        compute_dtype(precision, backbone.unet, self.device)  # a wrong name is told now
+        compute_dtype(precision, backbone.unet, self.device)  # a wrong name is an error now
 
     @classmethod
     def load(
@@ -100,7 +100,7 @@ class Sampler:
             precision: On a GPU the weights are kept in it; on a CPU they stay fp32.
 
         Raises:
-            ModelError: The model cannot be found, read or recognised.
+            ModelError: The model cannot be found, read or recognized.
             WeightsError: A LoRA, embedding or ControlNet is damaged or made for something else.
             ConfigError: A weight or the precision is not valid, or the model knows a new word already.
         """
@@ -147,7 +147,7 @@ class Sampler:
 
         Args:
             path: A run folder or a safetensors file, ours or someone else's.
-            word: The word; what the file says, else its name, if None.
+            word: The word; if None, the one in the file, else the file's name.
 
         Raises:
             WeightsError: The file is damaged or does not fit the model; nothing was changed.
@@ -189,12 +189,12 @@ class Sampler:
         Args:
             prompts: One prompt or several.
             control_images: For each ControlNet a picture (or its path) for all prompts, or one for each
-                prompt; with a single ControlNet its entry alone. The first decides on the size if none
-                is given.
+                prompt; with a single ControlNet its entry alone. The first sets the size if none is
+                given.
             seed: Seed of the first picture of each prompt, or one such seed for each prompt; the k-th
                 picture of a prompt uses seed + k.
             batch_size: Most pictures to run at once; chosen by their size if None.
-            progress: Called after every UNet step with the number of steps done and the number of all.
+            progress: Called after every UNet step with the number of steps done and the total.
             choices: Fields of `SamplingSection`: `negative`, `steps`, `guidance`, `scheduler`, `num`,
                 `size` (pixels: one number or (width, height)).
 
@@ -279,7 +279,7 @@ class Sampler:
             for kind, text in (("prompt", prompt), ("negative prompt", negative))
         }
         return tuple(
-            f'The {kind} is longer than the text encoder reads; this part has no effect: "{words}"'
+            f'The {kind} is truncated, too long for the text encoder; this part has no effect: "{words}"'
             for kind, words in lost.items()
             if words
         )

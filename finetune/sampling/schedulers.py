@@ -39,32 +39,26 @@ def make_scheduler(name: str, own: Any) -> Any:
 
     Raises:
         ConfigError: No sampler has that name, or it cannot follow the model's schedule (PNDM and
-            Heun know no schedule with zero terminal signal, arXiv:2305.08891) or its prediction type.
+            Heun do not support zero terminal SNR, arXiv:2305.08891) or its prediction type.
     """
     sampler = _named(name)
     config = dict(own.config)
-    if config.get("rescale_betas_zero_snr"):
-        _require_zero_snr(name, sampler)
+    if config.get("rescale_betas_zero_snr") and not _takes_zero_snr(sampler):
+        raise ConfigError(
+            f"`{name}` cannot sample this model: its noise schedule ends in pure noise (zero terminal SNR).",
+            where="scheduler",
+            fix=f"Choose one of: {', '.join(n for n, row in SAMPLERS.items() if _takes_zero_snr(row))}.",
+        )
     if config.get("prediction_type") == "sample" and not sampler.clean:
         raise ConfigError(
             f"`{name}` cannot sample this model, which predicts the clean picture.",
             where="scheduler",
             fix=f"Choose one of: {', '.join(n for n, row in SAMPLERS.items() if row.clean)}.",
         )
-    # The model's config names settings of its own class that another class has no use for; diffusers
-    # logs each of them as a warning, which is noise here.
+    # The model's config names settings of its own class that another class does not use; diffusers logs
+    # a warning for each, which is noise here.
     with quiet():
         return in_place(sampler.cls).from_config(config, **sampler.fixed)
-
-
-def _require_zero_snr(name: str, sampler: Sampler) -> None:
-    if not _takes_zero_snr(sampler):
-        able = [n for n, row in SAMPLERS.items() if _takes_zero_snr(row)]
-        raise ConfigError(
-            f"`{name}` cannot sample this model: its noise schedule ends in pure noise (zero terminal SNR).",
-            where="scheduler",
-            fix=f"Choose one of: {', '.join(able)}.",
-        )
 
 
 def _takes_zero_snr(sampler: Sampler) -> bool:

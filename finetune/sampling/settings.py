@@ -119,7 +119,7 @@ def parse_lora(text: LoRASpec) -> tuple[Path, float]:
     if isinstance(text, tuple):
         path, weight = Path(text[0]), float(text[1])
     elif isinstance(text, Path) or Path(text).exists() or ":" not in text:
-        # A file whose very name ends in ":0.5" is taken as it is.
+        # A file whose own name ends in ":0.5" is taken as it is.
         path, weight = Path(text), 1.0
     else:
         head, _, tail = text.rpartition(":")
@@ -132,13 +132,13 @@ def parse_lora(text: LoRASpec) -> tuple[Path, float]:
         raise ConfigError(
             f"The weight {weight} of a LoRA is not a finite number.",
             where=f"--lora {text}",
-            fix="Give a weight such as 0.8, or none for 1.",
+            fix="Give a weight such as 0.8, or leave it out for 1.",
         )
     return path, weight
 
 
 def parse_embedding(text: EmbeddingSpec) -> tuple[Path, str | None]:
-    """Reads `PATH` or `PATH:WORD`, e.g. "easy.safetensors:<easy>"; what the file says if no word is given."""
+    """Reads `PATH` or `PATH:WORD`, e.g. "easy.safetensors:<easy>"; the file's own word if none is given."""
     if isinstance(text, tuple):
         return Path(text[0]), text[1]
     # A colon may be part of a path that exists, and of a drive's.
@@ -156,7 +156,7 @@ class ControlSpec:
         path: A diffusers folder, or a run folder.
         scale: How strongly it acts; 0 is off, 1 as trained.
         start: Share of the sampling steps after which it begins to act.
-        end: Share of the sampling steps after which it acts no more.
+        end: Share of the sampling steps after which it stops acting.
         preprocess: How its control picture is made from the one that is given.
 
     Raises:
@@ -175,7 +175,7 @@ class ControlSpec:
             raise ConfigError(
                 f"The scale {self.scale} of a ControlNet is not a finite number.",
                 where=str(self.path),
-                fix="Give a scale such as 0.8, or none for 1.",
+                fix="Give a scale such as 0.8, or leave it out for 1.",
             )
         if not 0 <= self.start < self.end <= 1:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Prompts as the UNet reads them, each encoded once."""
+"""Text embeddings of prompts, each encoded once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Texts:
     """Text embeddings of distinct prompts, fp32 on the sampling device.
 
     Attributes:
-        rows: Which row a prompt is.
+        rows: The row of each prompt.
         hidden: `[N, T, D]` hidden states.
         pooled: `[N, P]`, or None where the family has none.
     """
@@ -29,7 +29,7 @@ class Texts:
     pooled: Tensor | None
 
     def arguments(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """The pipeline's `prompt_embeds` and `pooled_prompt_embeds`, a row a prompt."""
+        """The pipeline's `prompt_embeds` and `pooled_prompt_embeds`, one row per prompt."""
         index = torch.tensor([self.rows[prompt] for prompt in prompts], device=self.hidden.device)
         found = {"prompt_embeds": self.hidden[index]}
         if self.pooled is not None:
@@ -41,7 +41,7 @@ class Texts:
 def encode_texts(
     backbone: Backbone, prompts: Sequence[str], device: torch.device, dtype: torch.dtype
 ) -> Texts:
-    """Encodes the distinct ones of `prompts`, with matrix products in `dtype`."""
+    """Encodes the distinct `prompts`, with matrix products in `dtype`."""
     unique = list(dict.fromkeys(prompts))
     hidden, pooled = [], []
     with borrowed(backbone.text_encoders, device), autocast_to(dtype, device):

@@ -181,7 +181,7 @@ def test_pictures_and_controlnets_must_match(loaded: dict[str, Backbone], branch
         sampler("a cat")
     with pytest.raises(ConfigError, match="3 prompts were given but 2 control pictures"):
         sampler(["a cat"] * 3, control_images=[picture(1), picture(2)])
-    with pytest.raises(ConfigError, match="cannot be brought to 32x32"):
+    with pytest.raises(ConfigError, match="cannot be resized to 32x32"):
         sampler("a cat", control_images=picture(1, 64, 32), size=32)
     with pytest.raises(DataError, match="cannot be read"):
         sampler("a cat", control_images="missing.png")
