@@ -269,11 +269,6 @@ class Backbone(ABC):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def bring_encoders(self) -> None:
-        """Moves the VAE and the text encoders back to the UNet's device: undoes `free_encoders`."""
-        for module in (self.vae, *self.text_encoders):
-            move(module, self.device, None)
-
     # --- names in files ------------------------------------------------------------------------
 
     def module_roots(self) -> dict[str, nn.Module]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from finetune.config.algorithms import ALGORITHMS
-from finetune.config.base import LONGEST_NAME, AmountAboveZero, Fault, Positive, Section
+from finetune.config.base import LONGEST_NAME, AmountAboveZero, Fault, Need, Positive, Section
 
 Vectors = Annotated[
     int, Field(ge=1, le=75, description="How many tokens the placeholder stands for (textual inversion).")
@@ -26,6 +26,12 @@ Initializer = Annotated[
 
 class LoRASection(Section):
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) and variants."""
+
+    needs: ClassVar[tuple[Need, ...]] = (
+        Need("adapter.conv_alpha", "conv_rank", example="8"),
+        Need("adapter.vectors", "placeholder", example="<mycat>"),
+        Need("adapter.initializer", "placeholder", example="<mycat>"),
+    )
 
     algorithm: Annotated[str, ALGORITHMS] = Field(
         "lora",
@@ -76,27 +82,13 @@ class LoRASection(Section):
     def faults(self) -> Iterator[Fault]:
         """As `Section.faults`."""
         yield from super().faults()
-        if self.conv_alpha is not None and self.conv_rank is None:
-            yield Fault(
-                "adapter.conv_alpha has no effect without adapter.conv_rank.",
-                "adapter.conv_alpha",
-                "Set adapter.conv_rank too, or remove adapter.conv_alpha.",
-            )
         if self.targets == []:
             yield Fault(
                 "The list of layers is empty.",
                 "adapter.targets",
                 "Use attention, attention+ff, all, or module-name endings.",
             )
-        if self.placeholder is None:
-            for key in ("vectors", "initializer"):
-                if getattr(self, key) != type(self).model_fields[key].default:
-                    yield Fault(
-                        f"adapter.{key} has no effect without adapter.placeholder.",
-                        f"adapter.{key}",
-                        "Name the new word there, such as <mycat>, or leave this out.",
-                    )
-        else:
+        if self.placeholder is not None:
             yield from _word_faults(self.placeholder)
 
 

@@ -44,17 +44,19 @@ class Fault:
 
 @dataclass(frozen=True)
 class Need:
-    """A setting, None if not given, that has an effect only with some values of another.
+    """A setting that has an effect only with some values of another.
 
     Attributes:
         key: The setting's dotted key.
         other: The other's name in the same section.
-        values: The other's values with which it has an effect.
+        values: The other's values with which it has an effect; all that turn it on if empty.
+        example: Such a value, for the fix.
     """
 
     key: str
     other: str
-    values: tuple[str, ...]
+    values: tuple[str, ...] = ()
+    example: str = ""
 
 
 LONGEST_NAME = 200
@@ -126,10 +128,12 @@ class Section(BaseModel):
         """
         for need in self.needs:
             section, _, name = need.key.partition(".")
-            chosen = getattr(self, need.other)
-            if getattr(self, name) is not None and chosen not in need.values:
-                other = f"{section}.{need.other}"
+            other, chosen = f"{section}.{need.other}", getattr(self, need.other)
+            if self._given(name) and need.values and chosen not in need.values:
                 yield _without_effect(need.key, other, chosen, need.values)
+            if self._given(name) and not need.values and not chosen:
+                fix = f"Set {other} (such as {need.example}), or remove {need.key}."
+                yield Fault(f"{need.key} has no effect without {other}.", need.key, fix)
         for name, field in type(self).model_fields.items():
             if (choices := choices_of(field)) is not None:
                 yield from self._without_use(choices, getattr(self, name))
@@ -137,18 +141,20 @@ class Section(BaseModel):
     def _without_use(self, choices: Choices[Any], chosen: str) -> Iterator[Fault]:
         """Settings that are given but have no effect with the chosen part."""
         section = choices.key.rpartition(".")[0]
-        for setting, value in self:
+        for setting in type(self).model_fields:
             able = choices.that_use(setting)
-            given = value != type(self).model_fields[setting].default
-            if able and given and chosen not in able:
+            if able and self._given(setting) and chosen not in able:
                 yield _without_effect(f"{section}.{setting}", choices.key, chosen, able)
+
+    def _given(self, setting: str) -> bool:
+        return bool(getattr(self, setting) != type(self).model_fields[setting].default)
 
 
 def _without_effect(key: str, other: str, chosen: str, able: Iterable[str]) -> Fault:
     return Fault(
         f"{key} has no effect while {other} is {chosen!r}.",
         key,
-        f"Set {other}={' or '.join(able)}, or remove {key}.",
+        f"Set {other}={', '.join(able)}, or remove {key}.",
     )
 
 

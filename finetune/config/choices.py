@@ -64,7 +64,7 @@ def choices_of(field: FieldInfo) -> Choices[Any] | None:
     return next((extra for extra in field.metadata if isinstance(extra, Choices)), None)
 
 
-def in_place(place: str) -> Any:
+def imported(place: str) -> Any:
     """Imports what "module:name" names.
 
     Raises:

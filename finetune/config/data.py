@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from typing_extensions import Self
 
-from finetune.config.base import Amount, Fault, Fraction, Positive, Section
+from finetune.config.base import Amount, Fault, Fraction, Need, Positive, Section
 
 ControlKind = Literal["none", "canny", "edges", "grayscale"]
 """How a control picture is made from a picture."""
@@ -101,6 +101,10 @@ class DataSection(Section):
 class SubjectSection(DataSection):
     """A few pictures of one subject, and of the class it belongs to."""
 
+    needs: ClassVar[tuple[Need, ...]] = (
+        Need("data.preserve_share", "preserve", example='["a photo of a cat"]'),
+    )
+
     instance_dir: Path | None = Field(
         None, description="Folder of pictures of the subject; `NAME.txt` beside a picture is its caption."
     )
@@ -139,7 +143,7 @@ class SubjectSection(DataSection):
         """As `Section.faults`."""
         yield from super().faults()
         for key in ("class_dir", "num_class_images", "prior_weight"):
-            if self.class_prompt is None and getattr(self, key) != SubjectSection.model_fields[key].default:
+            if self.class_prompt is None and self._given(key):
                 yield Fault(
                     f"Requires --class-prompt: data.{key} is about pictures of the class.",
                     f"data.{key}",
@@ -162,6 +166,8 @@ class CaptionedSection(DataSection):
 
 class PairsSection(CaptionedSection):
     """Pictures with captions, each with a control picture (ControlNet)."""
+
+    needs: ClassVar[tuple[Need, ...]] = (Need("data.canny_thresholds", "preprocess", ("canny",)),)
 
     data_dir: Path | None = Field(
         None,
@@ -194,11 +200,4 @@ class PairsSection(CaptionedSection):
                 "Control pictures are both given by a folder and made from the pictures.",
                 "data.preprocess",
                 "Remove data.preprocess or data.conditioning_dir.",
-            )
-        default = PairsSection.model_fields["canny_thresholds"].default
-        if self.canny_thresholds != default and self.preprocess != "canny":
-            yield Fault(
-                "data.canny_thresholds has no effect unless data.preprocess is canny.",
-                "data.canny_thresholds",
-                "Set data.preprocess=canny, or leave this out.",
             )

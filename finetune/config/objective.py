@@ -24,6 +24,7 @@ class ObjectiveSection(Section):
     needs: ClassVar[tuple[Need, ...]] = (
         Need("objective.huber_c", "loss", ("huber", "smooth_l1")),
         Need("objective.huber_schedule", "loss", ("huber", "smooth_l1")),
+        Need("objective.pyramid_levels", "pyramid_noise", example="0.3"),
     )
 
     target: Literal["auto", "epsilon", "v_prediction", "sample"] = Field(
@@ -91,12 +92,6 @@ class ObjectiveSection(Section):
     def faults(self) -> Iterator[Fault]:
         """As `Section.faults`."""
         yield from super().faults()
-        if self.pyramid_levels is not None and not self.pyramid_noise:
-            yield Fault(
-                "objective.pyramid_levels has no effect without objective.pyramid_noise.",
-                "objective.pyramid_levels",
-                "Set objective.pyramid_noise (such as 0.3), or remove objective.pyramid_levels.",
-            )
         low, high = self.timesteps
         if low >= high:
             yield Fault(

@@ -6,14 +6,15 @@ import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from finetune.config.samplers import SAMPLERS
 from finetune.files import partial_name, whole_file
+from finetune.version import __version__
 
 Info = Mapping[str, Any]
 
@@ -30,21 +31,19 @@ def parameters(info: Info) -> str:
     Args:
         info: What `Sample.info` gives.
     """
-    from finetune.sampling.schedulers import scheduler_title
-
     lines = [" ".join([info["prompt"], *(f"<lora:{name}:{weight:g}>" for name, weight in info["loras"])])]
     if info["negative"]:
         lines.append(f"Negative prompt: {info['negative']}")
     width, height = info["size"]
     settings = {
         "Steps": info["steps"],
-        "Sampler": scheduler_title(info["scheduler"]),
+        "Sampler": SAMPLERS[info["scheduler"]].title,
         "CFG scale": f"{info['guidance']:g}",
         "Seed": info["seed"],
         "Size": f"{width}x{height}",
         "Model": info["model"],
         **{f"ControlNet {i}": _control(c) for i, c in enumerate(info.get("controlnets", ()))},
-        "Version": f"finetune {_version()}",
+        "Version": f"finetune {__version__}",
     }
     lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in settings.items()))
     return "\n".join(lines)
@@ -64,19 +63,12 @@ def _quoted(value: object) -> str:
     return json.dumps(text, ensure_ascii=False) if any(c in text for c in ",:\n") else text
 
 
-def _version() -> str:
-    try:
-        return version("finetune")
-    except PackageNotFoundError:  # used from a source tree that is not installed
-        return "unreleased"
-
-
 def _chunks(infos: Sequence[Info]) -> PngInfo:
     """`parameters` of the first picture; `finetune`: JSON of the picture, or of all pictures of a grid."""
     chunks = PngInfo()
     if infos:
         chunks.add_text("parameters", parameters(infos[0]))
-        record = {"version": _version(), "samples": [dict(info) for info in infos]}
+        record = {"version": __version__, "samples": [dict(info) for info in infos]}
         chunks.add_text("finetune", json.dumps(record, ensure_ascii=False))
     return chunks
 

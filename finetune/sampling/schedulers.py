@@ -5,26 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from finetune.backbones.quiet import quiet
-from finetune.config.choices import in_place
+from finetune.config.choices import imported
 from finetune.config.samplers import SAMPLERS, Sampler
 from finetune.errors import ConfigError
 from finetune.sampling.settings import scheduler_fix
-
-
-def _named(name: str) -> Sampler:
-    if name not in SAMPLERS:
-        what = f"There is no sampler named `{name}`."
-        raise ConfigError(what, where="scheduler", fix=scheduler_fix(name))
-    return SAMPLERS[name]
-
-
-def scheduler_title(name: str) -> str:
-    """What A1111 calls the sampler `name`, e.g. "Euler a" for "euler-a".
-
-    Raises:
-        ConfigError: No sampler has that name.
-    """
-    return _named(name).title
 
 
 def make_scheduler(name: str, own: Any) -> Any:
@@ -41,7 +25,10 @@ def make_scheduler(name: str, own: Any) -> Any:
         ConfigError: No sampler has that name, or it cannot follow the model's schedule (PNDM and
             Heun do not support zero terminal SNR, arXiv:2305.08891) or its prediction type.
     """
-    sampler = _named(name)
+    if name not in SAMPLERS:
+        what = f"There is no sampler named `{name}`."
+        raise ConfigError(what, where="scheduler", fix=scheduler_fix(name))
+    sampler = SAMPLERS[name]
     config = dict(own.config)
     if config.get("rescale_betas_zero_snr") and not _takes_zero_snr(sampler):
         raise ConfigError(
@@ -58,8 +45,8 @@ def make_scheduler(name: str, own: Any) -> Any:
     # The model's config names settings of its own class that another class does not use; diffusers logs
     # a warning for each, which is noise here.
     with quiet():
-        return in_place(sampler.cls).from_config(config, **sampler.fixed)
+        return imported(sampler.cls).from_config(config, **sampler.fixed)
 
 
 def _takes_zero_snr(sampler: Sampler) -> bool:
-    return "rescale_betas_zero_snr" in in_place(sampler.cls)().config
+    return "rescale_betas_zero_snr" in imported(sampler.cls)().config

@@ -11,7 +11,7 @@ import torch
 from diffusers.optimization import get_scheduler
 
 from finetune.config import OptimizerSection
-from finetune.config.choices import in_place
+from finetune.config.choices import imported
 from finetune.config.optimizer import POLYNOMIAL_POWER, RESTARTS_CYCLES
 from finetune.errors import ConfigError
 
@@ -52,7 +52,7 @@ def _optimizer_class(place: str) -> Callable[..., torch.optim.Optimizer]:
     """
     library, name = place.partition(".")[0], place.partition(":")[2]
     try:
-        factory: Callable[..., torch.optim.Optimizer] = in_place(place)
+        factory: Callable[..., torch.optim.Optimizer] = imported(place)
     except Exception as error:  # a broken CUDA setup raises all sorts of things on import
         raise ConfigError(
             f"The optimizer {name} needs {library}, which cannot be used here: {error}",

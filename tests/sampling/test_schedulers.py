@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, PNDM
 
 from finetune.config.samplers import SAMPLERS
 from finetune.errors import ConfigError
-from finetune.sampling.schedulers import make_scheduler, scheduler_title
+from finetune.sampling.schedulers import make_scheduler
 
 NAMES = list(SAMPLERS)
 STABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
@@ -106,5 +106,5 @@ def test_models_of_the_clean_picture_are_refused_where_they_cannot_be_sampled(na
 
 
 def test_titles_are_those_of_a1111() -> None:
-    assert scheduler_title("euler-a") == "Euler a"
-    assert {scheduler_title(name) for name in NAMES} >= {"DDIM", "PLMS", "Euler", "Heun", "DPM++ 2M"}
+    assert SAMPLERS["euler-a"].title == "Euler a"
+    assert {SAMPLERS[name].title for name in NAMES} >= {"DDIM", "PLMS", "Euler", "Heun", "DPM++ 2M"}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from finetune.adapters.updates import Update
 from finetune.adapters.weights import LayerWeights
 from finetune.config.algorithms import ALGORITHMS
-from finetune.config.choices import in_place
+from finetune.config.choices import imported
 
 
 def update_class(algorithm: str) -> type[Update]:
     """The `Update` class of an algorithm, by its name in `config.algorithms`."""
-    cls: type[Update] = in_place(ALGORITHMS[algorithm].cls)
+    cls: type[Update] = imported(ALGORITHMS[algorithm].cls)
     return cls
 
 
