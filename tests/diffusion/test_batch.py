@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -36,5 +38,31 @@ def test_rows_that_say_nothing_of_it_are_not_preserved() -> None:
     joined = Batch.join([rows(4, 5, preserved=torch.tensor([True, False])), rows(-5)])
     assert joined.preserved is not None
     assert joined.preserved.tolist() == [True, False, False]
+    assert joined.preserved.dtype == torch.bool
     assert joined.learned == (False, True, False)
     assert Batch.join([rows(4), rows(-5)]).preserved is None
+
+
+def test_rows_of_what_the_unet_is_told_are_picked_and_joined_again() -> None:
+    told = Conditioning(hidden=torch.randn(3, 7, 5), pooled=torch.randn(3, 4))
+    first, others = told.rows(torch.tensor([0])), told.rows(torch.tensor([False, True, True]))
+    assert others.hidden is not None and others.pooled is not None
+    assert torch.equal(others.hidden, told.hidden[1:])  # type: ignore[index]
+    assert torch.equal(others.pooled, told.pooled[1:])  # type: ignore[index]
+    assert others.tokens is others.time_ids is others.control is None
+    joined = Conditioning.stack([first, others])
+    assert joined.hidden is not None and joined.pooled is not None
+    assert torch.equal(joined.hidden, told.hidden)  # type: ignore[arg-type]
+    assert torch.equal(joined.pooled, told.pooled)  # type: ignore[arg-type]
+    assert Conditioning.stack([told]).hidden is not None
+
+
+def test_all_of_a_batch_goes_to_a_device() -> None:
+    told = Conditioning(hidden=torch.zeros(1, 7, 5), control=torch.zeros(1, 3, 8, 8))
+    batch = replace(rows(7, mask=torch.ones(1, 1, 2, 2), preserved=torch.tensor([True])), conditioning=told)
+    moved = batch.to("meta")
+    assert (moved.numbers, moved.names) == (batch.numbers, batch.names)
+    tensors = (moved.latents, moved.weight, moved.mask, moved.preserved)
+    inner = (moved.conditioning.hidden, moved.conditioning.control)
+    assert all(value is not None and value.device.type == "meta" for value in tensors + inner)
+    assert rows(7).to("meta").mask is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -75,11 +76,12 @@ def test_a_masked_mean_is_the_mean_of_what_counts() -> None:
     assert mean(values, mask)[0] == pytest.approx(expected.item())
 
 
-def test_what_does_not_count_gets_no_gradient() -> None:
+@pytest.mark.parametrize("loss", ["l2", "l1", "huber", "smooth_l1"])
+def test_what_does_not_count_gets_no_gradient(loss: Any) -> None:
     error = (PREDICTION - TARGET).requires_grad_()
     mask = torch.zeros(3, 1, 5, 6)
     mask[:, :, :2] = 1
-    losses(error, TIMESTEPS, ALPHAS, mask, ObjectiveSection(loss="huber")).sum().backward()  # type: ignore[no-untyped-call]
+    losses(error, TIMESTEPS, ALPHAS, mask, ObjectiveSection(loss=loss)).sum().backward()  # type: ignore[no-untyped-call]
     assert error.grad is not None
     assert error.grad[:, :, :2].all()
     assert not error.grad[:, :, 2:].any()

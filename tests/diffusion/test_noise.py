@@ -74,6 +74,23 @@ def test_more_levels_than_fit_change_nothing() -> None:
     assert not torch.equal(pyramid_noise(white, 0, NUMBERS, 0.8, 1), pyramid_noise(white, 0, NUMBERS, 0.8, 2))
 
 
+def test_the_settings_say_discount_and_levels() -> None:
+    white = normal(2, NUMBERS, "noise", SHAPE)
+    for settings in ((0.6, 1), (0.6, 3), (0.2, 3)):
+        section = ObjectiveSection(pyramid_noise=settings[0], pyramid_levels=settings[1])
+        assert torch.equal(
+            draw_noise(2, NUMBERS, SHAPE, section), pyramid_noise(white, 2, NUMBERS, *settings)
+        )
+
+
+def test_the_second_level_is_two_to_four_times_smaller() -> None:
+    # Noise of side s, scaled up, has rank s. The discount lets the second level drown the first.
+    made = [pyramid_noise(torch.zeros(1, 1, 64, 64), 0, [n], 1e6, 2)[0, 0] for n in range(60)]
+    ranks = [int(torch.linalg.matrix_rank(noise, rtol=3e-5)) for noise in made]
+    assert 16 <= min(ranks) <= 18  # s = ⌊64 / r⌋ for r in [2, 4)
+    assert 31 <= max(ranks) <= 32
+
+
 def test_perturbed_noise_has_the_papers_power() -> None:
     noise = normal(0, range(300), "noise", SHAPE)
     seen = perturbed(noise, 0, range(300), 0.1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
+
 import torch
 
 from finetune.diffusion.random import draw_seed, normal, picture_index, uniform
@@ -29,6 +32,13 @@ def test_seeds_numbers_and_purposes_have_streams_of_their_own() -> None:
     assert len({seed % 2**32 for seed in seeds}) == len(seeds)  # all that PyTorch's generator takes
 
 
+def test_a_seed_is_the_digest_that_it_always_was() -> None:
+    (word,) = struct.unpack("<Q", hashlib.blake2b(b"3/-7/noise", digest_size=8).digest())
+    assert draw_seed(3, -7, "noise") == word // 2
+    drawn = torch.randn(2, 5, generator=torch.Generator().manual_seed(word // 2))
+    assert torch.equal(normal(3, [-7], "noise", (2, 5))[0], drawn)
+
+
 def test_draws_have_the_moments_they_should() -> None:
     noise = normal(0, range(2000), "noise", (8,))
     assert abs(float(noise.mean())) < 0.03
@@ -36,6 +46,7 @@ def test_draws_have_the_moments_they_should() -> None:
     shares = uniform(0, range(2000), "timestep")
     assert abs(float(shares.mean()) - 0.5) < 0.02
     assert abs(float(shares.var()) - 1 / 12) < 0.01
+    assert not torch.equal(shares, shares.float().double())  # all 53 bits, or large pictures lose columns
 
 
 def test_every_picture_comes_once_an_epoch_in_a_new_order() -> None:

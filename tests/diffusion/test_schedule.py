@@ -38,7 +38,9 @@ def test_zero_terminal_snr_is_the_papers_everywhere(kind: Any, tmp_path: Path) -
     torch.testing.assert_close(roots, (old - old[-1]) * old[0] / (old[0] - old[-1]), atol=1e-5, rtol=1e-4)
     assert roots[-1] == 0
 
-    scheduler_for(own, ZERO).save_pretrained(tmp_path)
+    changed = scheduler_for(own, ZERO)
+    assert type(changed) is (kind if kind is not PNDMScheduler else DDIMScheduler)
+    changed.save_pretrained(tmp_path)
     exported = (kind if kind is not PNDMScheduler else DDIMScheduler).from_pretrained(tmp_path)
     torch.testing.assert_close(training_schedule(exported, ObjectiveSection()).betas, trained.betas)
     sampler = make_scheduler("ddim", exported)
@@ -83,6 +85,12 @@ def test_published_schedules() -> None:
 
     expected = [min(0.999, 1 - cosine((t + 1) / 1000) / cosine(t / 1000)) for t in range(1000)]
     torch.testing.assert_close(betas("cosine"), torch.tensor(expected))
+
+
+def test_a_published_schedule_can_end_in_noise_alone() -> None:
+    section = ObjectiveSection(beta_schedule="linear", zero_terminal_snr=True)
+    expected = rescale_zero_terminal_snr(torch.linspace(1e-4, 0.02, 1000))
+    torch.testing.assert_close(training_schedule(PNDMScheduler(**VELOCITY), section).betas, expected)
 
 
 def refusal(scheduler: Any, **settings: Any) -> str:

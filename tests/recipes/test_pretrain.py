@@ -13,10 +13,9 @@ from diffusers import StableDiffusionPipeline
 from finetune.backbones.untrained import make_autoencoder, make_tokenizer, untrained_backbone
 from finetune.backbones.whitening import whiten
 from finetune.cli import main
-from finetune.config.pretrain import SIZES, ArchitectureSection, AutoencoderSection
+from finetune.config.pretrain import SIZES, ArchitectureSection
 from finetune.data import scan_folder
 from finetune.data.pixels import PixelSource
-from finetune.diffusion.reconstruction import PixelRows, Reconstruction
 from finetune.errors import ConfigError, Interrupted
 from finetune.recipes import build, load_recipe
 from finetune.recipes.load import Setting, parse_set
@@ -164,19 +163,6 @@ def test_whitening_changes_the_latents_and_not_the_pictures() -> None:
     drawn = (posterior.mean + posterior.std * torch.randn(posterior.mean.shape)).transpose(0, 1).flatten(1)
     assert drawn.mean(1).abs().max() < 0.05
     assert (torch.cov(drawn) - torch.eye(len(drawn))).abs().max() < 0.05
-
-
-def test_the_loss_of_reconstruction() -> None:
-    """Against the closed form: squared and absolute error of a constant, KL of a given Gaussian."""
-
-    def model(pixels: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        assert noise.shape == (2, 3, 4, 4)
-        return pixels + torch.tensor([0.5, -2.0])[:, None, None, None], torch.tensor([10.0, 0.0])
-
-    section = AutoencoderSection(l1_weight=0.1, kl_weight=0.01)
-    rows = PixelRows((0, 1), ("a", "b"), torch.zeros(2, 3, 8, 8))
-    losses = Reconstruction(0, (3, 4, 4), section)(model, rows)
-    torch.testing.assert_close(losses, torch.tensor([0.25 + 0.05 + 0.1, 4 + 0.2]))
 
 
 @pytest.mark.parametrize("cache", [True, False])
