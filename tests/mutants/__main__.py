@@ -1,7 +1,7 @@
 """`python -m tests.mutants`: mutation testing with mutmut; `make mutants` calls it.
 
 Exit code 0 if nothing survives but what `equivalent.yaml` lists, else 1. A mutant that was caught stays so
-until its function changes, so that a run which was stopped goes on, and a second one tries what survived.
+until its function changes, so that a stopped run resumes, and a second one tries what survived.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def test_sampling_by_command(tiny_models: dict[str, Path], capsys: pytest.Captur
     ("changes", "word"),
     [
         (["data.preprocess=edges", "data.conditioning_dir=pairs/maps"], "made from the pictures"),
-        (["data.canny_thresholds=[50, 100]"], "has no effect unless"),
+        (["data.canny_thresholds=[50, 100]"], "no effect while"),
         (["adapter.rank=2", "adapter.start=x"], "cannot start from"),
         (["adapter.start=missing"], "no such folder"),
         (["data.preprocess=edges"], "given twice"),
