@@ -14,12 +14,12 @@ from torch import Tensor
 from finetune.config import DataSection
 from finetune.data.cache import Progress, cache_of
 from finetune.data.folder import Folder
-from finetune.data.latents import Companion, Latents, View
+from finetune.data.latents import Companion, View
 from finetune.data.masks import Masks
 from finetune.data.notes import count, listing
 from finetune.data.pictures import PictureLatents
 from finetune.data.record import Entry
-from finetune.data.texts import HiddenTexts, Texts, TokenTexts
+from finetune.data.texts import HiddenTexts, TokenTexts
 from finetune.diffusion.batch import Batch
 from finetune.diffusion.random import normal, picture_index, uniform
 from finetune.errors import ConfigError
@@ -28,58 +28,62 @@ if TYPE_CHECKING:
     from finetune.backbones import Backbone
 
 
-class LatentSource:
-    """Batches from any collection of latents with captions.
+class PictureSource:
+    """Batches from a folder of pictures.
 
-    Sample `n` shows picture `picture_index(seed, n)` (each once per epoch, in a new order), with one
-    of its captions, mirrored, cropped and with its caption dropped as drawn for `n`, and with its
-    latents drawn from the VAE's posterior.
+    Sample `n` shows picture `picture_index(seed, n)` (each once per epoch, in a new order), mirrored,
+    cropped and with its caption dropped as drawn for `n`, and with its latents drawn from the VAE's
+    posterior.
 
     Args:
-        latents: The pictures' posteriors.
-        captions: For each picture, one or more captions; one is drawn for each sample.
-        texts: Turns captions into conditioning.
+        folder: From `scan_folder`.
+        backbone: Encodes pictures and captions.
+        data: The recipe's settings.
         seed: Seed of every draw.
-        flip: Mirror half of the samples.
-        random_crop: Crop at a random place instead of the center.
-        caption_dropout: Probability that a sample's caption is empty.
+        train_text: Whether the text encoders are trained; batches then carry tokens instead of
+            embeddings.
         preserve: Prompts that must keep their meaning: a share of the samples gets one of them as its
             caption and is marked as preserved.
         preserve_share: That share, if there are such prompts.
         control: Control pictures (ControlNet).
         control_dropout: Probability that a sample's control picture is black.
-        mask: Where the loss counts, at the size of the latents.
-        names: What each picture is called in messages.
 
     Raises:
-        ValueError: If there are no pictures, or not at least one caption per picture.
+        ConfigError: If the resolution does not fit the model.
+        DataError: If masks are missing or do not fit the pictures.
     """
 
     def __init__(
         self,
-        latents: Latents,
-        captions: Sequence[Sequence[str]],
-        texts: Texts,
+        folder: Folder,
+        backbone: Backbone,
+        data: DataSection,
         seed: int,
+        train_text: bool = False,
         *,
-        flip: bool = False,
-        random_crop: bool = False,
-        caption_dropout: float = 0.0,
         preserve: Sequence[str] = (),
         preserve_share: float = 0.0,
         control: Companion | None = None,
         control_dropout: float = 0.0,
-        mask: Companion | None = None,
-        names: Sequence[str] | None = None,
     ) -> None:
-        if len(latents) == 0 or len(captions) != len(latents) or not all(captions):
-            raise ValueError(f"{len(latents)} pictures, {len(captions)} lists of captions; each needs one")
-        self.latents, self.texts, self.seed = latents, texts, seed
-        self._captions = captions
-        self._flip, self._random_crop, self._dropout = flip, random_crop, caption_dropout
-        self._preserve, self._preserve_share = preserve, preserve_share if preserve else 0.0
-        self._control, self._control_dropout, self._mask = control, control_dropout, mask
-        self._names = names
+        self.folder, self.backbone, self.seed = folder, backbone, seed
+        self.size = data.resolution or backbone.native_size
+        factor = backbone.latent_factor
+        if self.size % factor:
+            raise ConfigError(
+                f"A resolution of {self.size} is not a multiple of {factor}, the factor of this model's VAE.",
+                where="data.resolution",
+                fix=f"Use {max(1, self.size // factor) * factor}.",
+            )
+        self.latents = PictureLatents(folder.pictures, backbone, self.size, cache_of(data, "latents"))
+        self.texts = TokenTexts(backbone) if train_text else HiddenTexts(backbone, cache_of(data, "texts"))
+        self._flip, self._random_crop = data.flip, data.crop == "random"
+        self._dropout = data.caption_dropout
+        self._preserve, self._preserve_share = preserve, preserve_share
+        self._control, self._control_dropout = control, control_dropout
+        self._mask = (
+            Masks(folder.pictures, data, self.size, factor, cache_of(data, "masks")) if data.masked else None
+        )
 
     def __len__(self) -> int:
         """How many pictures there are (an epoch)."""
@@ -103,23 +107,20 @@ class LatentSource:
                 control=self._control_rows(numbers, views),
             ),
             weight=torch.ones(len(numbers)),
-            names=tuple(self._names[p] if self._names else f"picture {p}" for p in pictures),
+            names=tuple(str(self.folder.pictures[p].path) for p in pictures),
             preserved=torch.tensor([p is not None for p in preserved]) if self._preserve else None,
             mask=self._mask.rows(views) if self._mask else None,
         )
 
     def captions(self) -> list[str]:
         """The distinct captions, in the order of the pictures."""
-        return list(dict.fromkeys(caption for several in self._captions for caption in several))
-
-    def prepare_texts(self, progress: Progress | None = None) -> None:
-        """Tokenizes or encodes every caption that a sample may get, ahead of training."""
-        self.texts.prepare(self._possible_captions(), progress)
+        return list(dict.fromkeys(picture.caption for picture in self.folder.pictures))
 
     def digest(self) -> str:
         """SHA-256, in hex, of the pictures, their captions and their order (promise P7)."""
         beside = [companion.digest() for companion in (self._control, self._mask) if companion]
-        content = json.dumps([self.latents.digest(), [list(several) for several in self._captions], *beside])
+        captions = [[p.caption] for p in self.folder.pictures]  # in lists, as the digests of older runs
+        content = json.dumps([self.latents.digest(), captions, *beside])
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _control_rows(self, numbers: Sequence[int], views: Sequence[View]) -> Tensor | None:
@@ -152,12 +153,7 @@ class LatentSource:
         return [View(p, m < 0.5, at) for p, m, at in zip(pictures, mirrored, places, strict=True)]
 
     def _drawn_captions(self, numbers: Sequence[int], pictures: Sequence[int]) -> list[str]:
-        choices = [self._captions[p] for p in pictures]
-        if any(len(several) > 1 for several in choices):
-            drawn = self._draw(numbers, "caption")
-            captions = [several[int(u * len(several))] for several, u in zip(choices, drawn, strict=True)]
-        else:
-            captions = [several[0] for several in choices]
+        captions = [self.folder.pictures[p].caption for p in pictures]
         if self._dropout > 0:
             dropped = self._draw(numbers, "caption dropout")
             captions = ["" if u < self._dropout else c for c, u in zip(captions, dropped, strict=True)]
@@ -165,69 +161,6 @@ class LatentSource:
 
     def _draw(self, numbers: Sequence[int], purpose: str) -> list[float]:
         return [float(u) for u in uniform(self.seed, numbers, purpose).tolist()]
-
-
-class PictureSource(LatentSource):
-    """Batches from a folder of pictures.
-
-    Args:
-        folder: From `scan_folder`.
-        backbone: Encodes pictures and captions.
-        data: The recipe's settings.
-        seed: Seed of every draw.
-        train_text: Whether the text encoders are trained; batches then carry tokens instead of
-            embeddings.
-        preserve: As in `LatentSource`.
-        preserve_share: As in `LatentSource`.
-        control: As in `LatentSource`.
-        control_dropout: As in `LatentSource`.
-
-    Raises:
-        ConfigError: If the resolution does not fit the model.
-        DataError: If masks are missing or do not fit the pictures.
-    """
-
-    def __init__(
-        self,
-        folder: Folder,
-        backbone: Backbone,
-        data: DataSection,
-        seed: int,
-        train_text: bool = False,
-        *,
-        preserve: Sequence[str] = (),
-        preserve_share: float = 0.0,
-        control: Companion | None = None,
-        control_dropout: float = 0.0,
-    ) -> None:
-        self.folder, self.backbone = folder, backbone
-        self.size = data.resolution or backbone.native_size
-        factor = backbone.latent_factor
-        if self.size % factor:
-            raise ConfigError(
-                f"A resolution of {self.size} is not a multiple of {factor}, the factor of this model's VAE.",
-                where="data.resolution",
-                fix=f"Use {max(1, self.size // factor) * factor}.",
-            )
-        self._pictures = PictureLatents(folder.pictures, backbone, self.size, cache_of(data, "latents"))
-        self._masks = (
-            Masks(folder.pictures, data, self.size, factor, cache_of(data, "masks")) if data.masked else None
-        )
-        super().__init__(
-            self._pictures,
-            [[p.caption] for p in folder.pictures],
-            TokenTexts(backbone) if train_text else HiddenTexts(backbone, cache_of(data, "texts")),
-            seed,
-            flip=data.flip,
-            random_crop=data.crop == "random",
-            caption_dropout=data.caption_dropout,
-            preserve=preserve,
-            preserve_share=preserve_share,
-            control=control,
-            control_dropout=control_dropout,
-            mask=self._masks,
-            names=[str(p.path) for p in folder.pictures],
-        )
 
     @property
     def to_encode(self) -> int:
@@ -248,10 +181,10 @@ class PictureSource(LatentSource):
         total = self.to_encode
         pictures = total - len(set(self._possible_captions()))
         report = progress or (lambda done, total: None)
-        if self._masks and not self._random_crop:
-            self._masks.prepare(self._flip)
-        self._pictures.prepare(self._flip, lambda done, _: report(done, total))
-        self.prepare_texts(lambda done, _: report(pictures + done, total))
+        if self._mask and not self._random_crop:
+            self._mask.prepare(self._flip)
+        self.latents.prepare(self._flip, lambda done, _: report(done, total))
+        self.texts.prepare(self._possible_captions(), lambda done, _: report(pictures + done, total))
 
     def record(self) -> list[Entry]:
         """What each picture is, for `pictures.jsonl`."""
@@ -275,4 +208,4 @@ class PictureSource(LatentSource):
             if lost := self.backbone.truncated(caption):
                 whose = [p.path.name for p in pictures if p.caption == caption]
                 lines.append(f'caption truncated, too long for the model; lost: "{lost}" ({listing(whose)})')
-        return [*lines, *(self._masks.summary() if self._masks else []), *self.folder.notes]
+        return [*lines, *(self._mask.summary() if self._mask else []), *self.folder.notes]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,16 +15,6 @@ if TYPE_CHECKING:
     from finetune.backbones import Backbone
 
 _AT_ONCE = 64
-
-
-class Texts(Protocol):
-    """Turns captions into the text part of a conditioning."""
-
-    def prepare(self, captions: Sequence[str], progress: Progress | None = None) -> None:
-        """Does what can be done once for these captions."""
-
-    def conditioning(self, captions: Sequence[str]) -> Conditioning:
-        """One row per caption, on the CPU."""
 
 
 class TokenTexts:

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from finetune.config import DataSection
-from finetune.data import ContentCache, PictureSource, View, scan_folder
+from finetune.data import PictureSource, View, scan_folder
+from finetune.data.cache import ContentCache
 from finetune.data.masks import Masks
 from finetune.data.preprocess import cut_out, place
 from finetune.errors import DataError

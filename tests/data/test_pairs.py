@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from finetune.config import PairsSection
-from finetune.data import ContentCache, PairSource, View, scan_pairs
+from finetune.data import PairSource, View, scan_pairs
+from finetune.data.cache import ContentCache
 from finetune.data.control import control_pixels
 from finetune.data.controls import Controls
 from finetune.data.preprocess import cut_out, place
