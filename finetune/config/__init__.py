@@ -5,14 +5,7 @@ file are all made from these types. A field's description is its help text.
 """
 
 from finetune.config.adapters import ControlNetSection, EmbeddingSection, FullSection, LoRASection
-from finetune.config.base import (
-    Amount,
-    AmountAboveZero,
-    Fraction,
-    Positive,
-    Rate,
-    Section,
-)
+from finetune.config.base import Positive, Section
 from finetune.config.data import CaptionedSection, ControlKind, DataSection, PairsSection, SubjectSection
 from finetune.config.model import ModelSection, public_name
 from finetune.config.objective import ObjectiveSection
@@ -27,14 +20,11 @@ from finetune.config.training import (
 )
 
 __all__ = [
-    "Amount",
-    "AmountAboveZero",
     "CaptionedSection",
     "ControlKind",
     "ControlNetSection",
     "DataSection",
     "EmbeddingSection",
-    "Fraction",
     "FullSection",
     "LoRASection",
     "ModelOutputSection",
@@ -45,7 +35,6 @@ __all__ = [
     "PairsSection",
     "Positive",
     "PreviewSection",
-    "Rate",
     "SchedulerName",
     "Section",
     "SubjectSection",
