@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
-
-from finetune.signals import heard_by
 
 
 class Ending:
@@ -16,21 +12,9 @@ class Ending:
     the model or the file it was reading.
     """
 
-    def __init__(self) -> None:
-        self.asked = False
+    asked = False
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """Interrupts what is running."""
         self.asked = True
         raise KeyboardInterrupt
-
-
-@contextmanager
-def ending_by_signals() -> Iterator[Ending]:
-    """Inside, the signals that ask a process to end raise KeyboardInterrupt.
-
-    During training the run handles them itself and writes a checkpoint first.
-    """
-    ending = Ending()
-    with heard_by(ending.interrupt):
-        yield ending

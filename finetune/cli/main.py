@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import click
 
-from finetune.cli.ending import Ending, ending_by_signals
+from finetune.cli.ending import Ending
 from finetune.cli.export import export_command
 from finetune.cli.flags import SettingsCommand
 from finetune.cli.sample import sample_command
@@ -21,6 +21,7 @@ from finetune.cli.terminal import quiet_libraries, tell_error
 from finetune.cli.train import run_command, training_command
 from finetune.errors import FinetuneError, Interrupted, UserError, of_the_system
 from finetune.recipes.faults import nearest
+from finetune.signals import heard_by
 from finetune.version import __version__
 
 
@@ -92,7 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     in_utf8(arguments)
     steady_streams()
     quiet_libraries()
-    with ending_by_signals() as ending:
+    ending = Ending()
+    # During training the run handles the signals itself and writes a checkpoint first.
+    with heard_by(ending.interrupt):
         return _run(arguments, ending)
 
 
