@@ -134,39 +134,26 @@ class Masks:
             raise DataError(
                 f"A mask cannot be used: {reason}.", where=str(path), fix="Save it again."
             ) from None
+        width, height = picture.width, picture.height
         if gray is None:
-            raise DataError(
-                "The picture has no alpha channel, so it does not say where the loss counts.",
-                where=str(path),
-                fix="Save it with an alpha channel (opaque where all of it counts), give masks with "
-                "data.mask_dir, or leave data.mask unset.",
+            what = "The picture has no alpha channel, so it does not say where the loss counts."
+            fix = (
+                "Save it with an alpha channel (opaque where all of it counts), give masks with "
+                "data.mask_dir, or leave data.mask unset."
             )
-        if self._folder and alpha is not None and alpha.getextrema()[0] != 255:
-            raise DataError(
-                "A mask has transparent parts, and it is unclear what they mean.",
-                where=str(path),
-                fix="Save it as a grayscale picture: white counts, black does not.",
-            )
-        _check_shape(gray, picture, path)
-        if gray.getextrema()[1] == 0 and not self._floor:
-            raise DataError(
-                "The loss counts nowhere in a picture.",
-                where=str(path),
-                fix="Make its mask white (or the picture opaque) where it shows what should be learned.",
-            )
-        return _Mask(path, hashlib.sha256(data).hexdigest(), alpha=self._folder is None)
-
-
-def _check_shape(mask: Image.Image, picture: Picture, path: Path) -> None:
-    """Refuses a mask with another aspect ratio; one of another size is resized to the picture's."""
-    width, height = mask.size
-    if not alike(mask.size, (picture.width, picture.height)):
-        raise DataError(
-            f"A mask is {width}x{height} pixels, but its picture {picture.path.name} is "
-            f"{picture.width}x{picture.height}.",
-            where=str(path),
-            fix="Make the mask from this picture, without cropping or rotating it.",
-        )
+        elif self._folder and alpha is not None and alpha.getextrema()[0] != 255:
+            what = "A mask has transparent parts, and it is unclear what they mean."
+            fix = "Save it as a grayscale picture: white counts, black does not."
+        elif not alike(gray.size, (width, height)):  # one of another size is resized
+            size, name = f"{gray.width}x{gray.height}", picture.path.name
+            what = f"A mask is {size} pixels, but its picture {name} is {width}x{height}."
+            fix = "Make the mask from this picture, without cropping or rotating it."
+        elif gray.getextrema()[1] == 0 and not self._floor:
+            what = "The loss counts nowhere in a picture."
+            fix = "Make its mask white (or the picture opaque) where it shows what should be learned."
+        else:
+            return _Mask(path, hashlib.sha256(data).hexdigest(), alpha=self._folder is None)
+        raise DataError(what, where=str(path), fix=fix)
 
 
 def _mask_files(pictures: Sequence[Picture], folder: Path) -> tuple[list[Path], list[str]]:

@@ -139,18 +139,17 @@ def _check_given_once(found: Sequence[_Entry], metadata: Path, section: PairsSec
     }
     other = next((name for name, given in elsewhere.items() if given), None)
     if has_control and other:
-        raise DataError(
-            f"Control pictures are given twice: in {METADATA} and by {other}.",
-            where=str(metadata),
-            fix=f"Leave {other} out, or remove `conditioning_image` from the lines.",
+        what = f"Control pictures are given twice: in {METADATA} and by {other}."
+        fix = f"Leave {other} out, or remove `conditioning_image` from the lines."
+    elif not has_control and not other:
+        what = f"No line of {METADATA} names a control picture."
+        fix = (
+            'Write lines such as {"file_name": "1.png", "conditioning_image": "edges/1.png", '
+            '"text": "a red cat"}, or set data.preprocess.'
         )
-    if not has_control and not other:
-        raise DataError(
-            f"No line of {METADATA} names a control picture.",
-            where=str(metadata),
-            fix='Write lines such as {"file_name": "1.png", "conditioning_image": "edges/1.png", '
-            '"text": "a red cat"}, or set data.preprocess.',
-        )
+    else:
+        return
+    raise DataError(what, where=str(metadata), fix=fix)
 
 
 def _from_metadata(metadata: Path) -> tuple[list[_Entry], list[str]]:

@@ -154,28 +154,19 @@ def _busy(folder: Path) -> bool:
 def _named(recipe: Recipe, folder: Path, resume: bool) -> Place:
     state = state_of(folder, recipe.finished_by)
     if state == "foreign":
-        raise ConfigError(
-            "The output folder holds something that is not a run."
-            if folder.is_dir()
-            else "The output folder is a file.",
-            where=f"output.dir = {folder}",
-            fix="Choose a new or an empty folder with --output-dir.",
-        )
-    if resume:
+        holds = "holds something that is not a run" if folder.is_dir() else "is a file"
+        fix = "Choose a new or an empty folder with --output-dir."
+    elif resume:
         return _resumed(folder, state)
-    if state == "finished":
-        raise ConfigError(
-            "The output folder holds a finished run, which is never overwritten.",
-            where=f"output.dir = {folder}",
-            fix="Choose another folder with --output-dir, or leave it out for the next free one.",
-        )
-    if state == "unfinished":
-        raise ConfigError(
-            "The output folder holds an unfinished run.",
-            where=f"output.dir = {folder}",
-            fix="Resume it with --resume, or choose another folder with --output-dir.",
-        )
-    return Place(folder, state)
+    elif state == "finished":
+        holds = "holds a finished run, which is never overwritten"
+        fix = "Choose another folder with --output-dir, or leave it out for the next free one."
+    elif state == "unfinished":
+        holds = "holds an unfinished run"
+        fix = "Resume it with --resume, or choose another folder with --output-dir."
+    else:
+        return Place(folder, state)
+    raise ConfigError(f"The output folder {holds}.", where=f"output.dir = {folder}", fix=fix)
 
 
 def _unnamed(recipe: Recipe, folder: Path, resume: bool) -> Place:
