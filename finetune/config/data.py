@@ -49,11 +49,6 @@ class DataSection(Section):
         0.0, description="How much the loss counts where a mask is black or a picture transparent."
     )
 
-    @property
-    def folder(self) -> Path | None:
-        """Where the pictures to learn from are."""
-        raise NotImplementedError
-
     def faults(self) -> Iterator[Fault]:
         """As `Section.faults`."""
         yield from super().faults()
@@ -134,11 +129,6 @@ class SubjectSection(DataSection):
         0.5, description="Share of samples spent on `preserve`, if it names any prompts."
     )
 
-    @property
-    def folder(self) -> Path | None:
-        """Where the pictures to learn from are."""
-        return self.instance_dir
-
     def faults(self) -> Iterator[Fault]:
         """As `Section.faults`."""
         yield from super().faults()
@@ -157,11 +147,6 @@ class CaptionedSection(DataSection):
     data_dir: Path | None = Field(
         None, description="Folder of captioned pictures; `NAME.txt` beside a picture is its caption."
     )
-
-    @property
-    def folder(self) -> Path | None:
-        """Where the pictures to learn from are."""
-        return self.data_dir
 
 
 class PairsSection(CaptionedSection):

@@ -196,8 +196,8 @@ class Recipe(Section, ABC):
         """The faults in every section, and those between sections (P3)."""
         for own in sections(type(self)):
             yield from getattr(self, own).faults()
-        if self.data.folder is None:
-            field = self.folder_field
+        field = self.folder_field
+        if getattr(self.data, field) is None:
             flag = "--" + field.replace("_", "-")
             yield Fault("No pictures are given.", f"data.{field}", f"Give a folder with {flag}.")
         fields = setting_fields(type(self))
@@ -227,14 +227,14 @@ class Recipe(Section, ABC):
 
     @property
     def _folder(self) -> Path:
-        folder = self.data.folder
+        folder: Path | None = getattr(self.data, self.folder_field)
         assert folder is not None  # checked by `faults`
         return folder.expanduser()
 
     @property
     def subject(self) -> str:
         """A name for the run made from the folder of pictures, fit for a file name."""
-        folder = self.data.folder
+        folder: Path | None = getattr(self.data, self.folder_field)
         name = folder.resolve().name if folder is not None else ""
         plain = re.sub(r"[^\w.-]+", "-", name).encode(errors="ignore")[: LONGEST_NAME // 2]
         return plain.decode(errors="ignore").strip("-.") or "pictures"
