@@ -70,22 +70,15 @@ def raise_faults(faults: Sequence[Fault], origins: Mapping[str, str] | None = No
         faults: What is wrong.
         origins: Where each dotted key was given, e.g. `{"optimizer.lr": "--lr"}`.
     """
-
-    def place(fault: Fault) -> str:
-        origin = (origins or {}).get(fault.where)
-        return origin if origin is not None else fault.where
-
-    if not faults:
+    places = origins or {}
+    errors = [ConfigError(f.what, where=places.get(f.where, f.where), fix=f.fix) for f in faults]
+    if not errors:
         return
-    if len(faults) == 1:
-        raise ConfigError(faults[0].what, where=place(faults[0]), fix=faults[0].fix)
-    lines = [f"{len(faults)} settings are wrong:"]
-    for fault in faults[:_MOST_FAULTS]:
-        lines.append(f"- {fault.what}\n  where: {place(fault)}")
-        if fault.fix:
-            lines[-1] += f"\n  fix:   {fault.fix}"
-    if len(faults) > _MOST_FAULTS:
-        lines.append(f"… and {len(faults) - _MOST_FAULTS} more.")
+    if len(errors) == 1:
+        raise errors[0]
+    lines = [f"{len(errors)} settings are wrong:", *(f"- {error}" for error in errors[:_MOST_FAULTS])]
+    if len(errors) > _MOST_FAULTS:
+        lines.append(f"… and {len(errors) - _MOST_FAULTS} more.")
     raise ConfigError("\n".join(lines))
 
 
