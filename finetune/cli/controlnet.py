@@ -33,7 +33,7 @@ def parse_controlnet(text: str, preprocess: ControlKind = "none") -> tuple[Contr
         fix = "Rename one, so that only one way to read it is left."
         raise ConfigError(f"This could mean the picture {pairs}.", where=where, fix=fix)
     if not fitting:
-        what = _bad_numbers(readings[0][2]) if readings else _missing(text)
+        what = f"{cut(_joined(readings[0][2]))!r} is not SCALE[:START-END]." if readings else _missing(text)
         raise ConfigError(what, where=where, fix=_FIX)
     folder, picture, numbers = fitting[0]
     return ControlSpec(Path(folder), *numbers, preprocess), Path(picture)
@@ -64,10 +64,6 @@ def _numbers(tail: Sequence[str]) -> tuple[float, float, float] | None:
         return None if more else (float(scale), float(start), float(end))
     except ValueError:
         return None
-
-
-def _bad_numbers(tail: Sequence[str]) -> str:
-    return f"{cut(_joined(tail))!r} is not SCALE[:START-END]."
 
 
 def _missing(text: str) -> str:

@@ -28,7 +28,9 @@ def _export(
     from finetune.export.plain import RANK
     from finetune.recipes.model import choose_model
 
-    out = _only(merged, as_lora)
+    out = merged or as_lora
+    if out is None or (merged and as_lora):
+        raise click.UsageError("Give either --merged FOLDER or --as-lora FILE.")
     if as_lora is None and rank is not None:
         raise click.UsageError("--rank requires --as-lora.")
     if as_lora is not None and dtype != "fp32":
@@ -47,14 +49,6 @@ def _export(
     export_merged(run, backbone, out, dtype=dtype)
     tell(f"Wrote the model, with the LoRA merged in, to {out}.")
     tell(f"Use it with --model {out}, or DiffusionPipeline.from_pretrained({str(out)!r}).")
-
-
-def _only(merged: Path | None, as_lora: Path | None) -> Path:
-    """The one place to write to."""
-    chosen = [path for path in (merged, as_lora) if path is not None]
-    if len(chosen) != 1:
-        raise click.UsageError("Give either --merged FOLDER or --as-lora FILE.")
-    return chosen[0]
 
 
 export_command = SettingsCommand(

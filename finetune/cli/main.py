@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Sequence
+from types import FrameType
 
 import click
 
-from finetune.cli.ending import Ending
 from finetune.cli.export import export_command
 from finetune.cli.flags import SettingsCommand
 from finetune.cli.sample import sample_command
@@ -81,6 +81,21 @@ cli.add_command(sample_command)
 cli.add_command(export_command)
 
 
+class _Ending:
+    """Whether a signal asked this command to end.
+
+    A library may turn the KeyboardInterrupt into an error of its own, which would look like a fault of
+    the model or the file it was reading.
+    """
+
+    asked = False
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Interrupts what is running."""
+        self.asked = True
+        raise KeyboardInterrupt
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
@@ -93,13 +108,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     in_utf8(arguments)
     steady_streams()
     quiet_libraries()
-    ending = Ending()
+    ending = _Ending()
     # During training the run handles the signals itself and writes a checkpoint first.
     with heard_by(ending.interrupt):
         return _run(arguments, ending)
 
 
-def _run(arguments: Sequence[str] | None, ending: Ending) -> int:
+def _run(arguments: Sequence[str] | None, ending: _Ending) -> int:
     try:
         # Without standalone mode click returns the code of --help and --version.
         code = cli.main(None if arguments is None else list(arguments), "finetune", standalone_mode=False)

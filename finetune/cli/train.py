@@ -14,11 +14,9 @@ from finetune.recipes.base import Recipe
 from finetune.recipes.fields import setting_fields
 from finetune.recipes.load import RECIPES, Setting, build, read_recipe_file
 
-
-def _resume_flag() -> click.Option:
-    return click.Option(
-        ["--resume"], is_flag=True, help="Continue an unfinished run from its last checkpoint."
-    )
+_RESUME = click.Option(
+    ["--resume"], is_flag=True, help="Continue an unfinished run from its last checkpoint."
+)
 
 
 def training_command(kind: str, summary: str) -> click.Command:
@@ -36,7 +34,7 @@ def training_command(kind: str, summary: str) -> click.Command:
         kind,
         callback=command,
         help=summary,
-        params=[*recipe_flags(kind), _resume_flag()],
+        params=[*recipe_flags(kind), _RESUME],
         keys=list(setting_fields(RECIPES[kind])),
     )
 
@@ -59,7 +57,7 @@ run_command = SettingsCommand(
         click.Argument(["recipe"], type=click.Path(path_type=Path)),
         set_flag(),
         setting_flag("--output-dir", OutputSection.model_fields["dir"]),
-        _resume_flag(),
+        _RESUME,
     ],
     keys=[key for kind in RECIPES.values() for key in setting_fields(kind)],
 )

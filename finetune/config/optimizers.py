@@ -20,10 +20,6 @@ D0, D_COEF = 1e-6, 1.0
 PRODIGY_LR, PRODIGY_LEAST_LR = 1.0, 0.1
 
 
-def _no_faults(section: OptimizerSection) -> Iterator[Fault]:
-    yield from ()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Optimizer(Row):
     """One optimizer.
@@ -41,7 +37,7 @@ class Optimizer(Row):
 
     cls: str
     arguments: Callable[[OptimizerSection], Mapping[str, Any]]
-    faults: Callable[[OptimizerSection], Iterator[Fault]] = _no_faults
+    faults: Callable[[OptimizerSection], Iterator[Fault]] = lambda section: iter(())
     lr: float | None = None
     kept: tuple[str, ...] = ()
     averages: bool = False

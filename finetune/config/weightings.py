@@ -22,10 +22,6 @@ P2_GAMMA, P2_K = 1.0, 1.0
 """Defaults of settings that are None if not given, so that one given without effect is noticed."""
 
 
-def _no_metadata(objective: Mapping[str, Any]) -> dict[str, Any]:
-    return {}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Weighting(Row):
     """One weighting.
@@ -36,7 +32,7 @@ class Weighting(Row):
     """
 
     of_clean: Callable[[Tensor, ObjectiveSection], Tensor] | None
-    kohya: Callable[[Mapping[str, Any]], dict[str, Any]] = _no_metadata
+    kohya: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda objective: {}
 
 
 def _min_snr(snr: Tensor, section: ObjectiveSection) -> Tensor:
