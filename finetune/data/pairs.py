@@ -155,15 +155,15 @@ def _check_given_once(found: Sequence[_Entry], metadata: Path, section: PairsSec
 def _from_metadata(metadata: Path) -> tuple[list[_Entry], list[str]]:
     found: list[_Entry] = []
     unknown: dict[str, None] = {}
-    for number, line in _lines(metadata):
-        picture = _value(line, _PICTURE, metadata, number)
+    for where, line in _lines(metadata):
+        picture = _value(line, _PICTURE, where)
         if picture is None:
             raise DataError(
                 "This line names no picture.",
-                where=f"{metadata}, line {number}",
+                where=where,
                 fix='Write {"file_name": "1.png", "conditioning_image": "edges/1.png", "text": "…"}.',
             )
-        control, text = _value(line, _CONTROL, metadata, number), _value(line, _TEXT, metadata, number)
+        control, text = _value(line, _CONTROL, where), _value(line, _TEXT, where)
         place = metadata.parent
         caption = None if text is None else " ".join(text.split())
         found.append(_Entry(place / picture, None if control is None else place / control, caption))
@@ -178,7 +178,8 @@ def _from_metadata(metadata: Path) -> tuple[list[_Entry], list[str]]:
     return found, [f"not used in {METADATA}: {listing(list(unknown))}"] if unknown else []
 
 
-def _lines(metadata: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _lines(metadata: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each line that is not empty, and where it is, for messages."""
     try:
         lines = metadata.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -193,21 +194,18 @@ def _lines(metadata: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             content = json.loads(line)
         except ValueError as error:
             content = error
+        where = f"{metadata}, line {number}"
         if not isinstance(content, dict):
-            raise DataError(
-                "This line is not a JSON object.", where=f"{metadata}, line {number}", fix="Fix the line."
-            )
-        yield number, content
+            raise DataError("This line is not a JSON object.", where=where, fix="Fix the line.")
+        yield where, content
 
 
-def _value(line: Mapping[str, Any], keys: Sequence[str], metadata: Path, number: int) -> str | None:
+def _value(line: Mapping[str, Any], keys: Sequence[str], where: str) -> str | None:
     key = next((key for key in keys if line.get(key) is not None), None)
     if key is None:
         return None
     if not isinstance(line[key], str):
-        raise DataError(
-            f"`{key}` is not a string.", where=f"{metadata}, line {number}", fix="Put its value in quotes."
-        )
+        raise DataError(f"`{key}` is not a string.", where=where, fix="Put its value in quotes.")
     return str(line[key])
 
 
