@@ -110,12 +110,10 @@ _NO_MEMORY = (
     "without setting an exception",
 )
 
+_MORE_SPACE = "Free some space, or choose a folder on another disk."
 _OF_THE_SYSTEM = {
-    errno.ENOSPC: ("The disk is full.", "Free some space, or choose a folder on another disk."),
-    errno.EDQUOT: (
-        "Your disk quota is used up.",
-        "Free some space, or choose a folder on another disk.",
-    ),
+    errno.ENOSPC: ("The disk is full.", _MORE_SPACE),
+    errno.EDQUOT: ("Your disk quota is used up.", _MORE_SPACE),
     errno.EFBIG: ("The file is larger than this system allows.", "Raise the limit, or choose another disk."),
     errno.EROFS: ("This location is read-only.", "Choose a folder that can be written."),
     errno.EACCES: ("Permission denied.", "Change the permissions, or choose another location."),

@@ -175,11 +175,9 @@ def _unnamed(recipe: Recipe, folder: Path, resume: bool) -> Place:
         return _resumed(folder, state)
     others = list(itertools.takewhile(lambda other: other != folder, _names(recipe)))
     runs = [other for other in others if state_of(other, recipe.finished_by) != "foreign"]
-    notes = [
-        f"{run} is unfinished; --resume continues it."
-        for run in runs[-1:]
-        if state_of(run, recipe.finished_by) == "unfinished" and not _busy(run)
-    ]
+    notes: list[str] = []
+    if runs and state_of(runs[-1], recipe.finished_by) == "unfinished" and not _busy(runs[-1]):
+        notes.append(f"{runs[-1]} is unfinished; --resume continues it.")
     if others:
         notes.append(f"{others[-1]} already exists and stays as it is.")
     return Place(folder, state, tuple(notes))

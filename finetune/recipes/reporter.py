@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 Tell = Callable[[str], None]
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 
-@contextmanager
-def no_progress(label: str) -> Iterator[Callable[[int, int], None]]:
+def no_progress(label: str) -> AbstractContextManager[Callable[[int, int], None]]:
     """Shows nothing."""
-    yield lambda done, total: None
+    return nullcontext(lambda done, total: None)
 
 
 @dataclass(frozen=True)

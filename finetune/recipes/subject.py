@@ -47,13 +47,7 @@ class SubjectRecipe(Recipe):
 
         data, seed, text = self.data, self.training.seed, adapter.trains_text
         instances = PictureSource(
-            pictures,
-            backbone,
-            data,
-            seed,
-            text,
-            preserve=data.preserve,
-            preserve_share=data.preserve_share,
+            pictures, backbone, data, seed, text, preserve=data.preserve, preserve_share=data.preserve_share
         )
         if data.class_prompt is None:
             return instances
