@@ -7,6 +7,7 @@ Pictures are 32 px (8x8 latents, VAE factor 4).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,10 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from finetune.adapters import Adapter
 
 Family = Literal["sd1", "sd2", "sdxl"]
 FAMILIES: tuple[Family, ...] = ("sd1", "sd2", "sdxl")
@@ -184,3 +188,10 @@ def tiny_backbone_folder(family: Family, folder: Path, seed: int = 0) -> Path:
     path = folder / family
     tiny_pipeline(family, seed).save_pretrained(path)
     return path
+
+
+@torch.no_grad()
+def load_state(adapter: Adapter, state: Mapping[str, Tensor]) -> None:
+    """Gives an adapter other values, by the names of `Adapter.trained`."""
+    for name, parameter in adapter.trained().items():
+        parameter.copy_(state[name])

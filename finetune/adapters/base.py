@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.diffusion.batch import Conditioning
-from finetune.errors import ConfigError, WeightsError
+from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
     from finetune.backbones import Backbone
@@ -117,18 +117,6 @@ class Adapter(nn.Module, ABC):
             for name, parameter in self.trained().items()
         }
 
-    @torch.no_grad()
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Copies `state` into the trained parameters.
-
-        Raises:
-            WeightsError: For missing or unexpected keys or a shape mismatch; nothing is changed then.
-        """
-        own = self.trained()
-        check_state(own, state)
-        for name, parameter in own.items():
-            parameter.copy_(state[name])
-
     def set_samples(self, numbers: Sequence[int], seed: int) -> None:
         """Sets which samples the next forward pass holds, for draws inside the model (P1).
 
@@ -158,28 +146,3 @@ class Adapter(nn.Module, ABC):
             if isinstance(module, nn.Dropout):
                 module.eval()
         return self
-
-
-def check_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Compares names and shapes.
-
-    Args:
-        own: What is expected.
-        state: What was read.
-
-    Raises:
-        WeightsError: Naming the first few tensors that do not fit, and how many more there are.
-    """
-    faults = [f"{name} is missing" for name in own if name not in state]
-    faults += [f"{name} is unexpected" for name in state if name not in own]
-    faults += [
-        f"{name} has the shape {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise WeightsError(
-            f"The saved state does not fit this adapter: {'; '.join(faults[:3])}{more}.",
-            fix="Use the model and the adapter settings that the state was saved with.",
-        )

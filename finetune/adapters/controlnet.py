@@ -6,7 +6,6 @@ with a rank, only low-rank updates of the copy are trained (Control-LoRA, stabil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from finetune.adapters import peft_inside
 from finetune.adapters.algorithms.lora import LowRankUpdate
-from finetune.adapters.base import Adapter, ParameterGroup, check_state
+from finetune.adapters.base import Adapter, ParameterGroup
 from finetune.adapters.inject import LayerSize, adaptable, inject
 from finetune.adapters.matrices import full_rank
 from finetune.backbones.controlnet import new_branch, read_branch
@@ -109,29 +108,16 @@ class ControlNet(Adapter):
         super().enable_gradient_checkpointing()
         self.branch.enable_gradient_checkpointing()
 
-    def weights(self, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """The branch as plain weights, updates merged: fp32, on the CPU, by diffusers' names.
-
-        Args:
-            state: Another state of this adapter (an average, a checkpoint) instead of the current one.
-
-        Raises:
-            WeightsError: If `state` does not fit this adapter.
-        """
-        state = self.state() if state is None else state
-        check_state(self.trained(), state)
-        plain = {name.removeprefix(ROOT): tensor for name, tensor in state.items()}
-        if not self._updates:
-            return plain
+    def weights(self) -> dict[str, Tensor]:
+        """The branch as plain weights, updates merged: fp32, on the CPU, by diffusers' names."""
         merged = {
-            name: parameter.detach().to("cpu", torch.float32)
+            name: parameter.detach().to("cpu", torch.float32, copy=True)
             for name, parameter in peft_inside.without_peft(self.branch).items()
         }
-        for layer in self._updates:
+        for layer, (up, down) in self.updates().items():
             weight = merged[f"{layer}.weight"]
-            down, up = plain[f"{layer}.lora_A.weight"], plain[f"{layer}.lora_B.weight"]
-            merged[f"{layer}.weight"] = weight + (up.flatten(1) @ down.flatten(1)).view_as(weight)
-        return merged | {n: t for n, t in plain.items() if n.startswith(_ZEROS_AND_EMBEDDING)}
+            weight += (up.flatten(1) @ down.flatten(1)).view_as(weight)
+        return merged
 
     def updates(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Up `[out, rank]` and down `[rank, in]` of each layer, fp32 on the CPU; empty without a rank.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +16,6 @@ class Samples:
 
     numbers: tuple[int, ...] = ()
     seed: int = 0
-
-    def set(self, numbers: Sequence[int], seed: int) -> None:
-        """Sets the sample number of each row and the run's seed."""
-        self.numbers, self.seed = tuple(numbers), seed
 
 
 class SampleDropout(nn.Module):
@@ -55,7 +50,3 @@ class SampleDropout(nn.Module):
             seed = draw_seed(self.samples.seed, number, f"dropout/{self.layer}")
             row.bernoulli_(1 - self.p, generator=torch.Generator(x.device).manual_seed(seed))
         return x * keep / (1 - self.p)
-
-    def extra_repr(self) -> str:
-        """Shown in `print(model)`."""
-        return f"p={self.p}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from finetune.adapters.base import Adapter, check_state
+from finetune.adapters.base import Adapter
 from finetune.backbones.words import AddedWord, Word, initial_word
 from finetune.config import EmbeddingSection, LoRASection
 from finetune.errors import ConfigError
@@ -45,7 +45,7 @@ class LearnedEmbedding(nn.Module):
         return torch.where((ids >= self.first).unsqueeze(-1), new, known)
 
 
-class NewWord:
+class NewWord(AddedWord):
     """A word on a backbone whose embeddings are trained.
 
     Args:
@@ -57,33 +57,22 @@ class NewWord:
     """
 
     def __init__(self, backbone: Backbone, word: Word) -> None:
-        self._added = AddedWord(backbone, word, LearnedEmbedding)
+        super().__init__(backbone, word, LearnedEmbedding)
         self._text = word.text
-        self._tables: dict[str, LearnedEmbedding] = dict(
-            zip([root for root in backbone.module_roots() if root != "unet"], self._added.tables, strict=True)
-        )
+        self._roots = [root for root in backbone.module_roots() if root != "unet"]
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The new rows, named "embedding.text_encoder" and, for SDXL, "embedding.text_encoder_2"."""
-        return {f"{GROUP}.{root}": table.new for root, table in self._tables.items()}
-
-    def requires_grad_(self, trains: bool) -> None:
-        """Sets whether the new rows are trained."""
-        for table in self._tables.values():
-            table.new.requires_grad_(trains)
+        return {f"{GROUP}.{root}": table.new for root, table in zip(self._roots, self.tables, strict=True)}
 
     def switch(self, on: bool) -> None:
         """Uses the learned rows, or the initial ones."""
-        for table in self._tables.values():
+        for table in self.tables:
             table.off = not on
 
-    def value(self, state: Mapping[str, Tensor]) -> Word:
-        """The word with the rows in `state`."""
-        return Word(self._text, tuple(state[name] for name in self.trained()))
-
-    def detach(self) -> None:
-        """Removes the word from the backbone."""
-        self._added.remove()
+    def value(self) -> Word:
+        """The word with a copy of what has been learned, on the CPU."""
+        return Word(self._text, tuple(table.new.detach().to("cpu", copy=True) for table in self.tables))
 
 
 class TextualInversion(Adapter):
@@ -106,7 +95,8 @@ class TextualInversion(Adapter):
         self._word = word
         for module in backbone.module_roots().values():
             module.requires_grad_(False)
-        word.requires_grad_(True)
+        for parameter in self.trained().values():
+            parameter.requires_grad_(True)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The rows of each text encoder."""
@@ -121,22 +111,13 @@ class TextualInversion(Adapter):
         finally:
             self._word.switch(True)
 
-    def word(self, state: Mapping[str, Tensor] | None = None) -> Word:
-        """What has been learned, as plain values for the file formats.
-
-        Args:
-            state: Another state of this adapter (an average, a checkpoint) instead of the current one.
-
-        Raises:
-            WeightsError: If `state` does not fit this adapter.
-        """
-        state = self.state() if state is None else state
-        check_state(self.trained(), state)
-        return self._word.value(state)
+    def word(self) -> Word:
+        """What has been learned, as plain values for the file formats."""
+        return self._word.value()
 
     def detach(self) -> None:
         """Removes the word: the backbone is then, to the bit, what it was before."""
-        self._word.detach()
+        self._word.remove()
 
 
 def make_word(backbone: Backbone, section: EmbeddingSection | LoRASection, seed: int) -> NewWord | None:

@@ -12,12 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from finetune.adapters.algorithms import update_class
 from finetune.adapters.algorithms.lora import LowRankUpdate
-from finetune.adapters.base import Adapter, check_state
+from finetune.adapters.base import Adapter
 from finetune.adapters.dropout import SampleDropout, Samples
 from finetune.adapters.embedding import make_word
 from finetune.adapters.inject import LayerSize, eject, inject
@@ -51,7 +50,6 @@ class LoRA(Adapter):
         super().__init__(backbone, trains_text=section.text_encoder or section.placeholder is not None)
         self.section = section
         self._samples = Samples()
-        self._base: dict[Key, Tensor] = {}
         self._sizes: dict[Key, LayerSize] = {}
         self._updates: dict[Key, Update] = {}
         roots = backbone.module_roots()
@@ -62,8 +60,8 @@ class LoRA(Adapter):
             module.requires_grad_(False)
             if part in sizes:
                 self._inject(part, module, sizes[part], seed)
-        if self._word is not None:
-            self._word.requires_grad_(True)
+        for parameter in self.trained().values():
+            parameter.requires_grad_(True)
 
     def _inject(self, part: str, module: nn.Module, sizes: Mapping[str, LayerSize], seed: int) -> None:
         section, kind = self.section, update_class(self.section.algorithm)
@@ -83,7 +81,7 @@ class LoRA(Adapter):
 
     def set_samples(self, numbers: Sequence[int], seed: int) -> None:
         """Sets which samples the next forward pass holds; dropout masks are drawn from them."""
-        self._samples.set(numbers, seed)
+        self._samples.numbers, self._samples.seed = tuple(numbers), seed
 
     @contextmanager
     def switched_off(self) -> Iterator[None]:
@@ -97,20 +95,9 @@ class LoRA(Adapter):
             for part in parts:
                 part.switch(True)
 
-    def weights(self, state: Mapping[str, Tensor] | None = None) -> LoRAWeights:
-        """What has been learned, as plain values for the file formats.
-
-        Args:
-            state: Another state of this adapter (an average, a checkpoint) instead of the current one.
-
-        Raises:
-            WeightsError: If `state` does not fit this adapter.
-        """
-        if state is None:
-            state = self.state()
-        else:
-            check_state(self.trained(), state)
-        layers = {}
+    def weights(self) -> LoRAWeights:
+        """What has been learned, as plain values for the file formats."""
+        state, layers = self.state(), {}
         for key, update in self._updates.items():
             size, name = self._sizes[key], ".".join(key)
             values = {kind: state[f"{name}.{kind}"] for kind in update.parameters()}
@@ -119,32 +106,13 @@ class LoRA(Adapter):
             layers[key] = update.weights(values, alpha)
         return LoRAWeights(layers)
 
-    def word(self, state: Mapping[str, Tensor] | None = None) -> Word | None:
-        """The new word, as plain values for the file formats; None without a placeholder.
-
-        Args:
-            state: As for `weights`.
-        """
-        return None if self._word is None else self._word.value(self.state() if state is None else state)
-
-    @torch.no_grad()
-    def merge(self) -> None:
-        """Adds the updates to the base weights (kept for `unmerge`); the layers then act as plain ones."""
-        for key, update in self._updates.items():
-            if key not in self._base:
-                self._base[key] = update.merge()
-
-    @torch.no_grad()
-    def unmerge(self) -> None:
-        """Restores the base weights to the bit; the updates are then separate again."""
-        for key, weight in self._base.items():
-            self._updates[key].restore(weight)
-        self._base.clear()
+    def word(self) -> Word | None:
+        """The new word, as plain values for the file formats; None without a placeholder."""
+        return None if self._word is None else self._word.value()
 
     def detach(self) -> None:
         """Removes the updates: the backbone is then, to the bit, what it was before."""
-        self.unmerge()
         for module in self._parts.values():
             eject(module)
         if self._word is not None:
-            self._word.detach()
+            self._word.remove()

@@ -14,7 +14,7 @@ from finetune.backbones import Backbone
 from finetune.errors import ConfigError
 from finetune.export import export_plain
 from finetune.export.plain import plain
-from finetune.formats import read_lora, write_kohya
+from finetune.formats import apply_lora, read_lora, write_kohya
 from tests.formats.conftest import trained_lora
 
 Q = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -27,10 +27,11 @@ def test_the_change_of_each_layer(rank: int, backbone: Backbone, tmp_path: Path)
     before = {name: backbone.unet.get_submodule(name).weight.detach().clone() for name in (Q, CONV)}
     lora = trained_lora(backbone, dora=True, conv_rank=2)
     write_kohya(tmp_path / "dora.safetensors", lora, {"finetune.step": "9"})
-    lora.merge()
-    layers = {name: backbone.unet.get_submodule(name).get_base_layer() for name in (Q, CONV)}
-    changes = {name: (layers[name].weight - weight).detach().flatten(1) for name, weight in before.items()}
     lora.detach()
+    restore = apply_lora(backbone, read_lora(tmp_path / "dora.safetensors", backbone)).merge()
+    layers = {name: backbone.unet.get_submodule(name) for name in (Q, CONV)}
+    changes = {name: (layers[name].weight - weight).detach().flatten(1) for name, weight in before.items()}
+    restore()
 
     error = export_plain(tmp_path / "dora.safetensors", backbone, tmp_path / "plain.safetensors", rank=rank)
     read = read_lora(tmp_path / "plain.safetensors", backbone)

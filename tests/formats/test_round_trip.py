@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 
 from finetune.adapters import LoRA
@@ -82,7 +83,10 @@ def test_kohya_by_formula(kind: str, backbone: Backbone, tmp_path: Path) -> None
     }
     assert layers.keys() == lora.weights().layers.keys()
     weights = {key: layer.weight.clone() for key, layer in layers.items()}
-    lora.merge()
+    for part in roots.values():
+        for module in part.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.merge()
     for (part, name), before in weights.items():
         key = backbone.kohya_name(part, name)
         down, up = (tensors.pop(f"{key}.lora_{way}.weight") for way in ("down", "up"))

@@ -24,7 +24,7 @@ from finetune.formats import write_controlnet
 from finetune.sampling import ControlSpec, Sampler
 from finetune.sampling.control import size_of
 from finetune.sampling.schedulers import make_scheduler
-from tests.tiny import FAMILIES, Family
+from tests.tiny import FAMILIES, Family, load_state
 
 
 def picture(seed: int, width: int = 32, height: int = 32) -> Image.Image:
@@ -39,8 +39,9 @@ def branches(tiny_models: dict[str, Path], tmp_path_factory: pytest.TempPathFact
     for family in FAMILIES:
         adapter = ControlNet(load_backbone(ModelSection(name=str(tiny_models[family]))), ControlNetSection())
         draws = torch.Generator().manual_seed(7)
-        adapter.load_state(
-            {name: t + 0.2 * torch.randn(t.shape, generator=draws) for name, t in adapter.state().items()}
+        load_state(
+            adapter,
+            {name: t + 0.2 * torch.randn(t.shape, generator=draws) for name, t in adapter.state().items()},
         )
         (folder / family / "controlnet").mkdir(parents=True)
         write_controlnet(folder / family / "controlnet", adapter, {})

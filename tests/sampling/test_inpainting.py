@@ -22,7 +22,7 @@ from finetune.formats import write_controlnet
 from finetune.sampling import ControlSpec, Sampler
 from finetune.sampling.schedulers import make_scheduler
 from tests.sampling.test_sampler import difference
-from tests.tiny import Family
+from tests.tiny import Family, load_state
 
 WIDTH, HEIGHT = SIZE = 40, 32
 PAINT_ALL: dict[str, Any] = {
@@ -83,8 +83,9 @@ def test_a_controlnet_of_the_ordinary_model_fits(
 ) -> None:
     adapter = ControlNet(backbone, ControlNetSection())
     draws = torch.Generator().manual_seed(7)
-    adapter.load_state(
-        {name: t + 0.2 * torch.randn(t.shape, generator=draws) for name, t in adapter.state().items()}
+    load_state(
+        adapter,
+        {name: t + 0.2 * torch.randn(t.shape, generator=draws) for name, t in adapter.state().items()},
     )
     write_controlnet(tmp_path, adapter, {})
     control = Image.effect_noise(SIZE, 90).convert("RGB")
