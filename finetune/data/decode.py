@@ -142,11 +142,16 @@ def decode_alpha(data: bytes) -> Image.Image | None:
             upright = ImageOps.exif_transpose(image)
     except Exception as error:  # Pillow's readers raise nearly anything on damaged input
         raise PictureError(f"the picture is damaged ({error})") from error
-    return upright.convert("RGBA").getchannel("A") if _has_alpha(upright) else None
+    return _layered(upright).getchannel("A") if _has_alpha(upright) else None
 
 
 def _has_alpha(image: Image.Image) -> bool:
-    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+    return image.mode in ("RGBA", "LA", "PA", "La") or "transparency" in image.info
+
+
+def _layered(image: Image.Image) -> Image.Image:
+    """RGBA; a grey TIFF may have its alpha multiplied into the grey, which Pillow undoes in two steps."""
+    return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
 
 
 def _opaque(image: Image.Image) -> tuple[Image.Image, bool]:
@@ -156,7 +161,7 @@ def _opaque(image: Image.Image) -> tuple[Image.Image, bool]:
     if image.mode == "F" or image.mode.startswith("I"):
         return _eight_bits(image), False
     if _has_alpha(image):
-        layered = image.convert("RGBA")
+        layered = _layered(image)
         white = Image.new("RGBA", layered.size, "white")
         lowest = layered.getchannel("A").getextrema()[0]
         return Image.alpha_composite(white, layered).convert("RGB"), lowest != 255

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from finetune.data.decode import PictureError, decode_picture, quiet_pillow
+from finetune.data.decode import PictureError, decode_alpha, decode_picture, quiet_pillow
 from tests.data.conftest import painted
 
 
@@ -60,6 +60,31 @@ def test_transparent_parts_become_white_and_it_is_said(mode: str) -> None:
     assert decoded.image.getpixel((0, 0)) == (255, 255, 255)
     assert decoded.image.getpixel((4, 4)) != (255, 255, 255)
     assert decoded.notes == ("transparent parts became white",)
+
+
+def associated(tiff: bytes) -> bytes:
+    """The same TIFF, whose extra channel (tag 338) is said to be multiplied into the others."""
+    extra = struct.pack("<HHIH", 338, 3, 1, 2)
+    assert tiff.count(extra) == 1
+    return tiff.replace(extra, struct.pack("<HHIH", 338, 3, 1, 1))
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "PA"])
+def test_transparency_of_a_tiff(mode: str) -> None:
+    image = Image.new("RGBA", (4, 4), (50, 50, 50, 128)).convert(mode)
+    tiff = encoded(image, "TIFF")
+    # 50 by half and white by half; where the half is in the 50 already, white alone is added.
+    cases = {tiff: 50 * 128 / 255 + 127} | ({associated(tiff): 50 + 127} if mode != "PA" else {})
+    for data, level in cases.items():
+        assert np.abs(pixels(data) - level).max() <= 1
+        assert decode_picture(data).notes == ("transparent parts became white",)
+        alpha = decode_alpha(data)
+        assert alpha is not None and alpha.getextrema() == (128, 128)
+
+
+def test_the_alpha_of_other_kinds_of_files_is_not_even_tried() -> None:
+    with pytest.raises(PictureError, match="damaged"):
+        decode_alpha(encoded(painted(4, 4), "GIF"))
 
 
 def test_half_transparent_black_on_white_is_grey_and_an_opaque_alpha_channel_is_no_news() -> None:
