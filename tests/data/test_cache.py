@@ -32,7 +32,7 @@ def test_what_is_put_is_got(tmp_path: Path, on_disk: bool) -> None:
         assert torch.equal(row["std"], batch[2])
         assert row["mean"].untyped_storage().nbytes() == 3 * 2 * 2 * 4
     left = [p for p in tmp_path.rglob("*") if p.is_file()]
-    assert [p.name for p in left] == ([f"{key}.safetensors"] if on_disk else [])
+    assert left == ([tmp_path / "new" / "cache" / key[:2] / f"{key}.safetensors"] if on_disk else [])
 
 
 def test_a_damaged_file_counts_as_absent_and_is_replaced(tmp_path: Path) -> None:

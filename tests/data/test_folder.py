@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from finetune.data.folder import scan_folder
+from finetune.data.notes import holds_pictures
 from finetune.errors import DataError
 from tests.data.conftest import painted
 
@@ -95,6 +96,14 @@ def test_everything_else_in_the_folder_is_told(mycat: Path) -> None:
     )
 
 
+def test_which_subfolders_hold_pictures(tmp_path: Path) -> None:
+    for name in ("a.txt", ".hidden.png", "b.PNG"):
+        assert not holds_pictures(tmp_path)
+        (tmp_path / name).write_bytes(b"")
+    assert holds_pictures(tmp_path)
+    assert not holds_pictures(tmp_path / "b.PNG")  # not a folder at all
+
+
 def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder") as error:
         scan_folder(tmp_path / "nothing")
@@ -111,6 +120,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is empty") as error:
         scan_folder(tmp_path)
     assert "Put a few" in str(error.value.fix)
+    assert error.value.where == str(tmp_path)
 
 
 def test_a_folder_of_text_files(tmp_path: Path) -> None:

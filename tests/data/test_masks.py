@@ -119,6 +119,53 @@ def test_a_cache_on_disk_is_found_by_content(mycat: Path, mask_dir: Path, tmp_pa
     assert torch.equal(rows(), torch.ones(2, 1, 8, 8))
 
 
+def test_a_cache_is_read_and_holds_what_was_prepared(mycat: Path, mask_dir: Path, tmp_path: Path) -> None:
+    def files() -> set[Path]:
+        return set((tmp_path / "cache").rglob("*.safetensors"))
+
+    made = masks(mycat, ContentCache(tmp_path / "cache"), mask_dir=mask_dir)
+    made.prepare(flip=False)
+    assert len(files()) == 5
+    rows = made.rows([View(3)])
+    again = masks(mycat, ContentCache(tmp_path / "cache"), mask_dir=mask_dir)
+    Image.new("L", (64, 33), 255).save(mask_dir / "3.png")
+    assert torch.equal(again.rows([View(3)]), rows)  # known by the bytes that were scanned: not read again
+    assert len(files()) == 5
+
+
+def test_rows_of_the_same_bytes_are_told_apart(mycat: Path, mask_dir: Path, tmp_path: Path) -> None:
+    cache = ContentCache(tmp_path / "cache")
+    grey(mycat / "3.png").convert("LA").save(mask_dir / "3.png")  # opaque, and grey
+    (mycat / "3.png").write_bytes((mask_dir / "3.png").read_bytes())
+    for i in (0, 1, 2, 4):
+        painted(32, 32).convert("RGBA").save(mycat / f"{i}.png")
+    assert masks(mycat, cache, mask="alpha").rows([View(3)]).min() == 1
+    pictures = scan_folder(mycat).pictures[3:4]
+    fine, coarse = (Masks(pictures, DataSection(mask_dir=mask_dir), 32, n, cache) for n in (4, 8))
+    assert fine.rows([View(0)]).shape[-2:] == (8, 8)
+    assert fine.rows([View(0)]).min() < 1
+    assert coarse.rows([View(0)]).shape[-2:] == (4, 4)
+
+
+def test_a_coloured_mask_counts_as_its_grey(mycat: Path, mask_dir: Path) -> None:
+    Image.new("RGB", (64, 33), (255, 0, 0)).save(mask_dir / "3.png")
+    grey_of_red = Image.new("RGB", (1, 1), (255, 0, 0)).convert("L").getpixel((0, 0))
+    assert masks(mycat, mask_dir=mask_dir).rows([View(3)]).unique().tolist() == pytest.approx(
+        [grey_of_red / 255]  # type: ignore[operator]
+    )
+
+
+def test_what_is_told_of_masks(mycat: Path, mask_dir: Path) -> None:
+    assert masks(mycat, mask_dir=mask_dir).summary() == [
+        f"the loss counts where the masks in {mask_dir} are white"
+    ]
+    floored = masks(mycat, mask_dir=mask_dir, unmasked_weight=0.25).summary()
+    assert floored == [f"the loss counts where the masks in {mask_dir} are white; elsewhere it counts 0.25"]
+    for path in mycat.glob("*.png"):
+        painted(8, 8).convert("RGBA").save(path)
+    assert masks(mycat, mask="alpha").summary() == ["the loss counts where the pictures are opaque"]
+
+
 def _missing(mask_dir: Path) -> None:
     (mask_dir / "3.png").unlink()
     (mask_dir / "2.webp").unlink()
@@ -140,6 +187,12 @@ def _transparent(mask_dir: Path) -> None:
     Image.new("LA", (64, 33), (255, 0)).save(mask_dir / "3.png")
 
 
+def _transparent_in_part(mask_dir: Path) -> None:
+    mask = Image.new("LA", (64, 33), (255, 255))
+    mask.putpixel((0, 0), (255, 254))
+    mask.save(mask_dir / "3.png")
+
+
 def _broken(mask_dir: Path) -> None:
     (mask_dir / "3.png").write_bytes(b"\x89PNG no more")
 
@@ -152,6 +205,7 @@ def _broken(mask_dir: Path) -> None:
         (_turned, "A mask is 33x64 pixels, but its picture 3.png is 64x33"),
         (_black, "The loss counts nowhere in a picture"),
         (_transparent, "transparent parts"),
+        (_transparent_in_part, "transparent parts"),
         (_broken, "A mask cannot be used"),
     ],
 )
@@ -159,6 +213,13 @@ def test_what_cannot_be_a_mask_is_named(mycat: Path, mask_dir: Path, spoil: Any,
     spoil(mask_dir)
     with pytest.raises(DataError, match=said):
         masks(mycat, mask_dir=mask_dir)
+
+
+def test_pictures_without_a_mask_name_the_setting(mycat: Path, mask_dir: Path) -> None:
+    _missing(mask_dir)
+    with pytest.raises(DataError) as caught:
+        masks(mycat, mask_dir=mask_dir)
+    assert caught.value.where == f"data.mask_dir = {mask_dir}"
 
 
 def test_a_black_mask_is_none_where_black_counts_too(mycat: Path, mask_dir: Path) -> None:
@@ -191,7 +252,7 @@ def test_no_such_folder(mycat: Path) -> None:
 def test_a_mask_that_changes_during_the_run_is_told(mycat: Path, mask_dir: Path) -> None:
     made = masks(mycat, mask_dir=mask_dir)
     Image.new("L", (64, 33), 255).save(mask_dir / "3.png")
-    with pytest.raises(DataError, match="changed during the run"):
+    with pytest.raises(DataError, match="A mask was changed during the run"):
         made.rows([View(3)])
 
 

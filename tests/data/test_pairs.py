@@ -258,6 +258,22 @@ def test_edges_are_sobel() -> None:
     assert (edges[:, 2:4] == 255).all() and (edges[:, [0, 1, 4, 5]] == 0).all()
 
 
+def test_edges_are_opencvs_sobel() -> None:
+    cv2 = pytest.importorskip("cv2")
+    for seed, contrast in ((0, 0.2), (1, 1.0)):
+        picture = (np.asarray(painted(23, 17, seed)) * contrast).astype(np.uint8)
+        steps = [
+            cv2.Sobel(
+                picture.astype(np.float32), cv2.CV_32F, x, 1 - x, ksize=3, borderType=cv2.BORDER_REPLICATE
+            )
+            for x in (0, 1)
+        ]
+        expected = np.hypot(*steps).max(-1) / 4
+        assert expected.max() > 20
+        edges = control_pixels(picture, "edges")[..., 0]
+        assert np.abs(edges - expected.clip(0, 255)).max() <= 0.5 + 1e-3
+
+
 def test_grey_is_pillows() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(picture).convert("L")).astype(int)

@@ -126,6 +126,7 @@ def test_other_peoples_files(backbone: Backbone, tmp_path: Path) -> None:
     assert read("a", {"string_to_param.*": rows.half()}) == ("a", (2, 16))
     assert read("b", {"<cat-toy>": rows[0].clone()}) == ("<cat-toy>", (1, 16))
     assert read("c", {"<cat-toy>": rows}, "<other>") == ("<other>", (2, 16))
+    assert read("d", {"toy": rows}) == ("toy", (2, 16))  # as diffusers saves a word without brackets
 
 
 @one_family
@@ -138,6 +139,8 @@ def test_other_peoples_files(backbone: Backbone, tmp_path: Path) -> None:
         ({"emb_params": torch.ones(1, 16).int()}, "emb_params is int32"),
         ({"emb_params": torch.tensor(1.0)}, "not rows of numbers"),
         ({"lora_unet_x.alpha": torch.ones(())}, "no embeddings"),
+        ({"toy": torch.ones(1, 16), "other": torch.ones(1, 16)}, "no embeddings"),
+        ({"toy": torch.ones(1, 1, 16)}, "no embeddings"),
     ],
 )
 def test_files_that_do_not_fit(

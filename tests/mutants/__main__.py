@@ -1,6 +1,6 @@
 """`python -m tests.mutants`: mutation testing with mutmut; `make mutants` calls it.
 
-Exit code 0 if nothing survives but what `equivalent.yaml` lists, else 1. A mutant that was caught stays so
+Exit code 0 if nothing survives but what `known.txt` lists, else 1. A mutant that was caught stays so
 until its function changes, so that a stopped run resumes, and a second one tries what survived.
 """
 
@@ -18,7 +18,8 @@ from pathlib import Path
 
 from mutmut import __main__ as mutmut
 
-from tests.mutants.results import CAUGHT, PLACE, Known, mutants, report
+from tests.mutants.known import Known
+from tests.mutants.results import CAUGHT, PLACE, mutants, report
 
 
 def main() -> int:
@@ -38,7 +39,7 @@ def main() -> int:
             if zlib.crc32(mutant.name.encode()) % chosen.sample == 0
             and any(fnmatch.fnmatch(mutant.name, name) for name in chosen.names)
             and mutant.status not in CAUGHT
-            and not (mutant.status == "survived" and mutant in known)
+            and not (mutant.status == "survived" and known.has(mutant.file.as_posix(), *mutant.change()))
         ]
         if names:
             binary = Path(sys.executable).with_name("mutmut")

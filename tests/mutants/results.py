@@ -1,20 +1,19 @@
-"""What became of the mutants, and which survivors are known to be equivalent."""
+"""What became of the mutants."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from mutmut.mutation.diff_apply import get_diff_for_mutant
 from mutmut.stats import status_by_exit_code
 
+from tests.mutants.known import Known
+
 PLACE = Path("mutants")  # where mutmut keeps everything
-EQUIVALENT = Path(__file__).with_name("equivalent.yaml")
 CAUGHT = {
     "killed": "by tests",
     "timeout": "by tests",
@@ -40,7 +39,7 @@ class Mutant:
         lines = get_diff_for_mutant(self.name, path=self.file).splitlines()[2:]
 
         def marked(sign: str) -> str:
-            return "\n".join(line[1:].strip() for line in lines if line.startswith(sign))
+            return " ".join(line[1:].strip() for line in lines if line.startswith(sign))
 
         return marked("-"), marked("+")
 
@@ -54,28 +53,6 @@ def mutants() -> Iterator[Mutant]:
             yield Mutant(name, file, status_by_exit_code[code])
 
 
-class Known:
-    """The survivors that are listed with a reason, one by one or by a rule for changes of one kind."""
-
-    def __init__(self) -> None:
-        listed = yaml.safe_load(EQUIVALENT.read_text(encoding="utf-8"))
-        self.rules = [(re.compile(rule["was"]), rule["now"]) for rule in listed.pop("everywhere")]
-        self.single = {
-            (file, entry["was"].strip(), now.strip())
-            for file, entries in listed.items()
-            for entry in entries
-            for now in entry["now"]
-        }
-
-    def __contains__(self, mutant: Mutant) -> bool:
-        was, now = mutant.change()
-        return (mutant.file.as_posix(), was, now) in self.single or any(
-            was[: found.start()] + found.expand(instead) + was[found.end() :] == now
-            for pattern, instead in self.rules
-            for found in pattern.finditer(was)
-        )
-
-
 def report(known: Known) -> int:
     """Prints the new survivors, then a line for each package; the number of new survivors."""
     counts: dict[str, Counter[str]] = {}
@@ -83,12 +60,12 @@ def report(known: Known) -> int:
     for mutant in mutants():
         count = counts.setdefault(mutant.package, Counter())
         kind = CAUGHT.get(mutant.status, "open" if mutant.status == "not checked" else "new")
-        if kind == "new" and mutant in known:
-            kind = "equivalent"
+        was, now = mutant.change() if kind == "new" else ("", "")
+        if kind == "new" and known.has(mutant.file.as_posix(), was, now):
+            kind = "known"
         elif kind == "new":
             new += 1
-            was, now = mutant.change()
-            print(f"{mutant.name} ({mutant.status})\n  - {was}\n  + {now}".replace("\n", "\n    "))
+            print(f"{mutant.name} ({mutant.status})\n    - {was}\n    + {now}")
         count[kind] += 1
     everything = sum(counts.values(), Counter[str]())
     for package, count in [*counts.items(), ("all", everything)]:
@@ -102,9 +79,9 @@ def _line(count: Counter[str]) -> str:
     tried = count.total() - count["open"]
     text = (
         f"{count.total():5} mutants: {count['by tests']:5} caught by tests, {count['by types']:5} by types, "
-        f"{count['new'] + count['equivalent']:4} survived ({count['equivalent']} of them equivalent)"
+        f"{count['new'] + count['known']:4} survived ({count['known']} known)"
     )
-    if tried > count["equivalent"]:
-        text += f"; {caught / (tried - count['equivalent']):6.1%} of those that can be caught, "
+    if tried > count["known"]:
+        text += f"; {caught / (tried - count['known']):6.1%} of those that can be caught, "
         text += f"{caught / tried:6.1%} of all"
     return text + (f"; {count['open']} not tried yet" if count["open"] else "")

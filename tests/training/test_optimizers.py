@@ -68,16 +68,18 @@ def test_a_step_is_the_library_s(tmp_path: Path, name: str) -> None:
         assert torch.allclose(trainer.parameters[parameter], value, atol=1e-6)
 
 
-def test_lion_is_its_formula() -> None:
-    section = OptimizerSection(name="lion", lr=0.1, weight_decay=0.2)
+@pytest.mark.parametrize("betas", [None, (0.5, 0.8)])
+def test_lion_is_its_formula(betas: tuple[float, float] | None) -> None:
+    section = OptimizerSection(name="lion", lr=0.1, weight_decay=0.2, betas=betas)
+    first, second = betas or (0.9, 0.99)
     start, gradients = normal(0, [0], "w", (6,))[0], normal(0, range(4), "g", (6,))
     parameter, optimizer = one(section, start)
     expected, momentum = start.clone(), torch.zeros(6)
     for gradient in gradients:
         parameter.grad = gradient.clone()
         optimizer.step()
-        expected -= 0.1 * (0.2 * expected + (0.9 * momentum + 0.1 * gradient).sign())
-        momentum = 0.99 * momentum + 0.01 * gradient
+        expected -= 0.1 * (0.2 * expected + (first * momentum + (1 - first) * gradient).sign())
+        momentum = second * momentum + (1 - second) * gradient
     assert torch.allclose(parameter, expected, atol=1e-6)
 
 
