@@ -18,18 +18,12 @@ LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
 def clip_tokenizers(family: Family) -> tuple[CLIPTokenizer, ...]:
-    """The tokenizers of a published model, one for each text encoder."""
-    pads = {"sd1": (END,), "sd2": ("!",), "sdxl": (END, "!")}[family]
-    return tuple(clip_tokenizer(pad) for pad in pads)
+    """The tokenizers of a published model, one for each text encoder: 49,408 byte-level tokens, 77 at most.
 
-
-def clip_tokenizer(pad: str = END) -> CLIPTokenizer:
-    """The tokenizer of all published Stable Diffusion models: 49,408 byte-level BPE tokens, 77 at most.
-
-    Args:
-        pad: What captions are padded with: the end token (CLIP ViT-L) or "!" (OpenCLIP's models).
+    They differ in what captions are padded with: the end token (CLIP ViT-L) or "!" (OpenCLIP's models).
     """
-    return bpe_tokenizer(_merges(), pad, 77)
+    pads = {"sd1": (END,), "sd2": ("!",), "sdxl": (END, "!")}[family]
+    return tuple(bpe_tokenizer(_merges(), pad, 77) for pad in pads)
 
 
 def bpe_tokenizer(merges: Any, pad: str, length: int) -> CLIPTokenizer:

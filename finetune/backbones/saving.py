@@ -49,7 +49,7 @@ def save_folder(backbone: Backbone, folder: Path, dtype: torch.dtype | None = No
             shard.unlink()  # large models are written in shards, under the newer names
         save_file({k: v.contiguous() for k, v in weights.items()}, file, metadata={"format": "pt"})
     for file in folder.rglob("*.json"):
-        _forget_paths(file)
+        forget_paths(file)
     names = numbered("tokenizer", len(backbone.tokenizers))
     for name, tokenizer in zip(names, backbone.tokenizers, strict=True):
         _save_vocabulary(tokenizer, folder / name)
@@ -58,7 +58,7 @@ def save_folder(backbone: Backbone, folder: Path, dtype: torch.dtype | None = No
 _ABOUT_THE_WRITER = ("_name_or_path", "is_local", "local_files_only")
 
 
-def _forget_paths(file: Path) -> None:
+def forget_paths(file: Path) -> None:
     """Removes where the model was on the writer's machine: it is nobody else's business."""
     content = json.loads(file.read_text(encoding="utf-8"))
     if isinstance(content, dict) and any(key in content for key in _ABOUT_THE_WRITER):

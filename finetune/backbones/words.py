@@ -38,13 +38,8 @@ class Word:
 
     @property
     def tokens(self) -> list[str]:
-        """The tokens it is written out as."""
-        return tokens_of(self.text, len(self.rows[0]))
-
-
-def tokens_of(text: str, vectors: int) -> list[str]:
-    """The tokens of a word: its text, then the text with `_1`, `_2` …."""
-    return [text, *(f"{text}_{i}" for i in range(1, vectors))]
+        """The tokens it is written out as: its text, then the text with `_1`, `_2` …."""
+        return [self.text, *(f"{self.text}_{i}" for i in range(1, len(self.rows[0])))]
 
 
 def written_out(tokenizer: Any, captions: Sequence[str]) -> list[str]:

@@ -84,14 +84,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same rows on `device`."""
-        return replace(
-            self,
-            latents=self.latents.to(device),
-            conditioning=self.conditioning.to(device),
-            weight=self.weight.to(device),
-            preserved=None if self.preserved is None else self.preserved.to(device),
-            mask=None if self.mask is None else self.mask.to(device),
-        )
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: v.to(device) for name, v in values.items() if hasattr(v, "to")})
 
     @staticmethod
     def join(batches: Sequence[Batch]) -> Batch:

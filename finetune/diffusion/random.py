@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -54,12 +55,6 @@ def picture_index(seed: int, number: int, count: int) -> int:
     return int(_permutation(seed, epoch, count)[position])
 
 
+@lru_cache(maxsize=1)
 def _permutation(seed: int, epoch: int, count: int) -> Tensor:
-    key = (seed, epoch, count)
-    if key not in _permutations:
-        _permutations.clear()
-        _permutations[key] = torch.randperm(count, generator=generator(seed, epoch, "order"))
-    return _permutations[key]
-
-
-_permutations: dict[tuple[int, int, int], Tensor] = {}
+    return torch.randperm(count, generator=generator(seed, epoch, "order"))

@@ -6,15 +6,13 @@ import json
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from finetune.backbones import Backbone
+from finetune.backbones.precision import PRECISIONS
 from finetune.backbones.saving import save_folder
 from finetune.errors import ConfigError, WeightsError
 from finetune.files import remove_partials, whole_folder
 from finetune.formats import apply_lora, find_lora, read_lora
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 ABOUT = "finetune.json"
 
 
@@ -60,7 +58,7 @@ def export_merged(
     try:
         remove_partials(out.parent)
         with whole_folder(out) as folder:
-            save_folder(backbone, folder, DTYPES[dtype])
+            save_folder(backbone, folder, PRECISIONS[dtype])
             about = {"merged": file.name, "scale": scale, "dtype": dtype, "metadata": dict(weights.metadata)}
             (folder / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     finally:

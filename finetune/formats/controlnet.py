@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from finetune.backbones.controlnet import FOLDER, WEIGHTS
 from finetune.backbones.finite import refuse_non_finite
 from finetune.backbones.names import original_unet_name
 from finetune.backbones.quiet import quiet
+from finetune.backbones.saving import forget_paths
 from finetune.formats.tensors import write_tensors
 
 MARK = "lora_controlnet"
@@ -39,10 +39,7 @@ def write_controlnet(
     refuse_non_finite(weights, f"{FOLDER}/{WEIGHTS}")
     with quiet():
         adapter.branch.save_config(folder)
-    file = folder / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    config.pop("_name_or_path", None)  # where the model was on this machine is nobody else's business
-    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    forget_paths(folder / "config.json")
     write_tensors(folder / WEIGHTS, weights, {"format": "pt", **_of_kind("controlnet", metadata)})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -48,8 +48,6 @@ def autocast_to(dtype: torch.dtype, device: torch.device, unet: nn.Module | None
     def to_fp32(_module: nn.Module, _args: Any, output: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return (output[0].float(), *output[1:])
 
-    with ExitStack() as stack:
-        if unet is not None:
-            stack.callback(unet.register_forward_hook(to_fp32).remove)
-        stack.enter_context(torch.autocast(device.type, dtype=dtype))
+    hook = unet.register_forward_hook(to_fp32) if unet is not None else nullcontext()
+    with hook, torch.autocast(device.type, dtype=dtype):
         yield

@@ -154,12 +154,6 @@ def _join(tensors: Mapping[str, Tensor], rest: dict[str, Any]) -> dict[int, dict
     return {int(index): entries for index, entries in rest.items()}
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
-    """The state of each parameter by its index."""
-    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
-    return state
-
-
 def optimizer_counters(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """What `optimizer` counts and estimates for each group, besides the state of the parameters."""
     counters = dict.fromkeys(key for row in OPTIMIZERS.values() for key in row.kept)
@@ -171,7 +165,7 @@ def load_optimizer_state(
     state: Mapping[int, Mapping[str, Any]],
     counters: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Restores what `optimizer_state` and `optimizer_counters` gave; the settings stay as they are."""
+    """Restores the parameters' state and what `optimizer_counters` gave; the settings stay as they are."""
     groups = optimizer.state_dict()["param_groups"]
     kept = [{**group, **counted} for group, counted in zip(groups, counters, strict=True)]
     optimizer.load_state_dict({"state": dict(state), "param_groups": kept})

@@ -26,7 +26,8 @@ class Metrics:
 
     def __init__(self, path: Path, step: int = 0) -> None:
         self.path = path
-        kept = [line for line in self._lines() if _step_of(line) <= step]
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= step]
         with whole_file(path) as aside:
             aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
@@ -35,11 +36,6 @@ class Metrics:
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with named(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **finite}) + "\n")
-
-    def _lines(self) -> list[str]:
-        if not self.path.exists():
-            return []
-        return self.path.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def _step_of(line: str) -> float:

@@ -20,21 +20,17 @@ class Rows(Protocol):
     @property
     def numbers(self) -> tuple[int, ...]:
         """The global sample number of each row."""
-        ...
 
     @property
     def names(self) -> tuple[str, ...]:
         """What each row is called in messages, such as its file."""
-        ...
 
     @property
     def learned(self) -> tuple[bool, ...]:
         """Whether each row shows something new; the others keep what the model knew before."""
-        ...
 
     def to(self: RowsT, device: torch.device | str) -> RowsT:
         """The same rows on `device`."""
-        ...
 
 
 class Source(Protocol[RowsT_co]):
@@ -42,7 +38,6 @@ class Source(Protocol[RowsT_co]):
 
     def batch(self, numbers: Sequence[int]) -> RowsT_co:
         """The rows of these samples, on the CPU."""
-        ...
 
 
 class Trained(Protocol):
@@ -50,15 +45,12 @@ class Trained(Protocol):
 
     def groups(self) -> list[ParameterGroup]:
         """The trained fp32 parameters."""
-        ...
 
     def set_samples(self, numbers: Sequence[int], seed: int) -> None:
         """Called before each forward pass with the samples it holds."""
-        ...
 
     def enable_gradient_checkpointing(self) -> None:
         """Called if the settings ask for it."""
-        ...
 
 
 Loss = Callable[[Any, RowsT], Tensor]

@@ -16,35 +16,22 @@ class RunFolder:
 
     Args:
         path: The folder; created when the first file is written.
+
+    Attributes:
+        recipe: The resolved recipe: `finetune run` on it gives the same result.
+        pictures: One JSON line per picture: what the run is trained on.
+        metrics: One JSON line per logged step.
+        logs: TensorBoard event files.
+        samples: The preview grids.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def recipe(self) -> Path:
-        """The resolved recipe: `finetune run` on it gives the same result."""
-        return self.path / "recipe.yaml"
-
-    @property
-    def pictures(self) -> Path:
-        """One JSON line per picture: what the run is trained on."""
-        return self.path / "pictures.jsonl"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON line per logged step."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def logs(self) -> Path:
-        """TensorBoard event files."""
-        return self.path / "logs"
-
-    @property
-    def samples(self) -> Path:
-        """The preview grids."""
-        return self.path / "samples"
+        self.recipe = path / "recipe.yaml"
+        self.pictures = path / "pictures.jsonl"
+        self.metrics = path / "metrics.jsonl"
+        self.logs = path / "logs"
+        self.samples = path / "samples"
 
     def sample(self, step: int) -> Path:
         """The preview grid made after `step` steps."""

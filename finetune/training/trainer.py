@@ -23,7 +23,6 @@ from finetune.training.checkpoint import (
     Checkpoint,
     load_optimizer_state,
     optimizer_counters,
-    optimizer_state,
     write_checkpoint,
 )
 from finetune.training.device import make_accelerator
@@ -144,7 +143,7 @@ class Trainer(Generic[RowsT]):
             step=self.step,
             weights=dict(self.parameters),
             average=self.average.values if self.average else {},
-            optimizer=optimizer_state(self.optimizer),
+            optimizer=self.optimizer.state_dict()["state"],
             counters=optimizer_counters(self.optimizer),
             scaler=scaler.state_dict() if scaler else {},
             run=self.identity,

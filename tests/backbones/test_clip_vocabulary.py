@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
-from finetune.backbones.clip_vocabulary import clip_tokenizer
+from finetune.backbones.clip_vocabulary import clip_tokenizers
 
 
 def test_it_is_clips_vocabulary() -> None:
-    tokenizer = clip_tokenizer()
+    (tokenizer,) = clip_tokenizers("sd1")
     assert len(tokenizer) == 49408
     assert tokenizer.model_max_length == 77
     # The ids that every Stable Diffusion has been shown for these words.
@@ -16,12 +14,14 @@ def test_it_is_clips_vocabulary() -> None:
     assert tokenizer("Hello   WORLD").input_ids == [49406, 3306, 1002, 49407]
 
 
-@pytest.mark.parametrize(("pad", "number"), [("<|endoftext|>", 49407), ("!", 0)])
-def test_padding(pad: str, number: int) -> None:
-    assert clip_tokenizer(pad)("a", padding="max_length").input_ids[-1] == number
+def test_padding() -> None:
+    padded = [t("a", padding="max_length").input_ids[-1] for t in clip_tokenizers("sdxl")]
+    assert padded == [49407, 0]
+    (tokenizer,) = clip_tokenizers("sd2")
+    assert tokenizer("a", padding="max_length").input_ids[-1] == 0
 
 
 def test_any_text_is_taken() -> None:
     text = "ünï 漢字 🐈"
-    tokenizer = clip_tokenizer()
+    (tokenizer,) = clip_tokenizers("sd1")
     assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
