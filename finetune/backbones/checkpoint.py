@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 
-from finetune.backbones.families import SUPPORTED, Family, refuse_channels
+from finetune.backbones.families import SUPPORTED, Family, refuse_channels, unsupported
 from finetune.backbones.finite import integer_weight
 from finetune.backbones.folder import PICKLES, pickle_refused
 from finetune.errors import ModelError, OutOfMemory, memory_ran_out
@@ -102,14 +102,14 @@ def family_of_checkpoint(header: Header, where: str) -> Family:
         for mark, kind, fix in _OTHERS:
             if any(mark in key for key in shapes):
                 raise ModelError(f"This file is {kind}.", where=where, fix=fix)
-        raise ModelError("This file is not a Stable Diffusion checkpoint.", where=where, fix=SUPPORTED)
+        raise unsupported("This file is not a Stable Diffusion checkpoint.", where)
     refuse_channels(input_channels(header), where)
     if _any(shapes, "conditioner.embedders.1.model."):
         return "sdxl"
     if _any(shapes, "conditioner.embedders.0.model."):
-        raise ModelError("This is the SDXL refiner; it cannot be trained alone.", where=where, fix=SUPPORTED)
+        raise unsupported("This is the SDXL refiner; it cannot be trained alone.", where)
     if f"{UNET}label_emb.0.0.weight" in shapes:
-        raise ModelError("The UNet takes more than text (unCLIP).", where=where, fix=SUPPORTED)
+        raise unsupported("The UNet takes more than text (unCLIP).", where)
     if _any(shapes, "cond_stage_model.model."):
         return "sd2"
     if _any(shapes, "cond_stage_model.transformer.text_model."):

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from finetune.errors import ModelError
 
 Family = Literal["sd1", "sd2", "sdxl"]
 SUPPORTED = "Use a text-to-image or inpainting model of Stable Diffusion 1.x, 2.x or SDXL."
+
+
+def unsupported(what: str, where: str) -> ModelError:
+    """The error for a model of another kind."""
+    return ModelError(what, where=where, fix=SUPPORTED)
+
+
+def damaged(what: str, where: Path | str) -> ModelError:
+    """The error for a model, or a part of one, whose files are not what they should be."""
+    return ModelError(what, where=str(where), fix="Get the model again.")
 
 
 def family_of(index: Mapping[str, Any], unet: Mapping[str, Any], where: str) -> Family:
@@ -28,29 +39,20 @@ def family_of(index: Mapping[str, Any], unet: Mapping[str, Any], where: str) -> 
     """
     channels, latent = unet.get("in_channels", 4), unet.get("out_channels", 4)
     if not (isinstance(channels, int) and isinstance(latent, int)):
-        raise ModelError(
-            f"The UNet's channels are not numbers: {str(channels)[:50]} in, {str(latent)[:50]} out.",
-            where=where,
-            fix="Get the model again.",
-        )
+        what = f"The UNet's channels are not numbers: {str(channels)[:50]} in, {str(latent)[:50]} out."
+        raise damaged(what, where)
     refuse_channels(channels, where, latent)
     if unet.get("class_embed_type") is not None or unet.get("encoder_hid_dim_type") is not None:
-        raise ModelError(
-            "The UNet takes more than text (unCLIP or image prompts).", where=where, fix=SUPPORTED
-        )
+        raise unsupported("The UNet takes more than text (unCLIP or image prompts).", where)
     if unet.get("addition_embed_type") == "text_time":
         if not _has(index, "text_encoder"):
-            raise ModelError(
-                "This is the SDXL refiner; it cannot be trained alone.", where=where, fix=SUPPORTED
-            )
+            raise unsupported("This is the SDXL refiner; it cannot be trained alone.", where)
         if not _has(index, "text_encoder_2"):
-            raise ModelError("This SDXL model lacks its second text encoder.", where=where, fix=SUPPORTED)
+            raise unsupported("This SDXL model lacks its second text encoder.", where)
         return "sdxl"
     if unet.get("addition_embed_type") is not None:
         kind = unet["addition_embed_type"]
-        raise ModelError(
-            f"The UNet has an extra embedding {kind!r}, which is not supported.", where=where, fix=SUPPORTED
-        )
+        raise unsupported(f"The UNet has an extra embedding {kind!r}, which is not supported.", where)
     width = unet.get("cross_attention_dim")
     if width in (768, 1024):
         return "sd1" if width == 768 else "sd2"
@@ -71,9 +73,7 @@ def refuse_channels(channels: int, where: str, latent: int = 4) -> None:
     kinds = {8: "an editing model (InstructPix2Pix)", 7: "an upscaler", 5: "a depth model"}
     if channels not in (latent, 2 * latent + 1):
         kind = kinds.get(channels, "another kind of model")
-        raise ModelError(
-            f"This is {kind}: its UNet takes {channels} channels, not {latent}.", where=where, fix=SUPPORTED
-        )
+        raise unsupported(f"This is {kind}: its UNet takes {channels} channels, not {latent}.", where)
 
 
 def refuse_other_pipelines(index: Mapping[str, Any], where: str) -> None:
@@ -84,7 +84,7 @@ def refuse_other_pipelines(index: Mapping[str, Any], where: str) -> None:
     """
     name = index.get("_class_name", "unknown")
     if not _has(index, "unet"):
-        raise ModelError(f"A {name} has no UNet and cannot be trained here.", where=where, fix=SUPPORTED)
+        raise unsupported(f"A {name} has no UNet and cannot be trained here.", where)
     parts = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler", "unet")
     unknown = [p for p in index if not p.startswith("_") and _has(index, p) and p not in parts + _OPTIONAL]
     classes = {part: index[part][1] for part in parts if _has(index, part)}
@@ -92,7 +92,7 @@ def refuse_other_pipelines(index: Mapping[str, Any], where: str) -> None:
     wrong = [f"{part} is a {classes.get(part)}" for part, cls in expected.items() if classes.get(part) != cls]
     if unknown or wrong:
         details = "; ".join([f"unknown part {part!r}" for part in unknown] + wrong)
-        raise ModelError(f"A {name} is not supported ({details}).", where=where, fix=SUPPORTED)
+        raise unsupported(f"A {name} is not supported ({details}).", where)
 
 
 _OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder", "watermark")

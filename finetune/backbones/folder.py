@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import nn
 
 from finetune.backbones.backbone import Backbone
-from finetune.backbones.families import SUPPORTED, family_of, refuse_other_pipelines
+from finetune.backbones.families import SUPPORTED, damaged, family_of, refuse_other_pipelines
 from finetune.backbones.finite import integer_weight, is_finite
 from finetune.backbones.known import FAMILIES
 from finetune.backbones.names import numbered
@@ -98,14 +98,13 @@ def unreadable(where: Path, error: Exception) -> UserError:
     if memory_ran_out(error):
         return OutOfMemory(str(where))
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    what = f"The model cannot be read: {reason.rstrip('.')}."
-    return ModelError(what, where=str(where), fix="Get the model again.")
+    return damaged(f"The model cannot be read: {reason.rstrip('.')}.", where)
 
 
 def _weights_variant(folder: Path, stem: str, allow_pickle: bool) -> tuple[str | None, bool]:
     """Which precision variant of a part to load, and whether as safetensors."""
     if not folder.is_dir():
-        raise ModelError("A part of the model is missing.", where=str(folder), fix="Get the model again.")
+        raise damaged("A part of the model is missing.", folder)
     for suffix in (".safetensors", ".safetensors.index.json"):
         for variant in (None, "fp32", "fp16", "bf16"):
             infix = f".{variant}" if variant else ""
@@ -115,7 +114,7 @@ def _weights_variant(folder: Path, stem: str, allow_pickle: bool) -> tuple[str |
                 return variant, True
     pickles = sorted(f for f in folder.iterdir() if f.suffix in PICKLES)
     if not pickles:
-        raise ModelError("A part of the model has no weights.", where=str(folder), fix="Get the model again.")
+        raise damaged("A part of the model has no weights.", folder)
     if not allow_pickle:
         raise pickle_refused(pickles[0])
     variant = next((v for v in ("fp32", "fp16", "bf16") if pickles[0].name.endswith(f".{v}.bin")), None)
@@ -187,11 +186,7 @@ def check_complete(info: Mapping[str, Any], folder: Path, notes: list[str]) -> N
     bad = [*info.get("missing_keys", ()), *(k[0] for k in info.get("mismatched_keys", ()))]
     if bad:
         names = ", ".join(sorted(map(str, bad))[:3])
-        raise ModelError(
-            f"{len(bad)} weights are missing or have the wrong shape ({names} …).",
-            where=str(folder),
-            fix="Get the model again.",
-        )
+        raise damaged(f"{len(bad)} weights are missing or have the wrong shape ({names} …).", folder)
     if unexpected := sorted(map(str, info.get("unexpected_keys", ()))):
         notes.append(f"{folder.name}: {len(unexpected)} weights of the file are not used ({unexpected[0]} …)")
 
@@ -204,9 +199,7 @@ def check_finite(module: nn.Module, where: str) -> None:
     """
     bad = next((name for name, weight in module.state_dict().items() if not is_finite(weight)), None)
     if bad is not None:
-        raise ModelError(
-            f"A weight of the model is NaN or infinite: {bad}.", where=where, fix="Get the model again."
-        )
+        raise damaged(f"A weight of the model is NaN or infinite: {bad}.", where)
 
 
 def _load_tokenizer(folder: Path) -> Any:
@@ -257,11 +250,7 @@ def checked_scheduler(scheduler: Any, where: str) -> Any:
     """
     shares = scheduler.alphas_cumprod
     if not (shares[-1] >= 0 and shares[0] <= 1 and bool((shares[1:] < shares[:-1]).all())):
-        raise ModelError(
-            "The betas of the model's scheduler are not a valid noise schedule.",
-            where=where,
-            fix="Get the model again.",
-        )
+        raise damaged("The betas of the model's scheduler are not a valid noise schedule.", where)
     predicted = scheduler.config.get("prediction_type", "epsilon")
     if predicted not in ("epsilon", "v_prediction", "sample"):
         raise ModelError(

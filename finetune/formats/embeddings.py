@@ -21,7 +21,7 @@ from finetune.backbones.words import Word
 from finetune.errors import WeightsError
 from finetune.formats.families import FAMILY_NAMES, TEXT_WIDTHS
 from finetune.formats.first_layout import refuse_first_layout
-from finetune.formats.tensors import check_floats, read_tensors, write_tensors
+from finetune.formats.tensors import check_floats, damaged, read_tensors, write_tensors
 
 DIFFUSERS_EMBEDDING = "learned_embeds.safetensors"
 ENCODERS = ("clip_l", "clip_g")
@@ -130,14 +130,10 @@ def _word(text: str, tensors: Mapping[str, Tensor], file: Path, backbone: Backbo
     rows = tuple(tensors[key].float() for key in keys or tensors)
     rows = tuple(row[None] if row.ndim == 1 else row for row in rows)
     if any(row.ndim != 2 or row.numel() == 0 for row in rows):
-        raise WeightsError(
-            f"The embeddings of {text} are not rows of numbers.", where=str(file), fix="Get the file again."
-        )
+        raise damaged(f"The embeddings of {text} are not rows of numbers.", file)
     widths = tuple(encoder.config.hidden_size for encoder in backbone.text_encoders)
     if not all(torch.isfinite(row).all() for row in rows):
-        raise WeightsError(
-            "The embeddings hold NaN or infinite values.", where=str(file), fix="Get the file again."
-        )
+        raise damaged("The embeddings hold NaN or infinite values.", file)
     if tuple(row.shape[-1] for row in rows) != widths or len({len(row) for row in rows}) != 1:
         shapes = " and ".join(str(tuple(row.shape)) for row in rows)
         made = "SDXL" if len(rows) > 1 else TEXT_WIDTHS.get(rows[0].shape[-1])

@@ -17,7 +17,7 @@ from finetune.formats.families import FAMILY_NAMES, made_for
 from finetune.formats.first_layout import refuse_first_layout
 from finetune.formats.keys import LayerNames, other_kind, parse_key
 from finetune.formats.layers import layer_weights, may_be_update
-from finetune.formats.tensors import check_floats, read_tensors
+from finetune.formats.tensors import check_floats, damaged, read_tensors
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 DIFFUSERS_METADATA = "lora_adapter_metadata"
@@ -120,9 +120,7 @@ def _configs(file: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any
             configs.setdefault(part, {})[setting] = value
         return configs
     except (ValueError, AttributeError) as error:
-        raise WeightsError(
-            f"The file's {DIFFUSERS_METADATA} is damaged.", where=str(file), fix="Get the file again."
-        ) from error
+        raise damaged(f"The file's {DIFFUSERS_METADATA} is damaged.", file) from error
 
 
 def _not_a_lora(file: Path, tensors: Mapping[str, Tensor]) -> WeightsError:

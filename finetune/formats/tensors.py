@@ -69,6 +69,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
+def damaged(what: str, file: Path) -> WeightsError:
+    """The error for a file whose content is not what it should be."""
+    return WeightsError(what, where=str(file), fix="Get the file again.")
+
+
 def check_floats(tensors: Mapping[str, Tensor], file: Path) -> None:
     """Refuses weights that are not floating-point numbers; a single integer is fine as an alpha.
 

@@ -48,14 +48,32 @@ class Control:
         return {"name": self.name, **values}
 
 
-def pipeline_arguments(controls: Sequence[Control]) -> dict[str, Any]:
-    """The arguments of diffusers' ControlNet pipelines besides the pictures."""
-    values: dict[str, list[float]] = {
+def pipeline_arguments(
+    controls: Sequence[Control], rows: Sequence[Sequence[Image.Image]], size: tuple[int, int]
+) -> dict[str, Any]:
+    """The arguments of diffusers' ControlNet pipelines; none without ControlNets.
+
+    Args:
+        controls: The ControlNets.
+        rows: The control pictures of each picture, one for each ControlNet.
+        size: Width and height in pixels.
+
+    Raises:
+        ConfigError: If a picture has another aspect ratio.
+    """
+    columns = zip(*rows, strict=True)
+    values: dict[str, list[Any]] = {
+        "image": [
+            control_tensor(column, size, control.spec.preprocess)
+            for column, control in zip(columns, controls, strict=True)
+        ],
         "controlnet_conditioning_scale": [float(c.spec.scale) for c in controls],
         "control_guidance_start": [c.spec.start for c in controls],
         "control_guidance_end": [c.spec.end for c in controls],
     }
-    return {key: value if len(controls) > 1 else value[0] for key, value in values.items()}
+    if len(controls) == 1:  # a pipeline with one ControlNet takes no lists
+        return {key: value[0] for key, value in values.items()}
+    return values if controls else {}
 
 
 def control_rows(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from finetune.backbones import Backbone
 from finetune.errors import FinetuneError
-from finetune.sampling.control import Control, control_tensor, pipeline_arguments
+from finetune.sampling.control import Control, pipeline_arguments
 from finetune.sampling.grid import to_images
 from finetune.sampling.placement import autocast_to
 from finetune.sampling.schedulers import make_scheduler
@@ -94,7 +94,7 @@ def denoise(
         # As SDXL was trained: zeros, not the empty text's embedding, stand for no negative prompt.
         zeros = not settings.negative and pipeline.config.get("force_zeros_for_empty_prompt")
         embeddings |= {f"negative_{k}": torch.zeros_like(v) if zeros else v for k, v in negative.items()}
-    control = _control_arguments(jobs, settings.size, controls)
+    control = pipeline_arguments(controls, [job.controls for job in jobs], settings.size)
     generators = [torch.Generator().manual_seed(job.seed) for job in jobs]
     shape = (backbone.latent_channels, height // backbone.latent_factor, width // backbone.latent_factor)
     noise = torch.cat([torch.randn(1, *shape, generator=generator) for generator in generators])
@@ -112,19 +112,6 @@ def denoise(
             callback_on_step_end=tick,
         ).images
     return _pictures(backbone.decode(latents), jobs, dtype)
-
-
-def _control_arguments(
-    jobs: Sequence[Job], size: tuple[int, int], controls: Sequence[Control]
-) -> dict[str, Any]:
-    if not controls:
-        return {}
-    columns = zip(*(job.controls for job in jobs), strict=True)
-    images = [
-        control_tensor(column, size, control.spec.preprocess)
-        for column, control in zip(columns, controls, strict=True)
-    ]
-    return {"image": images if len(controls) > 1 else images[0], **pipeline_arguments(controls)}
 
 
 def _without_text_encoders(pipeline: Any) -> Any:
