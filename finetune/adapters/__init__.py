@@ -5,7 +5,7 @@ from __future__ import annotations
 from finetune.adapters.algorithms.loha import Hadamard
 from finetune.adapters.algorithms.lokr import Kronecker
 from finetune.adapters.algorithms.lora import LowRank
-from finetune.adapters.base import Adapter, ParameterGroup
+from finetune.adapters.base import Adapter
 from finetune.adapters.controlnet import ControlNet
 from finetune.adapters.embedding import TextualInversion
 from finetune.adapters.full import Full
@@ -22,6 +22,5 @@ __all__ = [
     "LoRA",
     "LoRAWeights",
     "LowRank",
-    "ParameterGroup",
     "TextualInversion",
 ]

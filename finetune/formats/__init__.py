@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from finetune.formats.apply import Applied, apply_lora
+from finetune.formats.apply import apply_lora
 from finetune.formats.checkpoint import write_checkpoint
 from finetune.formats.controlnet import write_control_lora, write_controlnet
 from finetune.formats.diffusers import write_diffusers
-from finetune.formats.embeddings import DIFFUSERS_EMBEDDING, learned_words, read_embedding, write_embedding
+from finetune.formats.embeddings import DIFFUSERS_EMBEDDING, read_embedding, write_embedding
 from finetune.formats.kohya import write_kohya
 from finetune.formats.metadata import DataFacts, run_metadata
-from finetune.formats.read import DIFFUSERS_FILE, find_lora, read_lora
+from finetune.formats.read import find_lora, read_lora
 from finetune.formats.tensors import read_tensors, write_tensors
 
 __all__ = [
     "DIFFUSERS_EMBEDDING",
-    "DIFFUSERS_FILE",
-    "Applied",
     "DataFacts",
     "apply_lora",
     "find_lora",
-    "learned_words",
     "read_embedding",
     "read_lora",
     "read_tensors",

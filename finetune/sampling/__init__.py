@@ -10,18 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from finetune.sampling.output import save_samples as save_samples
-    from finetune.sampling.sample import Sample as Sample
     from finetune.sampling.sampler import Sampler as Sampler
     from finetune.sampling.settings import ControlSpec as ControlSpec
-    from finetune.sampling.settings import SamplingSection as SamplingSection
-    from finetune.sampling.settings import parse_lora as parse_lora
 
 _HOMES = {
     "ControlSpec": "settings",
-    "Sample": "sample",
     "Sampler": "sampler",
-    "SamplingSection": "settings",
-    "parse_lora": "settings",
     "save_samples": "output",
 }
 

@@ -28,24 +28,22 @@ class Saved:
     grid: Path | None
 
 
-def sheet(samples: Sequence[Sample], columns: int | None = None) -> Image.Image:
+def sheet(samples: Sequence[Sample]) -> Image.Image:
     """A grid of samples with their prompts under them.
 
-    Labels show the seeds too if a prompt has several pictures.
+    Each prompt that has several pictures, up to 8, has a row; its labels show the seeds too.
 
     Args:
         samples: As a `Sampler` gives them, at least one.
-        columns: Pictures in a row; if None, one row for each prompt that has several pictures.
     """
-    prompts = [sample.prompt for sample in samples]
-    several = len(set(prompts)) < len(prompts)
-    if columns is None and several and len(samples) == len(set(prompts)) * samples[0].settings.num:
-        columns = samples[0].settings.num if samples[0].settings.num <= 8 else None
+    prompts, num = {sample.prompt for sample in samples}, samples[0].settings.num
+    several = len(prompts) < len(samples)
+    columns = num if several and num <= 8 and len(samples) == len(prompts) * num else None
     labels = [f"{s.prompt} · {s.seed}" if several else s.prompt for s in samples]
     return grid([sample.image for sample in samples], columns, labels)
 
 
-def save_samples(samples: Sequence[Sample], folder: Path, columns: int | None = None) -> Saved:
+def save_samples(samples: Sequence[Sample], folder: Path) -> Saved:
     """Writes each picture as `PROMPT-SEED.png` and, for more than one, `grid.png`.
 
     Nothing is overwritten: a name that is taken gets the next free number. All PNGs say how they
@@ -56,7 +54,7 @@ def save_samples(samples: Sequence[Sample], folder: Path, columns: int | None = 
     if len(samples) < 2:
         return Saved(pictures, None)
     infos = [sample.info() for sample in samples]
-    return Saved(pictures, save_png(sheet(samples, columns), folder / "grid.png", *infos))
+    return Saved(pictures, save_png(sheet(samples), folder / "grid.png", *infos))
 
 
 def slug(prompt: str) -> str:

@@ -10,18 +10,13 @@ import torch
 from torch import nn
 
 
-def device_of(module: nn.Module) -> torch.device:
-    """The device of the module's first parameter."""
-    return next(module.parameters()).device
-
-
 @contextmanager
 def borrowed(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
     """Inside, the modules are on `device` and in eval mode; afterward both are as they were found.
 
     Parameters keep their identity, so an optimizer that holds them keeps working.
     """
-    homes = [device_of(module) for module in modules]
+    homes = [next(module.parameters()).device for module in modules]
     modes = {part: part.training for module in modules for part in module.modules()}
     try:
         for module in modules:

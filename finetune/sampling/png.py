@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -94,16 +93,13 @@ def save_png(image: Image.Image, path: Path, *infos: Info) -> Path:
     aside = partial_name(path)
     write_png(image, aside, *infos)
     try:
-        for name in itertools.chain([path], (_numbered(path, n) for n in itertools.count(2))):
-            if _put(aside, name):
-                return name
+        name, number = path, 1
+        while not _put(aside, name):
+            number += 1
+            name = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        return name
     finally:
         aside.unlink(missing_ok=True)
-    raise AssertionError  # the count has no end
-
-
-def _numbered(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 def _put(aside: Path, path: Path) -> bool:

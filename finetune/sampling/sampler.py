@@ -19,7 +19,7 @@ from finetune.errors import ConfigError
 from finetune.formats import apply_lora, read_embedding, read_lora
 from finetune.sampling.control import Control, ControlImages, control_rows, size_of
 from finetune.sampling.denoise import Job, Progress, Ticker, denoise
-from finetune.sampling.placement import borrowed, device_of
+from finetune.sampling.placement import borrowed
 from finetune.sampling.sample import Sample
 from finetune.sampling.schedulers import make_scheduler
 from finetune.sampling.settings import (
@@ -125,7 +125,7 @@ class Sampler:
     @property
     def device(self) -> torch.device:
         """Where pictures are made."""
-        return self._device or device_of(self.backbone.unet)
+        return self._device or self.backbone.device
 
     def add_lora(self, path: str | Path, weight: float = 1.0) -> None:
         """Adds a LoRA on top of those already there, with the new words that were learned with it.
