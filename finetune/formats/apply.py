@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,25 +23,21 @@ PARTS = ("unet", "text_encoder", "text_encoder_2")
 Kind = tuple[str, tuple[tuple[str, Any], ...]]
 
 
+@dataclass(frozen=True)
 class Applied:
     """A LoRA on a model.
 
-    Args:
+    Attributes:
         names: Its names among the adapters of the model, one for each kind of update.
         updates: The update of each layer.
         modules: The parts of the model that have one.
         words: The new words that came with it.
     """
 
-    def __init__(
-        self,
-        names: Collection[str],
-        updates: Mapping[tuple[str, str], Update],
-        modules: Mapping[str, nn.Module],
-        words: Sequence[AddedWord],
-    ) -> None:
-        self.updates = updates
-        self._names, self._modules, self._words = names, modules, words
+    names: Collection[str]
+    updates: Mapping[tuple[str, str], Update]
+    modules: Mapping[str, nn.Module]
+    words: Sequence[AddedWord]
 
     def set_scale(self, scale: float) -> None:
         """Sets the weight: 1 as trained, 0 off. New words are not changed by it."""
@@ -80,12 +77,12 @@ class Applied:
         self._remove_words()
 
     def _eject(self) -> None:
-        for module in self._modules.values():
-            for name in self._names:
+        for module in self.modules.values():
+            for name in self.names:
                 eject(module, name)
 
     def _remove_words(self) -> None:
-        for word in reversed(self._words):
+        for word in reversed(self.words):
             word.remove()
 
 
