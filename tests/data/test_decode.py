@@ -98,6 +98,12 @@ def test_16_bit_grey_keeps_its_range() -> None:
     assert pixels(encoded(Image.fromarray(values), "TIFF"))[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
+def test_16_bit_levels_are_rounded_to_the_nearest() -> None:
+    levels = np.arange(0, 65536, dtype=np.uint16).reshape(256, 256)
+    nearest = (levels.astype(int) + 128) // 257  # 257 steps of 16 bits are one of 8
+    assert (pixels(encoded(Image.fromarray(levels), "PNG"))[..., 0] == nearest).all()
+
+
 def test_float_pixels_need_a_known_range() -> None:
     known = Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32))
     assert pixels(encoded(known, "TIFF"))[0, :, 0].tolist() == [0, 128, 255]

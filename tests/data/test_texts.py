@@ -27,6 +27,22 @@ def test_tokens_are_the_backbones(backbone: Backbone) -> None:
     assert conditioning.hidden is None
 
 
+@pytest.mark.parametrize("kind", [TokenTexts, HiddenTexts])
+def test_many_captions_are_prepared_some_at_once(
+    loaded: dict[str, Backbone], kind: type[TokenTexts | HiddenTexts]
+) -> None:
+    heard: list[tuple[int, int]] = []
+    captions = [f"cat {i}" for i in range(1500)]
+    texts = TokenTexts(loaded["sd1"]) if kind is TokenTexts else HiddenTexts(loaded["sd1"], ContentCache())
+    texts.prepare([*captions, "cat 3"], lambda done, of: heard.append((done, of)))
+    done = [d for d, _ in heard]
+    assert len(done) > 1 and done == sorted(set(done)) and done[0] > 0
+    assert {of for _, of in heard} == {done[-1]} == {1500}
+    if kind is TokenTexts:
+        tokens = texts.conditioning(["cat 1499", "cat 0"]).tokens
+        assert tokens is not None and torch.equal(tokens, loaded["sd1"].tokenize(["cat 1499", "cat 0"]))
+
+
 @pytest.mark.parametrize("kept", ["not", "in memory", "on disk"])
 def test_embeddings_are_the_backbones(backbone: Backbone, tmp_path: Path, kept: str) -> None:
     cache = None if kept == "not" else ContentCache(tmp_path if kept == "on disk" else None)
