@@ -59,8 +59,9 @@ class SettingsCommand(click.Command):
             if key.partition(".")[2] == name or key.replace(".", "_") == name:
                 return f"Use --set {key}=VALUE."
         if known := key_here(name, self.keys):
-            own = next((flag for flag, key in FLAGS.items() if key == known), f"--set {known}=VALUE")
-            return f"Here it is {own}."
+            own = {option for parameter in self.params for option in parameter.opts}
+            flags = [flag for flag, key in FLAGS.items() if key == known and flag in own]
+            return f"Here it is {next(iter(flags), f'--set {known}=VALUE')}."
         return ANSWERS.get(name) if "training.steps" in self.keys else None
 
 

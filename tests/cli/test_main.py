@@ -141,6 +141,7 @@ def test_every_flag_stands_for_a_setting_and_shows_its_description(kind: str, ca
         (["lora", "--warmup-steps", "3"], "--set optimizer.warmup_steps=VALUE"),
         (["lora", "--learning-rate", "1"], "Here it is --lr."),
         (["lora", "--network_dim", "8"], "Here it is --rank."),
+        (["run", "x.yaml", "--network_dim", "8"], "Here it is --set adapter.rank=VALUE."),
         (["lora", "--checkpointing_steps", "8"], "Here it is --set training.checkpoint_every=VALUE."),
         (["lora", "--train_data_dir", "x"], "Here it is --instance-dir."),
         (["full", "--train_data_dir", "x"], "Here it is --data-dir."),
