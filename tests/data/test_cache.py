@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,12 @@ def test_keys_tell_their_parts_apart() -> None:
     keys = [content_key(*parts) for parts in cases]
     assert len(set(keys)) == 5
     assert all(len(key) == 64 for key in keys)
+
+
+def test_a_key_is_what_it_always_was() -> None:
+    # Caches on disk are found by it: SHA-256 of the parts, each behind its length in eight bytes.
+    told = struct.pack("<Q2sQ2s", 2, b"ab", 2, "ç".encode())
+    assert content_key("ab", "ç") == hashlib.sha256(told).hexdigest()
 
 
 @pytest.mark.parametrize("on_disk", [False, True])

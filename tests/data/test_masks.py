@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from finetune.config import DataSection
 from finetune.data import PictureSource, View, scan_folder
-from finetune.data.cache import ContentCache
+from finetune.data.cache import ContentCache, content_key
 from finetune.data.masks import Masks
 from finetune.data.preprocess import cut_out, place
 from finetune.errors import DataError
@@ -97,6 +98,15 @@ def test_a_smaller_mask_of_the_same_shape_is_enlarged(mycat: Path, mask_dir: Pat
     grey(mycat / "2.png").resize((20, 20), Image.Resampling.BOX).save(mask_dir / "2.webp", lossless=True)
     halved = masks(mycat, mask_dir=mask_dir).rows([View(2)])
     assert float(F.l1_loss(halved, whole)) < 0.02
+
+
+def test_the_digest_is_what_it_always_was(mycat: Path, mask_dir: Path) -> None:
+    # A run that was begun is known by it.
+    files = [mask_dir / (f"{i}.png" if i % 2 else f"{i}.webp") for i in range(5)]
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    made = masks(mycat, mask_dir=mask_dir, unmasked_weight=0.25)
+    assert made.digests() == digests
+    assert made.digest() == content_key("masks", "0.25", *(f"False {digest}" for digest in digests))
 
 
 def test_the_digest_sees_every_mask(mycat: Path, mask_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -14,8 +15,8 @@ import torch
 from PIL import Image
 
 from finetune.config import PairsSection
-from finetune.data import PairSource, View, scan_pairs
-from finetune.data.cache import ContentCache
+from finetune.data import PairSource, PictureSource, View, scan_pairs
+from finetune.data.cache import ContentCache, content_key
 from finetune.data.control import control_pixels
 from finetune.data.controls import Controls
 from finetune.data.preprocess import cut_out, place
@@ -193,6 +194,18 @@ def test_controls_are_cut_as_the_pictures(pairs: Path, cached: bool, tmp_path: P
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == (4 if cached else 0)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_what_is_prepared_is_all_that_is_needed(pairs: Path, flip: bool, tmp_path: Path) -> None:
+    section = PairsSection(data_dir=pairs)
+    controls = Controls(scan_pairs(section), section, 32, ContentCache(tmp_path / "cache"))
+    controls.prepare(flip)
+    files = set((tmp_path / "cache").rglob("*.safetensors"))
+    assert len(files) == 3 * (1 + flip)
+    controls.rows([View(i, mirrored) for i in range(3) for mirrored in ((False, True) if flip else (False,))])
+    assert set((tmp_path / "cache").rglob("*.safetensors")) == files
+    Controls(scan_pairs(section), section, 32).prepare(flip)  # with no cache there is nothing to do
+
+
 def test_made_controls_follow_the_view(pairs: Path) -> None:
     (pairs / "metadata.jsonl").unlink()
     section = PairsSection(data_dir=pairs, preprocess="edges")
@@ -203,6 +216,13 @@ def test_made_controls_follow_the_view(pairs: Path) -> None:
     levels = ((square + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     assert torch.equal(row, torch.from_numpy(control_pixels(levels, "edges")).permute(2, 0, 1) / 255)
     assert torch.equal(mirrored, row.flip(-1))
+
+
+def test_the_digest_is_what_it_always_was(pairs: Path) -> None:
+    # A run that was begun is known by it.
+    section = PairsSection(data_dir=pairs)
+    digests = [hashlib.sha256((pairs / "edges" / f"{i}.png").read_bytes()).hexdigest() for i in range(3)]
+    assert Controls(scan_pairs(section), section, 32).digest() == content_key("controls", "none", *digests)
 
 
 def test_digest_tells_what_matters(pairs: Path) -> None:
@@ -237,6 +257,24 @@ def test_batches(pairs: Path, backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize("family", ["sd1"])
+def test_what_is_told_and_shown(pairs: Path, backbone: Backbone) -> None:
+    given, heard = source(pairs, backbone), list[tuple[int, int]]()
+    given.prepare(lambda done, of: heard.append((done, of)))
+    assert heard
+    assert not any("made from them" in line for line in given.summary())
+    for number in (2, 5):
+        shown = given.shown(number)
+        assert [caption for caption, _ in shown] == [f"cat {i % 3}" for i in range(number)]
+        rows = given.controls.rows([View(i % 3) for i in range(number)])
+        assert all(torch.equal(control, row) for (_, control), row in zip(shown, rows, strict=True))
+    (pairs / "metadata.jsonl").unlink()
+    made = source(pairs, backbone, preprocess="grayscale")
+    first, *others = PictureSource.summary(made)
+    assert others
+    assert made.summary() == [first, "control pictures made from them: grayscale", *others]
+
+
+@pytest.mark.parametrize("family", ["sd1"])
 def test_dropped_controls_depend_on_the_sample_alone(pairs: Path, backbone: Backbone) -> None:
     dropping, plain = source(pairs, backbone, control_dropout=0.2), source(pairs, backbone)
     rows, all_rows = (s.batch(range(40)).conditioning.control for s in (dropping, plain))
@@ -260,8 +298,9 @@ def test_edges_are_sobel() -> None:
 
 def test_edges_are_opencvs_sobel() -> None:
     cv2 = pytest.importorskip("cv2")
-    for seed, contrast in ((0, 0.2), (1, 1.0)):
-        picture = (np.asarray(painted(23, 17, seed)) * contrast).astype(np.uint8)
+    smooth = np.asarray(painted(23, 17))
+    rough = np.random.default_rng(0).integers(0, 256, (17, 23, 3), dtype=np.uint8)  # steeper than white
+    for picture in (smooth, rough):
         steps = [
             cv2.Sobel(
                 picture.astype(np.float32), cv2.CV_32F, x, 1 - x, ksize=3, borderType=cv2.BORDER_REPLICATE
@@ -277,7 +316,11 @@ def test_edges_are_opencvs_sobel() -> None:
 def test_grey_is_pillows() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(picture).convert("L")).astype(int)
-    assert abs(control_pixels(picture, "grayscale")[..., 0].astype(int) - expected).max() <= 1
+    made = control_pixels(picture, "grayscale")
+    assert made.dtype == np.uint8
+    assert abs(made[..., 0].astype(int) - expected).max() <= 1
+    for level in (0, 255):
+        assert (control_pixels(np.full((2, 2, 3), level, np.uint8), "grayscale") == level).all()
 
 
 def test_canny_is_opencvs() -> None:

@@ -83,6 +83,21 @@ def test_lion_is_its_formula(betas: tuple[float, float] | None) -> None:
     assert torch.allclose(parameter, expected, atol=1e-6)
 
 
+def test_prodigy_finds_the_rate_that_the_library_finds() -> None:
+    start = normal(0, [0], "w", (6,))[0]
+    section = OptimizerSection.model_validate(settings("prodigy", lr=1.0, d0=1e-2))
+    told = {"d0": 1e-2, "d_coef": 2, "use_bias_correction": True, "safeguard_warmup": True}
+    own, optimizer = one(section, start)
+    expected = nn.Parameter(start.clone())
+    library = Prodigy([expected], lr=1.0, weight_decay=0.1, **told)
+    for _ in range(60):  # down a parabola, long enough for the estimate to grow
+        for parameter, stepper in ((own, optimizer), (expected, library)):
+            parameter.grad = parameter.detach().clone()
+            stepper.step()
+    assert library.param_groups[0]["d"] > 1.5e-2
+    assert torch.equal(own, expected)
+
+
 def test_adafactor_is_its_formula() -> None:
     section = OptimizerSection(name="adafactor", lr=0.1, weight_decay=0.2)
     start, gradients = normal(0, [0], "w", (3, 4))[0], normal(0, range(3), "g", (3, 4))
@@ -238,7 +253,7 @@ def test_a_missing_library_is_told_with_how_to_get_it(
 ) -> None:
     for module in [m for m in sys.modules if m.partition(".")[0] == library]:
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ConfigError, match=f"pip install {library}"):
+    with pytest.raises(ConfigError, match=f"needs {library}, .*[\\s\\S]*pip install {library}`"):
         check_trainable(TrainingSection(), OptimizerSection(name=name))
 
 

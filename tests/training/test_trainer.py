@@ -295,6 +295,16 @@ def test_weights_of_another_shape_or_type_are_refused(
         make(tmp_path).resume()
 
 
+def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:
+    make(tmp_path).run()
+    path = RunFolder(tmp_path).checkpoint(4)
+    saved = read_checkpoint(path)
+    weights = {name: value for name, value in saved.weights.items() if name != "layer.weight"}
+    write_checkpoint(path, replace(saved, weights=weights))
+    with pytest.raises(WeightsError, match=r"layer\.weight is missing, not float32 \["):
+        make(tmp_path).resume()
+
+
 def test_nothing_that_is_not_finite_is_saved(tmp_path: Path) -> None:
     # The loss of the second step is still finite; its weights no longer are.
     options: dict[str, Any] = {"optimizer": {"lr": 10.0, "weight_decay": 1e38}, "checkpoint_every": 1}
