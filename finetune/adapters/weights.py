@@ -144,13 +144,13 @@ class LayerWeights(ABC):
         return {first: value * self.scale, **dict(others)}
 
     @classmethod
-    def peft_settings(cls, rank: int, layers: Iterable[LayerWeights], factor: int | None) -> dict[str, Any]:
+    def peft_settings(cls, rank: int, layers: Iterable[LayerWeights], section: LoRASection) -> dict[str, Any]:
         """PEFT's settings for `layers`, besides their ranks, with alpha equal to the rank.
 
         Args:
             rank: The most common rank.
             layers: Layers of this algorithm.
-            factor: LoKr's `factor` setting.
+            section: What they were trained with.
         """
         return {"alpha": rank}
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from finetune.adapters.algorithms.lora import LowRank
 from finetune.adapters.lora import LoRA
 from finetune.adapters.weights import LayerWeights, LoRAWeights
+from finetune.config import LoRASection
 from finetune.formats.read import DIFFUSERS_METADATA
 from finetune.formats.tensors import write_tensors
 
@@ -42,7 +43,7 @@ def write_diffusers(
     """
     weights = readable(lora.weights())
     tensors = {name: tensor.to(dtype) for name, tensor in diffusers_tensors(weights).items()}
-    settings = adapter_metadata(weights, lora.section.factor)
+    settings = adapter_metadata(weights, lora.section)
     write_tensors(path, tensors, {"format": "pt", **metadata, **settings})
     return all(isinstance(layer, LowRank) for layer in weights.layers.values())
 
@@ -70,26 +71,26 @@ def diffusers_tensors(weights: LoRAWeights) -> dict[str, Tensor]:
     return tensors
 
 
-def adapter_metadata(weights: LoRAWeights, factor: int | None = None) -> dict[str, str]:
+def adapter_metadata(weights: LoRAWeights, section: LoRASection) -> dict[str, str]:
     """PEFT's settings of each part, flat, as JSON: diffusers' `lora_adapter_metadata`.
 
     Only settings that every PEFT version knows are given, since it rejects unknown ones.
 
     Args:
         weights: What is in the file.
-        factor: LoKr's `factor` setting.
+        section: What it was trained with.
     """
     flat: dict[str, Any] = {}
     for part, layers in weights.parts().items():
-        flat |= {f"{part}.{setting}": value for setting, value in _config(part, layers, factor).items()}
+        flat |= {f"{part}.{setting}": value for setting, value in _config(part, layers, section).items()}
     return {DIFFUSERS_METADATA: json.dumps(flat, indent=2, sort_keys=True)}
 
 
-def _config(part: str, layers: Mapping[str, LayerWeights], factor: int | None) -> dict[str, Any]:
+def _config(part: str, layers: Mapping[str, LayerWeights], section: LoRASection) -> dict[str, Any]:
     rank = Counter(layer.rank for layer in layers.values()).most_common(1)[0][0]
     others = {f"^{name}": layer.rank for name, layer in sorted(layers.items()) if layer.rank != rank}
     # transformers versions nest text encoders differently; endings match in all of them.
     targets = layers if part == "unet" else {name.rpartition(".")[2] for name in layers}
     config = {"r": rank, "rank_pattern": others, "alpha_pattern": others, "target_modules": sorted(targets)}
     kind = type(next(iter(layers.values())))
-    return config | kind.peft_settings(rank, layers.values(), factor)
+    return config | kind.peft_settings(rank, layers.values(), section)

@@ -101,9 +101,9 @@ class Kronecker(LayerWeights):
         return {**super().lycoris(section), "factor": str(section.factor or -1)}
 
     @classmethod
-    def peft_settings(cls, rank: int, layers: Iterable[LayerWeights], factor: int | None) -> dict[str, Any]:
+    def peft_settings(cls, rank: int, layers: Iterable[LayerWeights], section: LoRASection) -> dict[str, Any]:
         """As `LayerWeights.peft_settings`."""
-        return {**super().peft_settings(rank, layers, factor), "decompose_factor": factor or -1}
+        return {**super().peft_settings(rank, layers, section), "decompose_factor": section.factor or -1}
 
 
 class KroneckerUpdate(FactorsUpdate):

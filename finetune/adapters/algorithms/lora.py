@@ -140,7 +140,7 @@ class LowRank(LayerWeights):
         return named
 
     @classmethod
-    def peft_settings(cls, rank: int, layers: Iterable[LayerWeights], factor: int | None) -> dict[str, Any]:
+    def peft_settings(cls, rank: int, layers: Iterable[LayerWeights], section: LoRASection) -> dict[str, Any]:
         """As `LayerWeights.peft_settings`."""
         return {"lora_alpha": rank, "use_dora": any(layer.variant() for layer in layers)}
 
