@@ -69,7 +69,7 @@ class Backbone(ABC):
 
     def __post_init__(self) -> None:
         if self.inpaints:
-            self.unet.register_forward_pre_hook(PaintEverything(self.vae))
+            self.unet.register_forward_pre_hook(PaintEverything(self.vae, self.latent_factor))
             self.notes += ("This is an inpainting model; here its mask covers the whole picture.",)
 
     # --- properties ----------------------------------------------------------------------------

@@ -22,10 +22,11 @@ class PaintEverything:
 
     Args:
         vae: The model's `AutoencoderKL`; it encodes on the UNet's device, wherever it is kept.
+        factor: Pixels per latent along a side.
     """
 
-    def __init__(self, vae: Any) -> None:
-        self._vae = vae
+    def __init__(self, vae: Any, factor: int) -> None:
+        self._vae, self._factor = vae, factor
         self._appended: dict[tuple[int, int, torch.device], Tensor] = {}
 
     def __call__(self, unet: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -51,11 +52,11 @@ class PaintEverything:
         """Mask and masked picture `[1, 1 + C, h, w]` fp32, encoded once for each size."""
         key = height, width, device
         if key not in self._appended:
-            factor = 2 ** (len(self._vae.config.block_out_channels) - 1)
+            pixels = torch.zeros(1, 3, height * self._factor, width * self._factor)
             home = next(self._vae.parameters()).device
             # Always on the UNet's device: a resumed run may have its VAE elsewhere, but gets the same bits.
             move(self._vae, device, None)
-            gray, _ = encode(self._vae, torch.zeros(1, 3, height * factor, width * factor))
+            gray, _ = encode(self._vae, pixels)
             move(self._vae, home, None)
             self._appended[key] = torch.cat([torch.ones_like(gray[:, :1]), gray], dim=1)
         return self._appended[key]

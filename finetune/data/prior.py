@@ -45,7 +45,8 @@ class PriorSource:
     def prepare(self, progress: Progress | None = None) -> None:
         """Encodes all pictures and captions into the caches."""
         report = progress or (lambda done, total: None)
-        first, total = self.instances.to_encode, self.instances.to_encode + self.classes.to_encode
+        first = self.instances.to_encode
+        total = first + self.classes.to_encode
         self.instances.prepare(lambda done, _: report(done, total))
         self.classes.prepare(lambda done, _: report(first + done, total))
 
