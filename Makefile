@@ -16,7 +16,7 @@ WORKERS ?= 2
 help:
 	@echo 'make demo   train a LoRA on $(PICTURES) with the bundled model and sample from it'
 	@echo 'make test   lint, types and tests'
-	@echo 'make campaign  attack the whole program: kills, broken files, full disks (an hour or two)'
+	@echo 'make campaign  attack the whole program: kills, broken files, full disks (a quarter of an hour)'
 	@echo 'make mutants   change the code in small ways: do the tests notice? (hours; resumes where it stopped)'
 	@echo 'make gpu    tests and benchmarks that need an NVIDIA GPU (ten minutes)'
 	@echo 'make clean  remove .venv and caches (never runs/ or samples/)'
