@@ -15,14 +15,16 @@ SECONDS = 10.0  # of tests, besides those of the mutant's own file: others have 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The mutant's mirrored test file, then files that take less time; quick tests first within each."""
-    mutant = os.environ.get("MUTANT_UNDER_TEST", "")
+    """The mutant's mirrored test file, then files that take less time; quick tests first within each.
+
+    mutmut also runs all tests without a mutant before it begins. A few of them do: `make test` runs all.
+    """
+    mutant = os.environ.get("MUTANT_UNDER_TEST", "stats")  # or the name of a step of mutmut's; "" is that run
     record = Path("mutmut-stats.json")
-    if "__mutmut_" not in mutant or not record.exists():
+    if not record.exists() or (mutant and "__mutmut_" not in mutant):
         return
     seconds: dict[str, float] = json.loads(record.read_text(encoding="utf-8"))["duration_by_test"]
-    _, package, module, *_ = mutant.split(".")
-    mirror = f"tests/{package}/test_{module}.py"
+    mirror = "tests/{1}/test_{2}.py".format(*mutant.split(".")) if mutant else ""
     whole: Counter[str] = Counter()
     for item in items:
         whole[item.location[0]] += seconds.get(item.nodeid, 0.0)  # type: ignore[assignment]
@@ -39,7 +41,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             kept.append(item)
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
-    # mutmut's own limit goes by all tests. Who is killed by this signal counts as timed out.
-    spent, planned = time.process_time(), sum(seconds.get(item.nodeid, 0.0) for item in kept)
-    limit = int(spent + 3 * planned) + 20
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+    if mutant:
+        # mutmut's own limit goes by all tests. Who is killed by this signal counts as timed out.
+        spent, planned = time.process_time(), sum(seconds.get(item.nodeid, 0.0) for item in kept)
+        limit = int(spent + 3 * planned) + 20
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
