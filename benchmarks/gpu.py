@@ -11,22 +11,20 @@ import argparse
 import gc
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
 import torch
-from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.machine import describe
 from benchmarks.models import random_model
+from benchmarks.pictures import draw_pictures
+from benchmarks.table import markdown
 from finetune.backbones.families import Family
 from finetune.cli.terminal import quiet_libraries, quiet_loading
 from finetune.recipes import RECIPES, build
@@ -140,42 +138,17 @@ def measure(case: Case, model: Path, pictures: Path, place: Path, steps: int, *c
     return found
 
 
-def machine() -> dict[str, str]:
-    """What the figures were measured on, and with which libraries."""
-    libraries = ("torch", "diffusers", "transformers", "peft", "accelerate", "bitsandbytes")
-    versions = {name: version(name) for name in libraries}
-    if not torch.cuda.is_available():
-        return {"machine": f"{platform.processor() or platform.machine()}, no GPU", **versions}
-    gpu = torch.cuda.get_device_properties(0)
-    return {
-        "machine": f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB",
-        "CUDA": str(torch.version.cuda),
-        **versions,
-    }
-
-
-def table(figures: list[Figures]) -> Table:
-    """The figures as a table to print."""
-    shown = Table("recipe", "model", "precision", "settings", "s/step", "first step", "GiB used", "GiB held")
+def table(figures: list[Figures]) -> str:
+    """The figures as Markdown."""
+    rows = []
     for one in figures:
         case = one.case
         cells = [f"{value:.2f}" for value in (one.step, one.first, one.allocated, one.reserved)]
-        settings = " ".join(change.partition(".")[2] for change in case.changes)
-        row = cells if not one.failure else [one.failure, "", "", ""]
-        shown.add_row(case.kind, case.family, case.precision, settings, *row)
-    return shown
-
-
-def draw_pictures(folder: Path, size: int) -> Path:
-    """Draws four captioned pictures of noise."""
-    folder.mkdir()
-    for number in range(4):
-        pixels = torch.randint(
-            0, 256, (size, size, 3), dtype=torch.uint8, generator=torch.manual_seed(number)
+        name = " ".join(
+            (case.kind, case.family, case.precision, *(c.partition(".")[2] for c in case.changes))
         )
-        Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text("a photo of <mycat>")
-    return folder
+        rows.append([name, *(cells if not one.failure else [one.failure, "", "", ""])])
+    return markdown(["", "s/step", "first step, s", "GiB used", "GiB held"], rows)
 
 
 def main() -> int:
@@ -190,7 +163,6 @@ def main() -> int:
     given = parser.parse_args()
     quiet_libraries()
     quiet_loading()
-    console = Console(width=max(120, Console().width))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     began, figures, skipped = time.monotonic(), list[Figures](), list[Case]()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
@@ -204,21 +176,21 @@ def main() -> int:
                 continue
             size = given.size or (1024 if case.family == "sdxl" else 512)
             pictures = place / f"pictures-{size}"
-            pictures = pictures if pictures.exists() else draw_pictures(pictures, size)
+            pictures = (
+                pictures if pictures.exists() else draw_pictures(pictures, size, 4, "a photo of <mycat>")
+            )
             model = random_model(case.family, place, device)
             run = place / f"run-{number}"
             figures.append(measure(case, model, pictures, run, given.steps, f"data.resolution={size}"))
             gc.collect()
             if device == "cuda":
                 torch.cuda.empty_cache()
-    console.print(", ".join(f"{key} {value}" for key, value in machine().items()))
-    console.print(table(figures))
+    about = describe()
+    print(*(f"{key}: {value}" for key, value in about.items()), "", table(figures), sep="\n")
     for case in skipped:
-        console.print(f"skipped, out of time: {case}")
+        print(f"skipped, out of time: {case}")
     if given.json:
-        given.json.write_text(
-            json.dumps({**machine(), "figures": [asdict(one) for one in figures]}, indent=1)
-        )
+        given.json.write_text(json.dumps({**about, "figures": [asdict(one) for one in figures]}, indent=1))
     return 1 if any(one.failure for one in figures) else 0
 
 
