@@ -1,0 +1,60 @@
+"""How much another busy process slows a training step: `python -m benchmarks.contention`.
+
+Trains a LoRA alone, and beside a process that keeps one core busy, in turn. Since threads wait for each
+other, a step may lose far more than that core's share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from benchmarks.machine import describe, wait_until_quiet
+from benchmarks.measure import OUT, Program, Run, run, summary
+from benchmarks.table import compared
+
+ROOT = Path(__file__).resolve().parent.parent
+ALONE, BESIDE = "alone", "beside a busy process"
+
+
+@contextmanager
+def busy_process() -> Iterator[None]:
+    """Keeps one core busy with another process."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.contention", description=__doc__)
+    parser.add_argument("--model", default="storybook", help="as `finetune lora --model` takes it")
+    parser.add_argument("--steps", type=int, default=10, help="steps of each run, at least 2")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--patience", type=float, default=240.0, help="seconds to wait for a quiet machine")
+    given = parser.parse_args()
+    command = (*("-m", "finetune", "lora", "--instance-dir", "datasets/mycat"),
+               *("--model", given.model, "--output-dir", OUT, "--set", "preview.every=0"))  # fmt: skip
+    program = Program(Path(sys.executable), command, ROOT)
+    runs: dict[str, list[Run]] = {ALONE: [], BESIDE: []}
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as logs:
+        for _ in range(given.repeats):
+            for name, found in runs.items():
+                wait_until_quiet(given.patience)
+                with busy_process() if name == BESIDE else nullcontext():
+                    found.append(run(program, given.steps, Path(logs, "run.log")))
+    figures = {name: summary(found) for name, found in runs.items()}
+    print("\n".join(f"{key}: {value}" for key, value in describe().items()), "", compared(figures), sep="\n")
+    return 1 if any(one.failure for one in figures.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
