@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from benchmarks.machine import describe, wait_until_quiet
-from benchmarks.measure import OUT, Program, Run, run, summary
+from benchmarks.measure import OUT, Program, Run, add_arguments, run, summary
 from benchmarks.table import compared
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,9 +37,7 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.contention", description=__doc__)
     parser.add_argument("--model", default="storybook", help="as `finetune lora --model` takes it")
-    parser.add_argument("--steps", type=int, default=10, help="steps of each run, at least 2")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--patience", type=float, default=240.0, help="seconds to wait for a quiet machine")
+    add_arguments(parser, repeats=3)
     given = parser.parse_args()
     command = (*("-m", "finetune", "lora", "--instance-dir", "datasets/mycat"),
                *("--model", given.model, "--output-dir", OUT, "--set", "preview.every=0"))  # fmt: skip

@@ -36,8 +36,8 @@ def _cpu() -> str:
     pairs = (line.partition(":") for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines())
     about = {name.strip(): value.strip() for name, _, value in pairs}
     kinds = [kind for kind in _FAST_BF16 if kind in about.get("flags", "").split()]
-    name = about.get("model name", platform.machine())
-    return f"{name}, {len(os.sched_getaffinity(0))} cores, {' and '.join(kinds) or 'no bf16 instructions'}"
+    name, bf16 = about.get("model name", platform.machine()), " and ".join(kinds) or "no bf16 instructions"
+    return f"{name}, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads, {bf16}"
 
 
 def libraries(python: Path) -> str:

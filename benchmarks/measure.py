@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -20,6 +21,27 @@ from benchmarks.machine import wait_until_quiet
 HOOK = Path(__file__).with_name("hook.py")
 OUT = "{out}"
 """Stands for a new folder in a program's arguments; it is removed after the run."""
+
+
+def add_arguments(parser: argparse.ArgumentParser, repeats: int) -> None:
+    """Adds the options that all comparisons have: `steps`, `repeats` (with this default) and `patience`."""
+    words = "steps of each run, at least 2 (default: %(default)s)"
+    parser.add_argument("--steps", type=at_least(2), default=10, help=words)
+    words = "runs of each (default: %(default)s)"
+    parser.add_argument("--repeats", type=at_least(1), default=repeats, help=words)
+    words = "seconds to wait for a quiet machine before each run (default: %(default)s)"
+    parser.add_argument("--patience", type=int, default=240, help=words)
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A type of argparse's: a whole number that is not below `least`."""
+
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is too few; give {least} or more")
+        return int(text)
+
+    return number
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import ImageFilter
+from PIL import Image, ImageFilter
 
+from finetune.files import whole_folder
 from storybook.drawing import draw
 from storybook.world import sample_spec
 
@@ -21,28 +22,33 @@ def draw_pictures(folder: Path, size: int, count: int, caption: str = "") -> Pat
         count: How many.
         caption: Goes beside each; none if empty.
     """
-    folder.mkdir(parents=True)
-    for number in range(count):
-        rng = np.random.default_rng(number)
-        draw(sample_spec(rng), rng, size).save(folder / f"{number}.png")
-        if caption:
-            (folder / f"{number}.txt").write_text(caption, encoding="utf-8")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with whole_folder(folder) as aside:
+        for number in range(count):
+            _scene(number, size).save(aside / f"{number}.png")
+            if caption:
+                (aside / f"{number}.txt").write_text(caption, encoding="utf-8")
     return folder
 
 
 def draw_pairs(folder: Path, size: int, count: int, caption: str) -> Path:
     """Writes pictures and their edges into a new folder, which is returned.
 
-    `metadata.jsonl` names both as the `datasets` library's image folders do, and `finetune controlnet`, too.
+    `metadata.jsonl` names both in the way that `finetune controlnet` and the `datasets` library read.
     """
-    folder.mkdir(parents=True)
-    lines = []
-    for number in range(count):
-        rng = np.random.default_rng(number)
-        picture, names = draw(sample_spec(rng), rng, size), (f"{number}.png", f"{number}-edges.png")
-        picture.save(folder / names[0])
-        picture.convert("L").filter(ImageFilter.FIND_EDGES).convert("RGB").save(folder / names[1])
-        lines.append({"file_name": names[0], "conditioning_image_file_name": names[1], "text": caption})
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (folder / "metadata.jsonl").write_text(text, encoding="utf-8")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with whole_folder(folder) as aside:
+        lines = []
+        for number in range(count):
+            picture, names = _scene(number, size), (f"{number}.png", f"{number}-edges.png")
+            picture.save(aside / names[0])
+            picture.convert("L").filter(ImageFilter.FIND_EDGES).convert("RGB").save(aside / names[1])
+            lines.append({"file_name": names[0], "conditioning_image_file_name": names[1], "text": caption})
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (aside / "metadata.jsonl").write_text(text, encoding="utf-8")
     return folder
+
+
+def _scene(number: int, size: int) -> Image.Image:
+    rng = np.random.default_rng(number)
+    return draw(sample_spec(rng), rng, size)

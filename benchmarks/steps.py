@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.machine import describe, revision
-from benchmarks.measure import OUT, Program, in_turn, summary
+from benchmarks.measure import OUT, Program, add_arguments, in_turn, summary
 from benchmarks.table import compared
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,21 +37,19 @@ def checked_out(name: str) -> Iterator[Path]:
         name: As Git takes it.
 
     Raises:
-        SystemExit: If Git knows no such revision.
+        CalledProcessError: If Git knows no such revision; its `stderr` says why.
     """
     with tempfile.TemporaryDirectory(prefix="benchmark-") as place:
         tree = Path(place, "tree")
-        done = _git("worktree", "add", "--detach", str(tree), name)
-        if done.returncode:
-            raise SystemExit(f"Git cannot check out {name!r}: {done.stderr.strip()}")
+        _git("worktree", "add", "--detach", str(tree), name)
         try:
             yield tree
         finally:
             _git("worktree", "remove", "--force", str(tree))
 
 
-def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+def _git(*arguments: str) -> None:
+    subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
 
 
 def program(tree: Path, command: str) -> Program:
@@ -86,14 +84,15 @@ def main() -> int:
     parser.add_argument("revision", help="what to compare with: a commit, branch or tag")
     parser.add_argument("revision2", nargs="?", help="the other one (default: the working tree)")
     parser.add_argument("--command", default=COMMAND, help="what follows `finetune`; %(default)r if unset")
-    parser.add_argument("--steps", type=int, default=10, help="steps of each run, at least 2")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--patience", type=float, default=240.0, help="seconds to wait for a quiet machine")
+    add_arguments(parser, repeats=5)
     parser.add_argument("--json", type=Path, help="file for the figures")
     given = parser.parse_args()
-    with trees(given.revision, given.revision2) as found, tempfile.TemporaryDirectory() as logs:
-        programs = {name: program(tree, given.command) for name, tree in found.items()}
-        runs = in_turn(programs, given.steps, given.repeats, Path(logs), given.patience)
+    try:
+        with trees(given.revision, given.revision2) as found, tempfile.TemporaryDirectory() as logs:
+            programs = {name: program(tree, given.command) for name, tree in found.items()}
+            runs = in_turn(programs, given.steps, given.repeats, Path(logs), given.patience)
+    except subprocess.CalledProcessError as error:
+        parser.error(f"Git cannot check out a revision: {error.stderr.strip()}")
     figures = {name: summary(several) for name, several in runs.items()}
     about = {"command": f"finetune {given.command}", **describe()}
     print("", *(f"{key}: {value}" for key, value in about.items()), "", compared(figures), sep="\n")

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.machine import describe, libraries, revision
-from benchmarks.measure import Run, in_turn, summary
+from benchmarks.measure import Run, add_arguments, in_turn, summary
 from benchmarks.peers.cases import CASES, PRECISION, ROOT
 from benchmarks.peers.place import Place
 from benchmarks.peers.setup import REPOSITORIES, set_up
@@ -75,18 +75,17 @@ def main() -> int:
         words = f"Git folder or address of its code (default: {address})"
         parser.add_argument(f"--{peer}", default=address, metavar="DIR", help=words)
     parser.add_argument("--only", nargs="+", default=list(CASES), choices=CASES)
-    parser.add_argument("--steps", type=int, default=10, help="steps of each run, at least 2")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--patience", type=float, default=240.0, help="seconds to wait for a quiet machine")
+    add_arguments(parser, repeats=3)
     given = parser.parse_args()
     place = Place(given.place.resolve())
+    if not given.setup and not place.model.exists():
+        parser.error(f"There is no model in {place.root}. Make what is needed with --setup.")
     if not given.setup:
         return 0 if measured(place, given) else 1
     try:
         set_up(place, {peer: getattr(given, peer) for peer in REPOSITORIES})
     except subprocess.CalledProcessError as error:
-        print(f"The set-up stopped: {error}. What is made is kept; run it again.", file=sys.stderr)
-        return 1
+        parser.error(f"The set-up stopped. {error} What is complete is kept; run it again.")
     return 0
 
 

@@ -14,6 +14,7 @@ import torch
 from benchmarks.peers.place import Place
 from benchmarks.pictures import draw_pairs, draw_pictures
 from finetune.cli.terminal import quiet_libraries
+from finetune.files import whole_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 CAPTION, PICTURES, SIZE = "a photo of mycat", 10, 512
@@ -84,8 +85,8 @@ def code(place: Place, peer: str, source: str) -> None:
     folder = place.code(peer)
     if folder.exists():
         return
-    folder.mkdir(parents=True)
-    with tempfile.TemporaryDirectory() as name:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with whole_folder(folder) as aside, tempfile.TemporaryDirectory() as name:
         if Path(source).is_dir():
             git = ("git", "-C", source)
         else:
@@ -94,21 +95,22 @@ def code(place: Place, peer: str, source: str) -> None:
         packed = subprocess.run(
             [*git, "archive", "HEAD", "--", *_FILES[peer]], capture_output=True, check=True
         )
-        subprocess.run(["tar", "-x", "-C", folder], input=packed.stdout, check=True)
+        subprocess.run(["tar", "-x", "-C", aside], input=packed.stdout, check=True)
         head = subprocess.run(
             [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
         )
-    (folder / "REVISION").write_text(head.stdout, encoding="utf-8")
+        (aside / "REVISION").write_text(head.stdout, encoding="utf-8")
 
 
 def environment(place: Place, peer: str, packages: tuple[str, ...]) -> None:
     """Installs a peer's packages, with the same PyTorch as here, into an environment of its own."""
-    python = place.python(peer)
-    if python.exists():
+    python, complete = place.python(peer), place.root / peer / "installed"
+    if complete.exists():
         return
     subprocess.run([sys.executable, "-m", "venv", python.parent.parent], check=True)
     same = f"torch=={version('torch').partition('+')[0]}"
     subprocess.run([python, "-m", "pip", "install", "--quiet", same, *packages], check=True)
+    complete.touch()
 
 
 def pictures(place: Place) -> None:
@@ -120,5 +122,5 @@ def pictures(place: Place) -> None:
         draw_pairs(place.pairs, SIZE, PICTURES, CAPTION)
     link = place.tokenizers / "openai_clip-vit-large-patch14"
     if not link.exists():
-        link.parent.mkdir(parents=True)
+        link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(place.model / "tokenizer")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from benchmarks.hook import seconds_elsewhere
-from benchmarks.measure import OUT, Program, Run, in_turn, of_steps, run, summary
+from benchmarks.measure import OUT, Program, Run, add_arguments, in_turn, of_steps, run, summary
 
 BEGIN = """
 import sys, torch
@@ -104,6 +105,15 @@ def test_programs_alternate_and_what_failed_is_not_tried_again(tmp_path: Path) -
     assert "no-python" in found["missing"][0].failure
     lines = (tmp_path / "logs" / "also-good-1.jsonl").read_text(encoding="utf-8").splitlines()
     assert [set(json.loads(line)) for line in lines] == [{"time", "memory", "gpu", "elsewhere"}] * 3
+
+
+def test_too_few_steps_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser, repeats=3)
+    assert parser.parse_args(["--steps", "2"]).steps == 2
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--steps", "1"])
+    assert "1 is too few; give 2 or more" in capsys.readouterr().err
 
 
 def test_work_of_another_process_counts_as_elsewhere() -> None:

@@ -54,9 +54,15 @@ def test_a_revision_can_be_compared_with_itself(repository: Path) -> None:
         assert list(found) == ["old", "old again"]
 
 
-def test_an_unknown_revision_is_told(repository: Path) -> None:
-    with pytest.raises(SystemExit, match="cannot check out 'none'"), steps.trees("none", None):
-        pass
+@pytest.mark.usefixtures("repository")
+def test_an_unknown_revision_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["steps", "none"])
+    with pytest.raises(SystemExit) as stopped:
+        steps.main()
+    assert stopped.value.code == 2
+    assert "invalid reference: none" in capsys.readouterr().err
 
 
 @pytest.mark.slow
