@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -60,14 +61,17 @@ def test_mirrored_at_random(gradient: Image.Image) -> None:
     assert transforms.RandomHorizontalFlip(0.0)(gradient).getpixel((0, 0))[0] == 0
 
 
-def test_only_the_needed_files_of_a_repository_are_copied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", [str, Path.as_uri], ids=["folder", "address"])
+def test_only_the_needed_files_of_a_repository_are_copied(
+    tmp_path: Path, address: Callable[[Path], str]
+) -> None:
     source, place = tmp_path / "source", Place(tmp_path / "place")
     for name in ("train_network.py", "library/util.py", "networks/lora.py", "tools.exe", "docs/page.md"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(name, encoding="utf-8")
     for command in ("init --quiet", "add .", "-c user.name=n -c user.email=e commit --quiet -m m"):
         subprocess.run(["git", *command.split()], cwd=source, check=True)
-    setup.code(place, KOHYA, str(source))
+    setup.code(place, KOHYA, address(source))
     folder = place.code(KOHYA)
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert found == {"train_network.py", "library/util.py", "networks/lora.py", "REVISION"}
