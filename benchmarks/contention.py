@@ -15,10 +15,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from benchmarks.machine import describe, wait_until_quiet
-from benchmarks.measure import OUT, Program, Run, add_arguments, run, summary
+from benchmarks.measure import ROOT, Run, add_arguments, ours, run, summary
 from benchmarks.table import compared
 
-ROOT = Path(__file__).resolve().parent.parent
 ALONE, BESIDE = "alone", "beside a busy process"
 
 
@@ -39,9 +38,8 @@ def main() -> int:
     parser.add_argument("--model", default="storybook", help="as `finetune lora --model` takes it")
     add_arguments(parser, repeats=3)
     given = parser.parse_args()
-    command = (*("-m", "finetune", "lora", "--instance-dir", "datasets/mycat"),
-               *("--model", given.model, "--output-dir", OUT, "--set", "preview.every=0"))  # fmt: skip
-    program = Program(Path(sys.executable), command, ROOT)
+    pictures = ("--instance-dir", "datasets/mycat", "--set", "preview.every=0")
+    program = ours(ROOT, "lora", "--model", given.model, *pictures)
     runs: dict[str, list[Run]] = {ALONE: [], BESIDE: []}
     with tempfile.TemporaryDirectory(prefix="benchmark-") as logs:
         for _ in range(given.repeats):

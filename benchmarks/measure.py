@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,8 @@ from statistics import mean, median
 
 from benchmarks.machine import wait_until_quiet
 
-HOOK = Path(__file__).with_name("hook.py")
+ROOT = Path(__file__).resolve().parent.parent
+HOOK = ROOT / "benchmarks" / "hook.py"
 OUT = "{out}"
 """Stands for a new folder in a program's arguments; it is removed after the run."""
 
@@ -96,6 +98,17 @@ class Summary:
     failure: str = ""
 
 
+def ours(tree: Path, *arguments: str) -> Program:
+    """A command of this program.
+
+    Args:
+        tree: Root of the tree whose package is run, and where it runs.
+        arguments: What follows `finetune`, without `--output-dir`.
+    """
+    command = ("-m", "finetune", *arguments, "--output-dir", OUT)
+    return Program(Path(sys.executable), command, tree, {"PYTHONPATH": str(tree)})
+
+
 def run(program: Program, steps: int, log: Path) -> Run:
     """Runs a program until it has taken some steps.
 
@@ -130,15 +143,16 @@ def run(program: Program, steps: int, log: Path) -> Run:
                 os.killpg(process.pid, signal.SIGKILL)
     lines = noted.read_text(encoding="utf-8").splitlines() if noted.exists() else []
     if code or len(lines) < 2:
-        return Run(failure=f"exit code {code} after {len(lines)} steps: {last_words(log)} ({log})")
+        return Run(failure=f"exit code {code} after {len(lines)} steps: {last_words(log)}")
     return of_steps([json.loads(line) for line in lines], began)
 
 
 def last_words(log: Path) -> str:
-    """The last line of a log that names an error, else its last line; a progress bar may follow an error."""
+    """The last error in a log and up to two lines after it, such as what fixes it; else its last line."""
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    said = [line.strip() for line in lines if line.strip()] or ["it said nothing"]
-    return next((line for line in reversed(said) if "Error" in line), said[-1])
+    said = [" ".join(line.split()) for line in lines if line.strip()] or ["it said nothing"]
+    begin = max((number for number, line in enumerate(said) if "Error" in line), default=len(said) - 1)
+    return " ".join(said[begin : begin + 3])
 
 
 def of_steps(lines: Sequence[Mapping[str, float]], began: float) -> Run:

@@ -22,10 +22,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.machine import describe, revision
-from benchmarks.measure import OUT, Program, add_arguments, in_turn, summary
+from benchmarks.measure import ROOT, add_arguments, in_turn, ours, summary
 from benchmarks.table import compared
 
-ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "lora --instance-dir datasets/mycat --model storybook --set preview.every=0"
 
 
@@ -50,17 +49,6 @@ def checked_out(name: str) -> Iterator[Path]:
 
 def _git(*arguments: str) -> None:
     subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-
-
-def program(tree: Path, command: str) -> Program:
-    """A training command, run with the package of a tree and in it.
-
-    Args:
-        tree: Its root.
-        command: What follows `finetune`, without `--output-dir`.
-    """
-    arguments = ("-m", "finetune", *shlex.split(command), "--output-dir", OUT)
-    return Program(Path(sys.executable), arguments, tree, {"PYTHONPATH": str(tree)})
 
 
 @contextmanager
@@ -89,7 +77,7 @@ def main() -> int:
     given = parser.parse_args()
     try:
         with trees(given.revision, given.revision2) as found, tempfile.TemporaryDirectory() as logs:
-            programs = {name: program(tree, given.command) for name, tree in found.items()}
+            programs = {name: ours(tree, *shlex.split(given.command)) for name, tree in found.items()}
             runs = in_turn(programs, given.steps, given.repeats, Path(logs), given.patience)
     except subprocess.CalledProcessError as error:
         parser.error(f"Git cannot check out a revision: {error.stderr.strip()}")

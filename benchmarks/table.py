@@ -35,7 +35,7 @@ def compared(programs: Mapping[str, Summary]) -> str:
         [name, *_cells(one, base), *([_figure(one.gpu), _ratio(one.gpu, base.gpu)] if on_gpu else [])]
         for name, one in programs.items()
     ]
-    told = [f"{name} was not measured: {one.failure}." for name, one in programs.items() if one.failure]
+    told = [f"{name} was not measured: {one.failure}" for name, one in programs.items() if one.failure]
     told += [
         f"{name}: the machine was not quiet; others kept {one.elsewhere:.1f} cores busy."
         for name, one in programs.items()

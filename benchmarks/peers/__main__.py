@@ -17,8 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.machine import describe, libraries, revision
-from benchmarks.measure import Run, add_arguments, in_turn, summary
-from benchmarks.peers.cases import CASES, PRECISION, ROOT
+from benchmarks.measure import ROOT, Run, add_arguments, in_turn, summary
+from benchmarks.peers.cases import CASES, PRECISION
 from benchmarks.peers.place import Place
 from benchmarks.peers.setup import REPOSITORIES, set_up
 from benchmarks.table import compared
@@ -58,7 +58,8 @@ def measured(place: Place, given: argparse.Namespace) -> bool:
         text = json.dumps({**told, "cases": figures}, indent=1)
         (place.results / f"{name}.json").write_text(text, encoding="utf-8")
         (place.results / f"{name}.md").write_text(page(told, results), encoding="utf-8")
-    print(f"\n{page(told, results)}\nwritten to {place.results / name}.md and .json")
+    print(f"\n{page(told, results)}")
+    print(f"This, the figures and the programs' output are in {place.results} under the name {name}.")
     return not any(one.failure for runs in results.values() for several in runs.values() for one in several)
 
 

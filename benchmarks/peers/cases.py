@@ -7,15 +7,13 @@ and this program also with AdamW.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.measure import OUT, Program
+from benchmarks.measure import OUT, ROOT, Program, ours
 from benchmarks.peers.place import Place
 from benchmarks.peers.setup import CAPTION
 
-ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = str(Path(__file__).with_name("launch.py"))
 OURS, DIFFUSERS, KOHYA = "finetune", "diffusers", "kohya"
 PRECISION = "bf16"
@@ -26,10 +24,10 @@ _SETTINGS = ("training.gradient_checkpointing=false", "optimizer.warmup_steps=0"
 def _ours(place: Place, recipe: str, size: int, *more: str, changes: tuple[str, ...] = ()) -> Program:
     sets = (word for change in (*_SETTINGS, *changes) for word in ("--set", change))
     arguments = (
-        *("-m", "finetune", recipe, "--model", str(place.model), "--output-dir", OUT, "--steps", _LONG),
-        *("--resolution", str(size), "--batch-size", "1", "--precision", PRECISION, *more, *sets),
+        *(recipe, "--model", str(place.model), "--steps", _LONG, "--resolution", str(size)),
+        *("--batch-size", "1", "--precision", PRECISION, *more, *sets),
     )
-    return Program(Path(sys.executable), arguments, ROOT, {"PYTHONPATH": str(ROOT)})
+    return ours(ROOT, *arguments)
 
 
 def _diffusers(place: Place, script: str, size: int, *more: str) -> Program:

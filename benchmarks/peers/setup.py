@@ -16,7 +16,6 @@ from benchmarks.pictures import draw_pairs, draw_pictures
 from finetune.cli.terminal import quiet_libraries
 from finetune.files import whole_folder
 
-ROOT = Path(__file__).resolve().parents[2]
 CAPTION, PICTURES, SIZE = "a photo of mycat", 10, 512
 REPOSITORIES = {
     "diffusers": "https://github.com/huggingface/diffusers",
@@ -31,26 +30,11 @@ _FILES = {
 _LIBRARIES = ("diffusers", "transformers", "peft", "accelerate", "bitsandbytes", "tensorboard", "safetensors")
 _PACKAGES = {
     "diffusers": (*(f"{name}=={version(name)}" for name in _LIBRARIES), "datasets"),
-    # kohya's requirements.txt pins these.
+    # The first three as kohya's requirements.txt has them.
     "kohya": (
-        *(
-            "transformers==4.54.1",
-            "diffusers==0.32.1",
-            "accelerate==1.6.0",
-            "huggingface_hub<1",
-            "safetensors",
-        ),
-        *(
-            "einops",
-            "toml",
-            "voluptuous",
-            "opencv-python-headless",
-            "imagesize",
-            "rich",
-            "tensorboard",
-            "ftfy",
-        ),
-        *("sentencepiece", "easygui"),
+        *("transformers==4.54.1", "diffusers==0.32.1", "accelerate==1.6.0", "huggingface_hub<1", "toml"),
+        *("safetensors", "einops", "voluptuous", "opencv-python-headless", "imagesize", "rich", "ftfy"),
+        *("tensorboard", "sentencepiece", "easygui"),
     ),
 }
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from benchmarks import steps
-from benchmarks.measure import run
+from benchmarks.measure import ROOT, ours, run
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_an_unknown_revision_is_told(
 
 @pytest.mark.slow
 def test_the_hook_measures_two_steps_of_the_bundled_model(tmp_path: Path) -> None:
-    found = run(steps.program(steps.ROOT, steps.COMMAND), 2, tmp_path / "run.log")
+    found = run(ours(ROOT, *shlex.split(steps.COMMAND)), 2, tmp_path / "run.log")
     assert found.failure == ""
     assert len(found.steps) == 1
     assert 0.2 < found.memory < 4
