@@ -135,7 +135,7 @@ def run(program: Program, steps: int, log: Path) -> Run:
                 start_new_session=True,
             )
         except OSError as error:
-            return Run(failure=f"cannot be started: {error}")
+            return Run(failure=f"cannot be started: {error.filename}: {error.strerror}")
         try:
             code = process.wait()
         finally:  # also what it started, and when this process is interrupted
