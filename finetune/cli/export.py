@@ -8,6 +8,7 @@ from typing import Literal
 import click
 
 from finetune.cli.flags import SettingsCommand, given_model, model_flags
+from finetune.cli.imports import large_imports
 from finetune.cli.terminal import quiet_loading, tell
 from finetune.files import check_writable
 from finetune.recipes.load import MODEL_KEYS
@@ -22,12 +23,14 @@ def _export(
     changes: tuple[str, ...],
     dtype: Literal["fp32", "fp16"],
 ) -> None:
-    from finetune.backbones import load_backbone
-    from finetune.export import export_merged, export_plain
-    from finetune.export.merge import check_free
-    from finetune.export.plain import RANK
-    from finetune.recipes.model import choose_model
+    with large_imports():
+        from finetune.backbones import load_backbone
+        from finetune.export import export_merged, export_plain
+        from finetune.export.merge import check_free
+        from finetune.export.plain import RANK
+        from finetune.recipes.model import choose_model
 
+        quiet_loading()
     out = merged or as_lora
     if out is None or (merged and as_lora):
         raise click.UsageError("Give either --merged FOLDER or --as-lora FILE.")
@@ -36,7 +39,6 @@ def _export(
     if as_lora is not None and dtype != "fp32":
         raise click.UsageError("--dtype requires --merged.")
     given = given_model(model, changes)
-    quiet_loading()
     check_free(out)
     check_writable(out.parent)
     section, sentence = choose_model(given, [run])

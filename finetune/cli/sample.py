@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from finetune.cli.controlnet import FORM, parse_controlnet
 from finetune.cli.flags import SettingsCommand, given_model, model_flags, setting_flag
+from finetune.cli.imports import large_imports
 from finetune.cli.terminal import progress, quiet_loading, tell
 from finetune.config import ControlKind, TrainingSection
 from finetune.config.base import check_text
@@ -47,10 +48,11 @@ def _sample(
     controls = [parse_controlnet(text, control_preprocess) for text in controlnets]
     branches, images = [spec for spec, _ in controls], [picture for _, picture in controls]
     check_writable(output_dir)
-    from finetune.recipes.model import choose_model
-    from finetune.sampling import Sampler, save_samples
+    with large_imports():
+        from finetune.recipes.model import choose_model
+        from finetune.sampling import Sampler, save_samples
 
-    quiet_loading()
+        quiet_loading()
     section, sentence = choose_model(
         section, [path for path, _ in specs], [path for path, _ in words], [spec.path for spec in branches]
     )

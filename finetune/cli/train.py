@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from finetune.cli.flags import SettingsCommand, flag_settings, recipe_flags, set_flag, setting_flag
+from finetune.cli.imports import large_imports
 from finetune.cli.terminal import progress, quiet_loading, tell
 from finetune.config import OutputSection
 from finetune.recipes.base import Recipe
@@ -65,7 +66,8 @@ run_command = SettingsCommand(
 
 def train(recipe: Recipe, resume: bool) -> None:
     """Runs a recipe and shows the user its progress."""
-    from finetune.recipes.run import run
+    with large_imports():
+        from finetune.recipes.run import run
 
-    quiet_loading()
+        quiet_loading()
     run(recipe, resume=resume, tell=tell, progress=progress)
