@@ -60,7 +60,7 @@ class Sampler:
     Args:
         backbone: The model.
         device: Where to sample; "auto" is where the UNet is.
-        precision: "fp32", "bf16", "fp16" or "auto" (fp32 on a CPU); the weights are not converted.
+        precision: "fp32", "bf16", "fp16" or "auto" (`dtype_on`); the weights are not converted.
 
     Raises:
         ConfigError: No precision has that name.
@@ -97,7 +97,7 @@ class Sampler:
                 `(PATH, WORD)`.
             controlnets: Run folders or diffusers folders; a `ControlSpec` says how strongly and when.
             device: "auto" is the first GPU, else the CPU.
-            precision: On a GPU the weights are kept in it; on a CPU they stay fp32.
+            precision: The weights are converted to it.
 
         Raises:
             ModelError: The model cannot be found, read or recognized.
@@ -115,9 +115,8 @@ class Sampler:
             sampler.add_lora(path, weight)
         for embedding in embeddings:
             sampler.add_embedding(*parse_embedding(embedding))
-        if place.type != "cpu":
-            backbone = sampler.backbone
-            backbone.to(place, compute_dtype(precision, backbone.unet, place))
+        backbone = sampler.backbone
+        backbone.to(place, compute_dtype(precision, backbone.unet, place))
         for control in controls:
             sampler.add_controlnet(control)
         return sampler
