@@ -24,7 +24,7 @@ LAYERS = [
     {"formats"},
     {"adapters", "data"},
     {"backbones"},
-    {"diffusion"},
+    {"diffusion", "kernels"},
     {"config"},
     {"errors", "files", "signals", "version"},
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
@@ -45,3 +46,7 @@ class Autoencoding(nn.Module):
     def enable_gradient_checkpointing(self) -> None:
         """Recomputes activations in the backward pass."""
         self.vae.enable_gradient_checkpointing()
+
+    def faster(self, pack: bool) -> AbstractContextManager[None]:
+        """Nothing is frozen, so nothing can be packed."""
+        return nullcontext()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from finetune.diffusion.batch import Conditioning
 from finetune.errors import ConfigError
+from finetune.kernels import can_pack, packed
 
 if TYPE_CHECKING:
     from finetune.backbones import Backbone
@@ -135,6 +136,21 @@ class Adapter(nn.Module, ABC):
                 encoder, "activation_checkpointing_enable", encoder.gradient_checkpointing_enable
             )
             enable({"use_reentrant": False})  # type: ignore[operator]
+
+    @contextmanager
+    def faster(self, pack: bool) -> Iterator[None]:
+        """Inside, forward and backward pass are faster; afterward the model is as it was found.
+
+        Args:
+            pack: Whether frozen weights are held in the order in which a CPU multiplies them
+                (`finetune.kernels.packed`); nothing may read or change them then.
+        """
+        with packed(self.packable() if pack else ()):
+            yield
+
+    def packable(self) -> list[nn.Module]:
+        """The frozen layers whose weights are used for nothing but the layers' own products."""
+        return [module for module in self.modules() if can_pack(module)]
 
     def train(self: AdapterT, mode: bool = True) -> AdapterT:
         """Switches to training, except for dropout of the pretrained model.

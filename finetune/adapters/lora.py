@@ -95,6 +95,11 @@ class LoRA(Adapter):
             for part in parts:
                 part.switch(True)
 
+    def packable(self) -> list[nn.Module]:
+        """As `Adapter.packable`, without the layers whose weights an update computes with."""
+        read = {id(update.base_layer) for update in self._updates.values() if update.reads_weight}
+        return [module for module in super().packable() if id(module) not in read]
+
     def weights(self) -> LoRAWeights:
         """What has been learned, as plain values for the file formats."""
         state, layers = self.state(), {}

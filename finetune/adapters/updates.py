@@ -50,9 +50,20 @@ class Update(ABC):
         return {}
 
     @property
+    def base_layer(self) -> nn.Module:
+        """The layer of the model that is updated."""
+        layer: nn.Module = self._layer.get_base_layer()
+        return layer
+
+    @property
     def shape(self) -> Shape:
         """The shape of the layer's weight."""
         return tuple(self._layer.get_base_layer().weight.shape)
+
+    @property
+    def reads_weight(self) -> bool:
+        """Whether the layer's weight is used in training besides calling the layer."""
+        return True
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters by PEFT's names, in a stable order."""
@@ -117,6 +128,11 @@ class FactorsUpdate(Update):
     """LyCORIS's layers, whose parameters are factors."""
 
     zero: ClassVar[Sequence[str]]
+
+    @property
+    def reads_weight(self) -> bool:
+        """The factors alone make the change."""
+        return False
 
     def start(self, seed: int, layer: str) -> None:
         """Kaiming-uniform factors, except one that is already zero."""

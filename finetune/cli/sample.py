@@ -49,10 +49,12 @@ def _sample(
     branches, images = [spec for spec, _ in controls], [picture for _, picture in controls]
     check_writable(output_dir)
     with large_imports():
+        from finetune.kernels import keep_freed_memory
         from finetune.recipes.model import choose_model
         from finetune.sampling import Sampler, save_samples
 
         quiet_loading()
+    keep_freed_memory()
     section, sentence = choose_model(
         section, [path for path, _ in specs], [path for path, _ in words], [spec.path for spec in branches]
     )
@@ -121,7 +123,7 @@ sample_command = SettingsCommand(
         setting_flag(
             "--precision",
             TrainingSection.model_fields["precision"],
-            text="Precision to compute in; `auto` is fp32 on a CPU, and bf16 or fp16 on a GPU.",
+            text="Precision to compute in; `auto` is bf16 or fp16 on a GPU, and on a CPU what is fastest.",
         ),
         click.Option(
             ["--output-dir"],

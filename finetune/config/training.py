@@ -24,10 +24,16 @@ class TrainingSection(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="Precision of the forward pass; trained parameters always stay fp32. "
-        "`auto`: bf16 where the GPU has it, else fp16; fp32 on a CPU.",
+        "`auto`: bf16 where the GPU has it, else fp16; on a CPU bf16 for large models if it computes in "
+        "bf16, else fp32.",
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: slower, far less memory."
+    )
+    packed_weights: bool = Field(
+        True,
+        description="On a CPU, keep frozen weights in the order in which they are multiplied: faster, "
+        "more memory.",
     )
     ema: bool = Field(
         False, description="Keep an exponential moving average of the trained parameters and export it."

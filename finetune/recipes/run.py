@@ -22,6 +22,7 @@ from finetune.data.record import write_record
 from finetune.diffusion.objective import Objective
 from finetune.diffusion.schedule import scheduler_for
 from finetune.formats import DataFacts, run_metadata
+from finetune.kernels import give_back_freed_memory, keep_freed_memory
 from finetune.recipes.base import Recipe
 from finetune.recipes.faults import raise_faults
 from finetune.recipes.fields import flatten
@@ -101,6 +102,7 @@ def run(
             return Result(place.folder, {}, recipe.training.steps, 0.0)
         folder = RunFolder(place.folder)
         folder.check()
+        keep_freed_memory()
         this = assemble(recipe, folder, report)
         if place.state != "free":
             resume_run(this, place.state, report)
@@ -170,7 +172,9 @@ def resolve(recipe: Recipe, backbone: Backbone, name: str) -> Recipe:
         name: The run folder's; also the files', if the user gave none and it is a valid one.
     """
     values = values_with_preset(recipe, _preset_of(recipe, backbone))
-    values["training"]["precision"] = precision_name(dtype_on(values["training"]["precision"], best_device()))
+    values["training"]["precision"] = precision_name(
+        dtype_on(values["training"]["precision"], best_device(), backbone.unet)
+    )
     recipe.fill_in(values, backbone)
     if recipe.output.name is None:
         values["output"]["name"] = recipe.run_name if name_fault(name) else name
@@ -195,6 +199,7 @@ def _train(this: Run, report: Reporter) -> None:
         this.source.prepare(progress)
     if recipe.data.cache:
         this.backbone.free_encoders()
+    give_back_freed_memory()  # what encoding needed
     accelerator.wait_for_everyone()  # all processes have chosen their folder before it appears
     if accelerator.is_main_process:
         recipe.save_in(this.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -51,6 +52,9 @@ class Trained(Protocol):
 
     def enable_gradient_checkpointing(self) -> None:
         """Called if the settings ask for it."""
+
+    def faster(self, pack: bool) -> AbstractContextManager[None]:
+        """Inside, the model is trained; see `Adapter.faster`."""
 
 
 Loss = Callable[[Any, RowsT], Tensor]

@@ -102,6 +102,10 @@ class Trainer(Generic[RowsT]):
                 is untouched.
             Interrupted: On SIGINT, SIGTERM or SIGHUP, after a checkpoint was written.
         """
+        with self.trained.faster(self.training.packed_weights):
+            self._run()
+
+    def _run(self) -> None:
         main = self.accelerator.is_main_process
         metrics = Metrics(self.folder.metrics, self.step) if main else None
         self.accelerator.init_trackers("finetune")

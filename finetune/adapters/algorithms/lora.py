@@ -172,6 +172,11 @@ class LowRankUpdate(Update):
         """DoRA's magnitude, `[out]` or `[1, out, 1, 1]`; None for plain LoRA."""
         return self.parameters().get("lora_magnitude_vector")
 
+    @property
+    def reads_weight(self) -> bool:
+        """DoRA takes its norm."""
+        return self.magnitude is not None
+
     def parameters(self) -> dict[str, nn.Parameter]:
         """`lora_A`, `lora_B` and, for DoRA, the magnitude."""
         names = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
