@@ -80,8 +80,9 @@ class RunFolder:
         """
         *older, _ = self.checkpoints() or [self.path]
         regular = [folder for folder in older if step_of(folder) % every == 0]
+        kept = regular[max(0, len(regular) - (keep - 1)) :]
         for folder in older:
-            if folder not in regular[len(regular) - (keep - 1) :]:
+            if folder not in kept:
                 remove_folder(folder)
 
 
