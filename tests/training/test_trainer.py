@@ -341,14 +341,17 @@ def test_an_interrupted_run_ends_with_the_checkpoints_of_one_that_was_not(tmp_pa
     assert kept[0] == kept[1] == ["step-000006", "step-000007"]
 
 
-def test_a_preview_lost_between_checkpoint_and_kill_is_made_on_resume(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("every", "left"), [(1, [1, 2, 3, 4]), (2, [2, 4])])
+def test_a_preview_lost_between_checkpoint_and_kill_is_made_on_resume(
+    tmp_path: Path, every: int, left: list[int]
+) -> None:
     made: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        make(tmp_path, hooks=[killed_at(2)]).run()
-    resumed = make(tmp_path, hooks=[(2, made.append)])
+        make(tmp_path, hooks=[killed_at(every)], checkpoint_every=every).run()
+    resumed = make(tmp_path, hooks=[(every, made.append)], checkpoint_every=every)
     assert resumed.resume()
     resumed.run()
-    assert made == [2, 4]
+    assert made == left
 
 
 def test_metrics_that_cannot_be_read_are_begun_anew(tmp_path: Path) -> None:
