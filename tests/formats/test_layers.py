@@ -29,11 +29,12 @@ KINDS: dict[str, tuple[dict[Role, Tensor], float]] = {
     ),
     "lokr": ({"lokr_w1": torch.ones(2, 2), "lokr_w2_a": torch.ones(2, 3), "lokr_w2_b": torch.ones(3, 3)}, 3),
 }
+WHOLE: dict[Role, Tensor] = {"lokr_w1": torch.ones(2, 2), "lokr_w2": torch.ones(2, 3)}
 
 
 def change(kind: str, layer: str = "q", **config: Any) -> float:
     """What every entry of the product is multiplied by, read from PEFT's settings or a tensor `alpha`."""
-    rows, product = KINDS[kind]
+    rows, product = KINDS.get(kind, (WHOLE, 1))
     alpha = config.pop("tensor", None)
     if alpha is not None:
         rows = rows | {"alpha": torch.tensor(alpha)}
@@ -55,6 +56,14 @@ def test_the_strength_is_alpha_by_rank(kind: str) -> None:
 
 def test_a_rank_stabilised_strength_is_alpha_by_its_root() -> None:
     assert change("lora", r=3, lora_alpha=6, use_rslora=True) == pytest.approx(6 / 3**0.5)
+
+
+def test_a_lokr_of_whole_factors_is_scaled_by_pefts_settings_alone() -> None:
+    """LyCORIS writes an alpha for it too, and does not use it."""
+    settings: dict[str, Any] = {"r": 3, "alpha": 6}
+    assert change("whole lokr") == change("whole lokr", tensor=6.0) == 1
+    assert change("whole lokr", **settings) == 2
+    assert change("whole lokr", tensor=6.0, **settings) == 1
 
 
 def test_the_left_factor_of_a_lokr_is_the_outer_one() -> None:

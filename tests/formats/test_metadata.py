@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
-from safetensors import safe_open
 
 from finetune.backbones import Backbone
 from finetune.config import (
@@ -20,21 +17,22 @@ from finetune.config import (
     OptimizerSection,
     TrainingSection,
 )
-from finetune.formats import DataFacts, run_metadata, write_diffusers, write_kohya
-from finetune.formats.tensors import read_tensors, write_tensors
-from tests.formats.conftest import trained_lora
+from finetune.formats import DataFacts, run_metadata
 
 FACTS = DataFacts("mycat", "abc123", ["a photo of mycat", "a photo of mycat, on snow"])
 
 
-def recipe(**adapter: Any) -> dict[str, Any]:
+def recipe(**changes: dict[str, Any]) -> dict[str, Any]:
+    training = {"steps": 30, "batch_size": 2, "accumulation": 2, "precision": "fp32", "seed": 11}
     sections = {
         "model": ModelSection(name="storybook"),
-        "data": DataSection(),
-        "adapter": LoRASection(**adapter),
-        "objective": ObjectiveSection(),
-        "optimizer": OptimizerSection(lr=0.001, text_encoder_lr=0.0001),
-        "training": TrainingSection(steps=30, batch_size=2, accumulation=2, precision="fp32", seed=11),
+        "data": DataSection(**changes.get("data", {})),
+        "adapter": LoRASection(**changes.get("adapter", {})),
+        "objective": ObjectiveSection(**changes.get("objective", {})),
+        "optimizer": OptimizerSection(
+            **{"lr": 0.001, "text_encoder_lr": 0.0001} | changes.get("optimizer", {})
+        ),
+        "training": TrainingSection(**training | changes.get("training", {})),
     }
     return {"kind": "lora"} | {name: section.model_dump(mode="json") for name, section in sections.items()}
 
@@ -88,75 +86,67 @@ def test_names_that_tools_read(backbone: Backbone) -> None:
 @pytest.mark.parametrize("family", ["sd1"], indirect=True)
 def test_what_is_told_only_if_so(backbone: Backbone) -> None:
     facts = DataFacts("mycat", "abc", ["a photo of mycat"] * 3)
-    told = run_metadata(recipe(text_encoder=True), backbone, facts, name="x", step=1)
+    told = run_metadata(recipe(adapter={"text_encoder": True}), backbone, facts, name="x", step=1)
     assert told["ss_text_encoder_lr"] == "0.0001"
     assert told["modelspec.trigger_phrase"] == "a photo of mycat"
 
 
-@pytest.mark.parametrize("family", ["sd1"], indirect=True)
+HUBER = {"ss_loss_type": "huber", "ss_huber_c": "0.1", "ss_huber_schedule": "snr"}
+SMOOTH = {"ss_loss_type": "smooth_l1", "ss_huber_c": "0.2", "ss_huber_schedule": "constant"}
+PYRAMID = {"ss_multires_noise_discount": "0.3", "ss_multires_noise_iterations": "6"}
+
+
+# Each name is sd-scripts' own, from `train_network.py`.
 @pytest.mark.parametrize(
-    ("settings", "module", "dim", "alpha", "arguments"),
+    ("section", "settings", "said"),
     [
-        ({"rank": 4, "alpha": 2.0}, "networks.lora", "4", "2", {}),
-        ({"rank": 4, "alpha": 2.0, "rslora": True}, "networks.lora", "4", "4", {}),
+        ("objective", {"loss": "l1"}, {"ss_loss_type": "l1"}),
+        ("objective", {"loss": "huber"}, HUBER),
+        ("objective", {"loss": "smooth_l1", "huber_c": 0.2, "huber_schedule": "constant"}, SMOOTH),
+        ("objective", {"weighting": "min_snr"}, {"ss_min_snr_gamma": "5.0"}),
+        ("objective", {"weighting": "min_snr", "min_snr_gamma": 2.0}, {"ss_min_snr_gamma": "2.0"}),
+        ("objective", {"weighting": "debiased"}, {"ss_debiased_estimation": "True"}),
+        ("objective", {"offset_noise": 0.05}, {"ss_noise_offset": "0.05"}),
+        ("objective", {"pyramid_noise": 0.3}, PYRAMID),
         (
-            {"rank": 4, "alpha": 2.0, "conv_rank": 2, "conv_alpha": 0.5},
-            "networks.lora",
-            "4",
-            "2",
-            {"conv_dim": "2", "conv_alpha": "0.5"},
+            "objective",
+            {"pyramid_noise": 0.3, "pyramid_levels": 4},
+            PYRAMID | {"ss_multires_noise_iterations": "4"},
         ),
-        (
-            {"rank": 2, "alpha": 2.0, "dora": True},
-            "lycoris.kohya",
-            "2",
-            "2",
-            {"algo": "lora", "dora_wd": "True", "wd_on_output": "True"},
-        ),
+        ("objective", {"input_perturbation": 0.1}, {"ss_ip_noise_gamma": "0.1"}),
+        ("objective", {"zero_terminal_snr": True}, {"ss_zero_terminal_snr": "True"}),
+        ("optimizer", {"lr": 0.5}, {"ss_learning_rate": "0.5", "ss_unet_lr": "0.5"}),
+        ("optimizer", {"schedule": "cosine"}, {"ss_lr_scheduler": "cosine"}),
+        ("optimizer", {"warmup_steps": 3}, {"ss_lr_warmup_steps": "3"}),
+        ("training", {"precision": "bf16"}, {"ss_mixed_precision": "bf16"}),
+        ("training", {"gradient_checkpointing": True}, {"ss_gradient_checkpointing": "True"}),
+        ("training", {"max_grad_norm": 0.25}, {"ss_max_grad_norm": "0.25"}),
+        ("adapter", {"dropout": 0.25}, {"ss_network_dropout": "0.25"}),
+        ("data", {"resolution": 64}, {"ss_resolution": "(64, 64)", "modelspec.resolution": "64x64"}),
+        ("data", {"flip": True}, {"ss_flip_aug": "True"}),
+        ("data", {"crop": "random"}, {"ss_random_crop": "True"}),
+        ("data", {"cache": False}, {"ss_cache_latents": "False"}),
+        ("data", {"caption_dropout": 0.1}, {"ss_caption_dropout_rate": "0.1"}),
     ],
 )
-def test_network(
-    settings: dict[str, Any],
-    module: str,
-    dim: str,
-    alpha: str,
-    arguments: dict[str, str],
-    backbone: Backbone,
-    tmp_path: Path,
+def test_a_setting_is_told_under_kohyas_name(
+    section: str, settings: dict[str, Any], said: dict[str, str], loaded: dict[str, Backbone]
 ) -> None:
-    write_kohya(tmp_path / "k.safetensors", trained_lora(backbone, **settings), {"ss_seed": "1"})
-    with safe_open(tmp_path / "k.safetensors", "pt") as file:
-        told = file.metadata()
-    assert (told["ss_network_module"], told["ss_network_dim"], told["ss_network_alpha"]) == (
-        module,
-        dim,
-        alpha,
+    """And under no other; what is not set by default is left out."""
+    before, after = (
+        run_metadata(r, loaded["sd1"], FACTS, name="x", step=20)
+        for r in (recipe(), recipe(**{section: settings}))
     )
-    assert json.loads(told["ss_network_args"]) == arguments
-    assert told["ss_seed"] == "1"
-    assert "lora_adapter_metadata" not in told  # with it, diffusers refuses files that have alphas
+    assert before.keys() <= after.keys()
+    changed = {key: value for key, value in after.items() if before.get(key) != value}
+    del changed["finetune.recipe"]
+    assert changed == said
 
 
-@pytest.mark.parametrize("family", ["sd1"], indirect=True)
-def test_diffusers_file_carries_both(backbone: Backbone, tmp_path: Path) -> None:
-    write_diffusers(tmp_path / "d.safetensors", trained_lora(backbone), {"finetune.step": "7"})
-    _, told = read_tensors(tmp_path / "d.safetensors")
-    assert told["finetune.step"] == "7" and told["format"] == "pt"
-    assert json.loads(told["lora_adapter_metadata"])["unet.r"] == 4
-
-
-def test_bytes_depend_on_content_alone(tmp_path: Path) -> None:
-    """The library itself writes metadata in another order each time."""
-    tensors = {"b": torch.ones(3), "a": torch.zeros(2, dtype=torch.float16)}
-    metadata = {f"k{i}": "é" * i for i in range(20)}
-    assert len({safetensors.torch.save(tensors, metadata) for _ in range(5)}) > 1  # else ours is not needed
-    for name in "123":
-        write_tensors(tmp_path / name, tensors, metadata)
-    write_tensors(tmp_path / "4", dict(reversed(tensors.items())), dict(reversed(metadata.items())))
-    contents = {(tmp_path / name).read_bytes() for name in "1234"}
-    assert len(contents) == 1
-    read, metadata = read_tensors(tmp_path / "1")
-    assert all(torch.equal(read[name], tensors[name]) for name in tensors)
-    assert metadata["k3"] == "ééé" and len(metadata) == 20
-    assert int.from_bytes(contents.pop()[:8], "little") % 8 == 0
-    assert not [p for p in tmp_path.iterdir() if "partial" in p.name]
+@pytest.mark.parametrize(("rate", "told"), [(None, "0.001"), (0.0001, "0.0001")])
+def test_the_rate_of_text_encoders_is_the_unets_if_not_given(
+    rate: float | None, told: str, loaded: dict[str, Backbone]
+) -> None:
+    made = recipe(adapter={"text_encoder": True}, optimizer={"text_encoder_lr": rate})
+    metadata = run_metadata(made, loaded["sd1"], FACTS, name="x", step=1)
+    assert metadata["ss_text_encoder_lr"] == told

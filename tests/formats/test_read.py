@@ -286,6 +286,7 @@ def test_files_that_are_none(backbone: Backbone, tmp_path: Path) -> None:
 @one_family
 def test_folders(backbone: Backbone, tmp_path: Path) -> None:
     file = q_file(tmp_path)
+    (tmp_path / "._x.safetensors").write_bytes(b"what macOS keeps beside a file on other disks")
     assert read_lora(tmp_path, backbone).layers
     file.rename(tmp_path / "pytorch_lora_weights.safetensors")
     save_file({"x": torch.ones(1)}, tmp_path / "mycat.safetensors")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,32 +177,3 @@ def test_several_loras_add_up(fresh: Fresh, tmp_path: Path) -> None:
     assert np.array_equal(picture(backbone.pipeline()), base)
     after = backbone.unet.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[n], before[n]) for n in before)
-
-
-def test_diffusers_metadata_is_diffusers_own(backbone: Backbone, tmp_path: Path) -> None:
-    """Read back by diffusers' own function, it makes a PEFT configuration of the right size."""
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-    from peft import LoraConfig
-
-    lora = trained_lora(backbone, text_encoder=True, conv_rank=3)
-    write_diffusers(tmp_path / "pytorch_lora_weights.safetensors", lora, {"finetune.step": "3"})
-    cls = StableDiffusionXLPipeline if backbone.family == "sdxl" else StableDiffusionPipeline
-    tensors, _, metadata = cls.lora_state_dict(tmp_path, return_lora_metadata=True)
-    config = LoraConfig(**{k.removeprefix("unet."): v for k, v in metadata.items() if k.startswith("unet.")})
-    ranks = {config.r, *config.rank_pattern.values()}
-    assert ranks == {3, 4}
-    rank = {name.rpartition(".lora_B")[0]: t.shape[1] for name, t in tensors.items() if ".lora_B." in name}
-    for name, size in rank.items():
-        if name.startswith("unet."):
-            layer = name.removeprefix("unet.")
-            assert size == config.rank_pattern.get(f"^{layer}", config.r)
-            assert layer in config.target_modules
-    assert config.alpha_pattern == config.rank_pattern and config.lora_alpha == config.r
-    assert json.loads(json.dumps(metadata))["text_encoder.r"] == 4
-
-
-@pytest.mark.parametrize("family", ["sd1"], indirect=True)
-def test_half_precision_file(backbone: Backbone, tmp_path: Path) -> None:
-    lora = trained_lora(backbone)
-    write_kohya(tmp_path / "k.safetensors", lora, {}, dtype=torch.float16)
-    assert {t.dtype for t in load_file(tmp_path / "k.safetensors").values()} == {torch.float16}

@@ -1,15 +1,18 @@
-"""safetensors files as they are written."""
+"""safetensors files as they are written, and what may be in those that are read."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from finetune.errors import WeightsError
 from finetune.formats import write_tensors
+from finetune.formats.tensors import check_floats, read_tensors
 
 
 @pytest.mark.parametrize(
@@ -28,3 +31,50 @@ def test_what_is_not_finite_is_not_written(bad: torch.Tensor, precision: str, tm
     assert not list(tmp_path.iterdir())
     write_tensors(file, {"a": torch.ones(2), "mark": torch.zeros(0)}, {})
     assert set(load_file(file)) == {"a", "mark"}
+
+
+def test_bytes_depend_on_content_alone(tmp_path: Path) -> None:
+    """The library itself writes metadata in another order each time."""
+    tensors = {"b": torch.ones(3), "a": torch.zeros(2, dtype=torch.float16)}
+    metadata = {f"k{i}": "é" * i for i in range(20)}
+    assert len({safetensors.torch.save(tensors, metadata) for _ in range(5)}) > 1  # else ours is not needed
+    for name in "123":
+        write_tensors(tmp_path / name, tensors, metadata)
+    write_tensors(tmp_path / "4", dict(reversed(tensors.items())), dict(reversed(metadata.items())))
+    contents = {(tmp_path / name).read_bytes() for name in "1234"}
+    assert len(contents) == 1
+    read, metadata = read_tensors(tmp_path / "1")
+    assert all(torch.equal(read[name], tensors[name]) for name in tensors)
+    assert metadata["k3"] == "ééé" and len(metadata) == 20
+    assert int.from_bytes(contents.pop()[:8], "little") % 8 == 0
+    assert not [p for p in tmp_path.iterdir() if "partial" in p.name]
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "told"),
+    [
+        ("q.alpha", torch.tensor(4), None),
+        ("q.alpha", torch.tensor([4], dtype=torch.int16), None),
+        ("q.alpha", torch.tensor([4, 4]), "int64"),
+        ("q.alpha", torch.tensor(True), "bool"),
+        ("q.alpha", torch.tensor(4j), "complex64"),
+        ("q.lora_up.weight", torch.tensor(4), "int64"),
+        ("q.lora_up.weight", torch.ones(2, 2, dtype=torch.bfloat16), None),
+    ],
+)
+def test_weights_are_floats_and_an_alpha_may_be_one_integer(
+    name: str, tensor: Tensor, told: str | None
+) -> None:
+    tensors = {"k": torch.ones(2), name: tensor}
+    if told is None:
+        check_floats(tensors, Path("x"))
+    else:
+        with pytest.raises(WeightsError, match=rf"but {name} is {told}\."):
+            check_floats(tensors, Path("x"))
+
+
+@pytest.mark.parametrize(("count", "told"), [(3, "n2 is int64."), (4, "n2 is int64; and 1 more.")])
+def test_the_first_three_that_are_no_floats_are_named(count: int, told: str) -> None:
+    with pytest.raises(WeightsError) as caught:
+        check_floats({f"n{i}": torch.ones(2).long() for i in range(count)}, Path("x"))
+    assert caught.value.what.endswith(f"n0 is int64; n1 is int64; {told}")
