@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 from pathlib import Path
 
 import pytest
 import torch
 
-from finetune.data.cache import ContentCache, content_key
+from finetune.config import DataSection
+from finetune.data.cache import ContentCache, cache_of, content_key
 from finetune.errors import ConfigError
+from finetune.files import partial_name
 
 
 def test_keys_tell_their_parts_apart() -> None:
@@ -70,3 +73,22 @@ def test_a_folder_that_cannot_be_written_is_the_users_to_fix(tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
         ContentCache(tmp_path / "file" / "cache").put(content_key("x"), {"x": torch.ones(1)})
+
+
+def test_the_settings_tell_where_the_cache_is(tmp_path: Path) -> None:
+    assert cache_of(DataSection(cache=False, cache_dir=tmp_path), "latents") is None
+    for folder, directory in ((None, None), (tmp_path, tmp_path / "latents")):
+        cache = cache_of(DataSection(cache_dir=folder), "latents")
+        assert cache is not None and cache.directory == directory
+
+
+def test_what_a_killed_process_left_in_the_cache_is_removed(tmp_path: Path) -> None:
+    ContentCache(tmp_path / "latents").put(content_key("x"), {"x": torch.ones(1)})
+    (kept,) = (tmp_path / "latents").rglob("*.safetensors")
+    own = partial_name(kept)
+    # As by a process of this one's number that started at another time.
+    left = own.with_name(re.sub(r"\d+(-\w+\.partial)$", r"1\1", own.name))
+    for path in (own, left):
+        path.touch()
+    cache_of(DataSection(cache_dir=tmp_path), "latents")
+    assert left != own and set(kept.parent.iterdir()) == {kept, own}

@@ -61,6 +61,16 @@ def test_captions_are_cleaned_utf8(mycat: Path) -> None:
     ]
 
 
+def test_a_text_of_more_than_10_000_characters_is_no_caption(mycat: Path) -> None:
+    for name, length in (("0", 10_000), ("2", 10_001), ("4", 1_000_000)):
+        (mycat / f"{name}.txt").write_text("c" * length)
+    folder = scan_folder(mycat)
+    assert folder.pictures[0].caption == "c" * 10_000
+    assert [(s.path.name, s.reason) for s in folder.skipped] == [
+        (f"{name}.png", f"its caption {name}.txt is longer than 10,000 characters") for name in "24"
+    ]
+
+
 def test_bad_pictures_among_good_ones_are_named(mycat: Path) -> None:
     whole = (mycat / "0.png").read_bytes()
     (mycat / "empty.jpg").write_bytes(b"")
@@ -154,8 +164,8 @@ def test_only_foreign_pictures(tmp_path: Path) -> None:
 def test_a_picture_that_changes_after_the_scan_is_refused(mycat: Path) -> None:
     first, second, *_ = scan_folder(mycat).pictures
     painted(48, 32, 99).save(first.path)
-    with pytest.raises(DataError, match="changed"):
+    with pytest.raises(DataError, match="A picture was changed during the run"):
         first.read()
     second.path.unlink()
-    with pytest.raises(DataError, match="no longer be read"):
+    with pytest.raises(DataError, match="A picture of the run can no longer be read"):
         second.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import sys
@@ -119,7 +120,7 @@ def no_control_named(folder: Path) -> None:
 
 
 def some_without_control(folder: Path) -> None:
-    write_lines(folder, *lines_of(folder), {"file_name": "0.png", "text": "x"})
+    write_lines(folder, *lines_of(folder)[:2], {"file_name": "2.png", "text": "x"})
 
 
 def no_picture_named(folder: Path) -> None:
@@ -128,8 +129,12 @@ def no_picture_named(folder: Path) -> None:
 
 def not_json(folder: Path) -> None:
     (folder / "metadata.jsonl").write_text(
-        '{"file_name": "0.png", "conditioning_image": "edges/0.png"}\n0.png'
+        '\n{"file_name": "0.png", "conditioning_image": "edges/0.png"}\n\n0.png'
     )
+
+
+def not_utf8(folder: Path) -> None:
+    (folder / "metadata.jsonl").write_bytes('{"file_name": "Kätzchen.png"}'.encode("latin-1"))
 
 
 def not_text(folder: Path) -> None:
@@ -150,9 +155,10 @@ def no_metadata(folder: Path) -> None:
     [
         (other_shape, r"2\.png \(40x40\) and 2\.png \(40x30\)"),
         (no_control_named, "No line of metadata.jsonl names a control picture"),
-        (some_without_control, "no `conditioning_image`: 0.png"),
+        (some_without_control, r"no `conditioning_image`: 2\.png\."),
         (no_picture_named, "names no picture.\n.*line 1"),
-        (not_json, "not a JSON object.\n.*line 2"),
+        (not_json, "not a JSON object.\n.*line 4"),
+        (not_utf8, "cannot be read: it is not UTF-8 text"),
         (not_text, "`file_name` is not a string"),
         (nothing_left, "None of the pairs"),
         (no_metadata, "no control pictures"),
@@ -163,6 +169,22 @@ def test_faults(pairs: Path, spoil: Callable[[Path], None], message: str) -> Non
     with pytest.raises(DataError, match=message) as caught:
         scan_pairs(PairsSection(data_dir=pairs))
     assert caught.value.fix
+
+
+def test_metadata_that_may_not_be_read(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **settings: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)  # root may read everything
+    with pytest.raises(DataError, match="metadata cannot be read: Permission denied"):
+        scan_pairs(PairsSection(data_dir=pairs))
+
+
+def test_blank_lines_are_skipped(pairs: Path) -> None:
+    before = scan_pairs(PairsSection(data_dir=pairs))
+    lines = (pairs / "metadata.jsonl").read_text().splitlines()
+    (pairs / "metadata.jsonl").write_text("\n" + "\n \n\n".join(lines) + "\n\n")
+    assert scan_pairs(PairsSection(data_dir=pairs)) == before
 
 
 def test_control_pictures_given_twice(pairs: Path) -> None:

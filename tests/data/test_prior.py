@@ -54,6 +54,14 @@ def test_one_progress_bar_spans_both(prior: PriorSource) -> None:
     assert done == sorted(done) and totals == {done[-1]}
 
 
+def test_the_record_tells_subject_and_class_apart(prior: PriorSource) -> None:
+    record, subject = prior.record(), prior.instances.record()
+    assert record[:5] == subject
+    assert [entry["file"] for entry in record[5:]] == [f"class/{entry['file']}" for entry in subject]
+    assert [entry.get("class") for entry in record] == [None] * 5 + ["true"] * 5
+    assert {entry["caption"] for entry in record[5:]} == set(prior.classes.captions())
+
+
 def test_every_class_picture_is_seen_once_an_epoch(prior: PriorSource) -> None:
     count = len(prior.classes)
     assert len(set(prior.batch(range(count)).names[count:])) == count
