@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from finetune.adapters import LoRA, TextualInversion
+from finetune.adapters.embedding import NewWord
 from finetune.backbones import Backbone
+from finetune.backbones.words import initial_word
 from finetune.config import EmbeddingSection, LoRASection
 from finetune.errors import ConfigError
 from tests.adapters.test_lora import same, weights_of
@@ -80,6 +82,18 @@ def test_precision_and_gradient_checkpointing(backbone: Backbone) -> None:
     state = adapter.state()
     backbone.to("cpu", torch.bfloat16)
     assert same(adapter.state(), state) and all(p.dtype == torch.float32 for p in adapter.trained().values())
+
+
+@one_family
+def test_training_leaves_the_word_it_began_with_alone(backbone: Backbone) -> None:
+    word = initial_word(backbone, "<mycat>", 2, None, seed=3)
+    before = [row.clone() for row in word.rows]
+    new = NewWord(backbone, word)
+    learned = new.value()
+    for parameter in new.trained().values():
+        parameter.data += 1
+    for kept in (word, learned):
+        assert all(torch.equal(row, start) for row, start in zip(kept.rows, before, strict=True))
 
 
 @one_family

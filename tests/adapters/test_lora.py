@@ -266,7 +266,7 @@ def test_bad_targets(backbone: Backbone, settings: dict[str, Any], told: str) ->
 
 @pytest.mark.parametrize("family", ["sd1"], indirect=True)
 def test_nearest_target_is_named(backbone: Backbone) -> None:
-    with pytest.raises(ConfigError, match=r"to_out\.0"):
+    with pytest.raises(ConfigError, match=r"Nearest: to_out\.0"):
         LoRA(backbone, LoRASection(targets=["to_out0"]))
 
 
