@@ -37,6 +37,11 @@ def test_the_lines_that_are_listed_are_there(entry: Entry) -> None:
         ("zeros(3, device=x.device)", "zeros(3, )", True),
         ("zeros(3, device=x.device)", "zeros(4, device=x.device)", False),
         ("zeros(3, device=x.device)", "zeros(4, device=None)", False),
+        ('x.to("cpu", dtype)', "x.to(None, dtype)", True),
+        ('x.to("cpu", dtype)', 'x.to("cpu", None)', False),
+        ('open("a", encoding="utf-8")', 'open("a", encoding=None)', True),
+        ('open("a", encoding="utf-8")', 'open("a", )', True),
+        ('open("a", encoding="utf-8")', 'open("A", encoding="utf-8")', False),
     ],
 )
 def test_kinds_of_changes(was: str, now: str, known: bool) -> None:
