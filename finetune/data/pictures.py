@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from finetune.backbones import Backbone
 
 # The VAE's activations are the largest tensors of a run; this keeps them near 3 GB in fp32.
-_PIXELS_AT_ONCE = 2 * 1024 * 1024
+_PIXELS_AT_ONCE = 512 * 512
 
 
 class PictureLatents:

@@ -18,6 +18,7 @@ from torch import nn
 
 from finetune.config import OptimizerSection, TrainingSection
 from finetune.errors import ConfigError, Interrupted, PlaceError, of_the_system
+from finetune.kernels import give_back_freed_memory
 from finetune.training.average import make_average
 from finetune.training.checkpoint import (
     Checkpoint,
@@ -236,13 +237,17 @@ class Trainer(Generic[RowsT]):
 
     def _steps(self) -> Iterator[tuple[dict[str, float], float]]:
         """Takes one optimizer step after another, yielding its losses and gradient norm."""
-        with ThreadPoolExecutor(1) as ahead:  # the next rows are fetched while this step computes
-            pending = ahead.submit(self._batches, self.step)
+        # The next rows are fetched while this step computes, by one thread: more would wait for work by
+        # spinning, which takes the processors from the step.
+        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as ahead:
+            pending, first = ahead.submit(self._batches, self.step), self.step
             while not self._done:
                 batches = pending.result()
                 if self.step + 1 < self.training.steps:
                     pending = ahead.submit(self._batches, self.step + 1)
                 yield self._step(batches)
+                if self.step == first + 1:
+                    give_back_freed_memory()  # what was needed only to begin
 
     def _batches(self, step: int) -> list[RowsT]:
         size, processes = self.training.batch_size, self.accelerator.num_processes
