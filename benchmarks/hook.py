@@ -14,11 +14,15 @@ import runpy
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import psutil
-import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 _NOT_WORK = ("idle", "iowait", "guest", "guest_nice")  # guests' time is counted as user time, too
 
@@ -55,7 +59,7 @@ class StepLog:
         self.file, self.steps = file.open("w", encoding="utf-8"), steps
         self.done, self.calls = 0, Counter[int]()
 
-    def __call__(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+    def __call__(self, optimizer: object, *_: object) -> None:
         """Called by PyTorch after each step of any optimizer."""
         # A trainer may have many optimizers, such as one for each parameter: the step is new if this one
         # has taken more than any before.
@@ -63,7 +67,7 @@ class StepLog:
         if self.calls[id(optimizer)] <= self.done:
             return
         self.done += 1
-        gpu = 0.0
+        gpu, torch = 0.0, sys.modules["torch"]
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
             gpu = torch.cuda.max_memory_allocated() / 2**30
@@ -75,10 +79,43 @@ class StepLog:
             os._exit(0)  # at once: what a trainer does at its end is not measured
 
 
+class WhenImported(MetaPathFinder):
+    """Calls a function with a module once it has been imported, so that programs import it when they would.
+
+    Args:
+        name: The module's full name.
+        then: The function.
+    """
+
+    def __init__(self, name: str, then: Callable[[ModuleType], object]) -> None:
+        self.name, self.then = name, then
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The module's own spec, whose loader also calls the function; None for other modules."""
+        if fullname != self.name:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(fullname)
+        loader: Any = spec.loader if spec is not None else None
+        execute = loader.exec_module
+
+        def then(module: ModuleType) -> None:
+            execute(module)
+            self.then(module)
+
+        loader.exec_module = then
+        return spec
+
+
 def main() -> None:
     """The command line."""
     _, log, steps, *program = sys.argv
-    register_optimizer_step_post_hook(StepLog(Path(log), int(steps)))
+    noted = StepLog(Path(log), int(steps))
+    sys.meta_path.insert(
+        0, WhenImported("torch.optim.optimizer", lambda m: m.register_optimizer_step_post_hook(noted))
+    )
     if program[0] == "-m":
         sys.argv, sys.path[0] = program[1:], os.getcwd()
         runpy.run_module(program[1], run_name="__main__", alter_sys=True)

@@ -6,6 +6,7 @@ is compared, with all that is not committed. The same revision twice shows how m
 figures. For example:
 
     python -m benchmarks.steps main --command 'lora --instance-dir datasets/mycat --set training.batch_size=4'
+    python -m benchmarks.steps HEAD HEAD --more '--set training.packed_weights=false'
 """
 
 from __future__ import annotations
@@ -72,12 +73,17 @@ def main() -> int:
     parser.add_argument("revision", help="what to compare with: a commit, branch or tag")
     parser.add_argument("revision2", nargs="?", help="the other one (default: the working tree)")
     parser.add_argument("--command", default=COMMAND, help="what follows `finetune`; %(default)r if unset")
+    parser.add_argument("--more", default="", help="added to the second one's command, such as a `--set`")
     add_arguments(parser, repeats=5)
     parser.add_argument("--json", type=Path, help="file for the figures")
     given = parser.parse_args()
     try:
         with trees(given.revision, given.revision2) as found, tempfile.TemporaryDirectory() as logs:
-            programs = {name: ours(tree, *shlex.split(given.command)) for name, tree in found.items()}
+            added = dict(zip(found, ("", given.more), strict=True))
+            programs = {
+                f"{name} {added[name]}".strip(): ours(tree, *shlex.split(f"{given.command} {added[name]}"))
+                for name, tree in found.items()
+            }
             runs = in_turn(programs, given.steps, given.repeats, Path(logs), given.patience)
     except subprocess.CalledProcessError as error:
         parser.error(f"Git cannot check out a revision: {error.stderr.strip()}")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _HIDDEN = "bitsandbytes"
+# How often a waiting thread looks for work before it sleeps: for 0.1 ms or so; by default, many milliseconds.
+# Then two threads on two cores would take twenty times as long beside another busy process, since one of
+# them waits on a core that the other needs. docs/performance.md has figures.
+_SPINS = "4000"
 
 
 @contextmanager
@@ -21,6 +26,8 @@ def large_imports() -> Iterator[None]:
     torch's compiler, for quantized models, which are not trained here. The optimizers that need it import it
     when they are chosen.
 
+    PyTorch's threads, on Linux those of GNU's OpenMP, are told to sleep soon when they wait.
+
     Nothing is done if torch is there already, as in a program that calls `main` itself.
 
     Relies on PEFT (0.21) remembering whether there is a bitsandbytes; `tests/cli/test_imports.py`
@@ -29,6 +36,8 @@ def large_imports() -> Iterator[None]:
     if "torch" in sys.modules:
         yield
         return
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     gc.disable()
     # The import system takes None for a module that does not exist.
     sys.modules[_HIDDEN] = None  # type: ignore[assignment]

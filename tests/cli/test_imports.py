@@ -9,12 +9,13 @@ import sys
 from finetune.cli.imports import large_imports
 
 _PROGRAM = """
-import gc, sys
+import gc, os, sys
 from finetune.cli.imports import large_imports
 
 with large_imports():
     import finetune.recipes.run
     assert not gc.isenabled()
+assert int(os.environ["GOMP_SPINCOUNT"]) < 100_000
 assert gc.isenabled() and gc.get_freeze_count() > 100_000
 
 from peft import LoraConfig, inject_adapter_in_model
