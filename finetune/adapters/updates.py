@@ -50,15 +50,14 @@ class Update(ABC):
         return {}
 
     @property
-    def base_layer(self) -> nn.Module:
-        """The layer of the model that is updated."""
-        layer: nn.Module = self._layer.get_base_layer()
-        return layer
+    def base_layer(self) -> Any:
+        """The layer of the model that is updated, an `nn.Linear` or `nn.Conv2d`."""
+        return self._layer.get_base_layer()
 
     @property
     def shape(self) -> Shape:
         """The shape of the layer's weight."""
-        return tuple(self._layer.get_base_layer().weight.shape)
+        return tuple(self.base_layer.weight.shape)
 
     @property
     def reads_weight(self) -> bool:
@@ -108,7 +107,7 @@ class Update(ABC):
         Raises:
             ValueError: If the merged weight is not finite.
         """
-        before: Tensor = self._layer.get_base_layer().weight.data
+        before: Tensor = self.base_layer.weight.data
         self._layer.merge(safe_merge=True, adapter_names=[self._name])  # "safe": into a new tensor
         return before
 
@@ -116,7 +115,7 @@ class Update(ABC):
         """Undoes `merge` to the bit, given what it returned; also after the layer has been ejected."""
         if self._layer.merged:
             self._layer.unmerge()  # subtracts, which rounds, so the weight is replaced below
-        self._layer.get_base_layer().weight.data = weight
+        self.base_layer.weight.data = weight
 
     def to_fp32(self) -> None:
         """Converts the update to fp32; PEFT gives it the dtype of its layer."""
@@ -142,7 +141,7 @@ class FactorsUpdate(Update):
 
     def fill(self, weights: Any) -> None:
         """Replaces the factors, since files may factorize a layer differently from PEFT."""
-        device = self._layer.get_base_layer().weight.device
+        device = self.base_layer.weight.device
         frozen = {
             kind: nn.Parameter(value.to(device, torch.float32, copy=True), requires_grad=False)
             for kind, value in weights.factors().items()

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _HIDDEN = "bitsandbytes"
-# How often a waiting thread looks for work before it sleeps: for 0.1 ms or so; by default, many milliseconds.
-# Then two threads on two cores would take twenty times as long beside another busy process, since one of
-# them waits on a core that the other needs. docs/performance.md has figures.
+# How often a waiting thread looks for work before it sleeps. The default is so often that two threads on two
+# cores take many times as long beside another busy process, since one of them waits on a core that the other
+# needs. docs/performance.md has figures.
 _SPINS = "4000"
 
 

@@ -212,7 +212,7 @@ class LowRankUpdate(Update):
         super().to_fp32()
         if self.magnitude is not None:
             # It must be each output's norm in fp32, or the update would change the model from the start.
-            weight: Tensor = self._layer.get_base_layer().weight.float()
+            weight: Tensor = self.base_layer.weight.float()
             norms = torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)))
             self.magnitude.copy_(norms.view_as(self.magnitude))
 
