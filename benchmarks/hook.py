@@ -57,14 +57,15 @@ class StepLog:
 
     def __init__(self, file: Path, steps: int) -> None:
         self.file, self.steps = file.open("w", encoding="utf-8"), steps
-        self.done, self.calls = 0, Counter[int]()
+        self.done, self.stepped = 0, Counter[tuple[int, int]]()
 
-    def __call__(self, optimizer: object, *_: object) -> None:
+    def __call__(self, optimizer: Any, *_: object) -> None:
         """Called by PyTorch after each step of any optimizer."""
-        # A trainer may have many optimizers, such as one for each parameter: the step is new if this one
-        # has taken more than any before.
-        self.calls[id(optimizer)] += 1
-        if self.calls[id(optimizer)] <= self.done:
+        # A trainer may have many optimizers, such as one for each parameter, or step some parameters at a
+        # time. A step is over when the optimizer that is ahead of others has stepped all of its own.
+        own = {(id(optimizer), id(p)): p.grad for group in optimizer.param_groups for p in group["params"]}
+        self.stepped.update(key for key, gradient in own.items() if gradient is not None)
+        if any(self.stepped[key] <= self.done for key in own):
             return
         self.done += 1
         gpu, torch = 0.0, sys.modules["torch"]

@@ -49,6 +49,8 @@ class ControlNet(Adapter):
             self.branch = read_branch(section.start, backbone).to(backbone.device)
         else:
             self.branch = new_branch(backbone, seed, shared=section.rank is not None)
+        if section.weights == "bf16":
+            self.branch.bfloat16()
         self._updates: dict[str, LowRankUpdate] = {}
         if section.rank is not None:
             self._updates = self._inject(section.rank, seed)

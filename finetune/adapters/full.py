@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from finetune.adapters.base import Adapter
+from finetune.backbones.precision import PRECISIONS
 from finetune.config import FullSection
 
 if TYPE_CHECKING:
@@ -17,14 +18,14 @@ class Full(Adapter):
     """Trains every weight of the UNet, and of the text encoders if the section says so.
 
     Args:
-        backbone: The pretrained model; its trained parts are converted to fp32.
+        backbone: The pretrained model; its trained parts are converted to the section's precision.
         section: What is trained.
     """
 
     def __init__(self, backbone: Backbone, section: FullSection) -> None:
         super().__init__(backbone, trains_text=section.text_encoder)
         for part in self._parts().values():
-            part.float().requires_grad_(True)
+            part.to(PRECISIONS[section.weights]).requires_grad_(True)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Every parameter of the trained parts, named by the part plus its name in the part's state dict."""

@@ -111,8 +111,9 @@ class Backbone(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the UNet's frozen weights; fp32 when all of them are trained."""
-        return next((p.dtype for p in self.unet.parameters() if not p.requires_grad), torch.float32)
+        """Precision of the UNet's frozen weights, or of its trained ones if there are no others."""
+        weights: list[nn.Parameter] = list(self.unet.parameters())
+        return next((p.dtype for p in weights if not p.requires_grad), weights[0].dtype)
 
     def fingerprint(self) -> str:
         """Content hash of every weight and setting of the model, hexadecimal; take it before changes."""

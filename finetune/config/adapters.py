@@ -11,6 +11,9 @@ from pydantic import Field
 
 from finetune.config.algorithms import ALGORITHMS
 from finetune.config.base import LONGEST_NAME, AmountAboveZero, Fault, Need, Positive, Section
+from finetune.config.optimizer import OptimizerSection
+from finetune.config.optimizers import OPTIMIZERS
+from finetune.config.training import TrainingSection
 
 Vectors = Annotated[
     int, Field(ge=1, le=75, description="How many tokens the placeholder stands for (textual inversion).")
@@ -122,13 +125,47 @@ def _word_faults(word: str) -> Iterator[Fault]:
         yield Fault("This word is too long.", where, f"Use at most {most} bytes, such as <mycat>.")
 
 
-class FullSection(Section):
+class AllWeightsSection(Section):
+    """What is trained whole, not by updates."""
+
+    weights: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="How trained weights are held. `bf16` halves their memory; it requires "
+        "`training.precision=bf16` and an optimizer that rounds at random, adamw_bf16.",
+    )
+
+    def unfit(self, optimizer: OptimizerSection, training: TrainingSection) -> Iterator[Fault]:
+        """Faults of weights in bf16 that optimizer and training loop do not allow."""
+        if self.weights != "bf16":
+            return
+        able = [name for name, row in OPTIMIZERS.items() if row.rounds_bf16]
+        if optimizer.name not in able:
+            yield Fault(
+                f"{optimizer.name} rounds bf16 weights to the nearest: most of its steps would be lost.",
+                "adapter.weights",
+                f"Set optimizer.name={', '.join(able)}, or adapter.weights=fp32.",
+            )
+        if training.precision not in ("auto", "bf16"):
+            yield Fault(
+                f"Weights in bf16 are computed with in bf16, but the precision is {training.precision}.",
+                "adapter.weights",
+                "Set training.precision=bf16, or adapter.weights=fp32.",
+            )
+        if training.ema:
+            yield Fault(
+                "The average of bf16 weights would be in bf16, too coarse for it to move.",
+                "training.ema",
+                "Set training.ema=false, or adapter.weights=fp32.",
+            )
+
+
+class FullSection(AllWeightsSection):
     """All weights of the UNet."""
 
     text_encoder: bool = Field(False, description="Also train the text encoder(s).")
 
 
-class ControlNetSection(Section):
+class ControlNetSection(AllWeightsSection):
     """A branch beside the UNet that makes it follow a control picture (arXiv:2302.05543)."""
 
     start: Path | None = Field(
@@ -150,4 +187,10 @@ class ControlNetSection(Section):
                 "A Control-LoRA is made from the UNet's own weights and cannot start from a ControlNet.",
                 "adapter.rank",
                 "Remove adapter.rank or adapter.start.",
+            )
+        if self.rank is not None and self.weights == "bf16":
+            yield Fault(
+                "The weights of a Control-LoRA are few and always fp32.",
+                "adapter.weights",
+                "Leave it out, or remove adapter.rank.",
             )

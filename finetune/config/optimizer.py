@@ -18,6 +18,7 @@ from finetune.config.optimizers import (
     PRODIGY_LR,
     Optimizer,
 )
+from finetune.config.training import TrainingSection
 
 Factor = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
 _Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -90,6 +91,12 @@ class OptimizerSection(Section):
     )
     warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="Steps of linear warmup.")
 
+    in_backward: bool = Field(
+        False,
+        description="Step each weight inside the backward pass and free its gradient at once: less memory. "
+        "Without clipping and accumulation.",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _default_rate(cls, values: Any) -> Any:
@@ -123,6 +130,36 @@ class OptimizerSection(Section):
         """As `Section.faults`."""
         yield from super().faults()
         yield from self.row.faults(self)
+
+    def unfit(self, training: TrainingSection) -> Iterator[Fault]:
+        """Faults of steps inside the backward pass that the training loop does not allow."""
+        if not self.in_backward:
+            return
+        where = "optimizer.in_backward"
+        if not self.row.separable:
+            yield Fault(
+                f"{self.name} needs all gradients at once, so it cannot step inside the backward pass.",
+                where,
+                "Set it to false, or use another optimizer, such as adamw_bf16.",
+            )
+        if training.max_grad_norm is not None:
+            yield Fault(
+                "Inside the backward pass gradients cannot be clipped: the norm of all is not known yet.",
+                where,
+                "Set training.max_grad_norm=null, or optimizer.in_backward=false.",
+            )
+        if training.accumulation > 1:
+            yield Fault(
+                "Inside the backward pass gradients cannot be accumulated: each is used and freed at once.",
+                where,
+                "Set training.accumulation=1 (and a larger batch size), or optimizer.in_backward=false.",
+            )
+        if training.precision == "fp16":
+            yield Fault(
+                "Steps inside the backward pass do not work in fp16, whose gradients are scaled.",
+                where,
+                "Set training.precision=bf16, or optimizer.in_backward=false.",
+            )
 
     def too_long(self, steps: int) -> Iterator[Fault]:
         """Faults of settings that exceed a run of `steps`."""

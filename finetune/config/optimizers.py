@@ -31,6 +31,8 @@ class Optimizer(Row):
         lr: Learning rate if none is given; None for the preset's.
         kept: Values of a parameter group that are state, and so belong in a checkpoint.
         averages: Whether the result is an average of the weights that it keeps itself.
+        separable: Whether a parameter's step depends on nothing but its own gradient and state.
+        rounds_bf16: Whether weights in bf16 are rounded so that small steps are not lost.
         only_cuda: Whether it needs a CUDA GPU.
         state_bytes: Bytes of state per weight, at least.
     """
@@ -41,6 +43,8 @@ class Optimizer(Row):
     lr: float | None = None
     kept: tuple[str, ...] = ()
     averages: bool = False
+    separable: bool = True
+    rounds_bf16: bool = False
     only_cuda: bool = False
     state_bytes: int = 4
 
@@ -119,6 +123,13 @@ OPTIMIZERS = Choices(
     {
         # Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101).
         "adamw": Optimizer(cls="torch.optim.adamw:AdamW", arguments=_fused_adam, settings=_ADAM),
+        # The same with moments in bf16, rounded at random (Zamirai et al. 2020, arXiv:2010.06192).
+        "adamw_bf16": Optimizer(
+            cls="finetune.training.adamw_bf16:AdamWBF16",
+            arguments=_adam,
+            settings=_ADAM,
+            rounds_bf16=True,
+        ),
         # AdamW with block-wise quantized state (Dettmers et al. 2022, arXiv:2110.02861).
         "adamw8bit": Optimizer(
             cls="bitsandbytes.optim.adamw:AdamW8bit", arguments=_adam, settings=_ADAM, state_bytes=2
@@ -142,6 +153,7 @@ OPTIMIZERS = Choices(
             settings=(*_ADAM, "d0", "d_coef"),
             faults=_prodigy_faults,
             lr=PRODIGY_LR,
+            separable=False,
             kept=("k", "d", "d_max", "d_hat", "d_numerator", "d_denom"),
         ),
         # AdamW with an average in place of a schedule (Defazio et al. 2024, arXiv:2405.15682).
@@ -152,6 +164,7 @@ OPTIMIZERS = Choices(
             faults=_schedule_free_faults,
             kept=("k", "weight_sum", "lr_max", "scheduled_lr", "train_mode"),
             averages=True,
+            separable=False,
         ),
     },
 )

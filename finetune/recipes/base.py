@@ -25,6 +25,7 @@ from finetune.config import (
     TrainingSection,
     public_name,
 )
+from finetune.config.adapters import AllWeightsSection
 from finetune.config.base import LONGEST_NAME, Fault
 from finetune.recipes.fields import sections, setting_fields
 from finetune.recipes.plain_yaml import write_yaml
@@ -205,6 +206,9 @@ class Recipe(Section, ABC):
             own, _, setting = key.partition(".")
             if getattr(getattr(self, own), setting) != fields[key].default:
                 yield Fault(f"{key} has no effect on {self.kind}.", key, "Leave it out.")
+        yield from self.optimizer.unfit(self.training)
+        if isinstance(self.adapter, AllWeightsSection):
+            yield from self.adapter.unfit(self.optimizer, self.training)
         yield from self.optimizer.not_trained(text=self.trains_text, word=self.learns_word)
         if self.objective.changes_schedule and not self.carries_schedule:
             chosen = "beta_schedule" if self.objective.beta_schedule != "auto" else "zero_terminal_snr"

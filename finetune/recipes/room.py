@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def check_room(this: Run) -> None:
     """Refuses a run whose first checkpoint would not fit on the disk.
 
-    Weights, their average and the optimizer's state are fp32 (8-bit optimizers keep two bytes per
-    weight); what an optimizer keeps beyond one value per weight is not counted, so that no run is refused
+    Weights and their average are as they are held, the optimizer's state has as many bytes per weight as its
+    row says; what an optimizer keeps beyond one value per weight is not counted, so that no run is refused
     that would fit.
 
     Args:
@@ -24,8 +24,8 @@ def check_room(this: Run) -> None:
     Raises:
         PlaceError: With what is needed and what is free.
     """
-    weights = sum(parameter.numel() for parameter in this.trainer.parameters.values())
-    needed = weights * (4 + 4 * this.recipe.training.ema + this.recipe.optimizer.row.state_bytes)
+    state, copies = this.recipe.optimizer.row.state_bytes, 1 + this.recipe.training.ema
+    needed = sum(p.numel() * (state + copies * p.element_size()) for p in this.trainer.parameters.values())
     free = shutil.disk_usage(this.folder.path).free  # exists since it was claimed
     if free < needed:
         raise PlaceError(

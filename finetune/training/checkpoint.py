@@ -124,8 +124,14 @@ def _check_sums(path: Path) -> None:
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # A copy of each: safetensors refuses tensors that share memory, as bitsandbytes' tables do.
-    return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+    plain, held = dict[str, Tensor](), set[int]()
+    for name, tensor in tensors.items():
+        plain[name] = tensor.detach().cpu().contiguous()
+        # safetensors refuses tensors that share memory, as bitsandbytes' tables do.
+        if (place := plain[name].untyped_storage().data_ptr()) in held:
+            plain[name] = plain[name].clone()
+        held.add(place)
+    return plain
 
 
 def split(state: Mapping[Any, Any], path: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -27,6 +27,20 @@ def checked_precision(training: TrainingSection) -> str:
     return precision
 
 
+def check_alone(accelerator: Accelerator) -> None:
+    """Refuses several processes, which average gradients when the steps inside the backward pass are taken.
+
+    Raises:
+        ConfigError: If there are several.
+    """
+    if accelerator.num_processes > 1:
+        raise ConfigError(
+            "Steps inside the backward pass need one process: several first average their gradients.",
+            where="optimizer.in_backward",
+            fix="Set optimizer.in_backward=false, or start one process.",
+        )
+
+
 def forget_earlier_runs() -> None:
     """Lets a process's next `Accelerator` have a precision and a device of its own.
 

@@ -26,9 +26,10 @@ from finetune.training.checkpoint import (
     optimizer_counters,
     write_checkpoint,
 )
-from finetune.training.device import make_accelerator
+from finetune.training.device import check_alone, make_accelerator
 from finetune.training.groups import logged_rates, rate_groups, set_rates
 from finetune.training.guards import Guards
+from finetune.training.in_backward import InBackward
 from finetune.training.metrics import Metrics, StepLosses
 from finetune.training.optimizers import make_optimizer, rate_factor
 from finetune.training.progress import Progress, Rate, stop_signal
@@ -51,8 +52,8 @@ class Trainer(Generic[RowsT]):
         identity: What the run is (plain data); resuming with another identity is refused.
 
     Raises:
-        ConfigError: If the precision or the optimizer is not available on this machine, or a learning rate
-            is given for what is not trained.
+        ConfigError: If the precision or the optimizer is not available on this machine, or steps inside the
+            backward pass are not with several processes, or a learning rate is given for what is not trained.
     """
 
     def __init__(
@@ -84,6 +85,10 @@ class Trainer(Generic[RowsT]):
         self.rate_factor = rate_factor(optimizer, training.steps)
         if training.gradient_checkpointing:
             self.trained.enable_gradient_checkpointing()
+        self.in_backward: InBackward | None = None
+        if optimizer.in_backward:
+            check_alone(self.accelerator)
+            self.in_backward = InBackward(self.parameters.values(), self.optimizer)
         self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
         self.average = make_average(self.parameters, self.optimizer, training, optimizer)
         self.step = 0
@@ -269,15 +274,24 @@ class Trainer(Generic[RowsT]):
                 loss = losses.sum() * (self.accelerator.num_processes / self.rows_per_step)
                 self.accelerator.backward(loss)
                 step_losses.add(losses, batch.learned)
+        norm = self._take_step()
+        self.step += 1
+        if self.average:
+            self.average.update(self.step)
+        return step_losses.means(), norm
+
+    def _take_step(self) -> float:
+        """Clips the gradient and steps the optimizer, unless the backward pass has; the gradient's norm."""
+        if self.in_backward:
+            norm = self.in_backward.finish()
+            self.guards.gradient(self.step + 1, norm)
+            return norm
         limit = self.training.max_grad_norm or math.inf
         norm = float(self.accelerator.clip_grad_norm_(self.parameters.values(), limit))
         self.guards.gradient(self.step + 1, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.step += 1
-        if self.average:
-            self.average.update(self.step)
-        return step_losses.means(), norm
+        return norm
 
     def _call_hooks(self) -> None:
         due = [hook for every, hook in self.hooks if self.step % every == 0 or self._done]

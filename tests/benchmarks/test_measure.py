@@ -73,6 +73,19 @@ while True:
     assert not place.parent.exists()
 
 
+def test_an_optimizer_may_step_a_part_of_its_parameters_at_a_time(tmp_path: Path) -> None:
+    text = """
+parts = [torch.zeros(1, requires_grad=True) for _ in range(3)]
+whole = torch.optim.SGD(parts, lr=1.0)
+for _ in range(5):
+    for part in parts:
+        part.grad = torch.ones(1)
+        whole.step()
+        part.grad = None
+"""
+    assert len(run(script(tmp_path, text), 100, tmp_path / "run.log").steps) == 4
+
+
 def test_many_optimizers_take_one_step_of_training(tmp_path: Path) -> None:
     text = "for _ in range(5):\n    one.step()\n    other.step()\n"
     assert len(run(script(tmp_path, text), 100, tmp_path / "run.log").steps) == 4

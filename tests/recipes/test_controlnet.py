@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from diffusers import ControlNetModel
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from finetune.cli import main
 from finetune.errors import UserError
@@ -45,6 +47,20 @@ def train(model: Path, *changes: str, resume: bool = False) -> tuple[Path, list[
     recipe = build("controlnet", [*given, *(parse_set(change) for change in (*SMALL, *changes))])
     said: list[str] = []
     return run(recipe, resume=resume, tell=said.append).folder, said
+
+
+def test_a_branch_in_bf16_is_trained_and_exported(tiny_models: dict[str, Path]) -> None:
+    changes = ("adapter.weights=bf16", "training.precision=bf16", "optimizer.name=adamw_bf16",
+               "optimizer.in_backward=true", "training.max_grad_norm=null", "optimizer.lr=1e-2")  # fmt: skip
+    folder, _ = train(tiny_models["sd1"], *changes)
+    trained = load_file(folder / "checkpoints" / "step-000002" / "weights.safetensors")
+    branch = ControlNetModel.from_pretrained(folder / "controlnet")
+    for name, weight in branch.state_dict().items():
+        assert trained[f"controlnet.{name}"].dtype == torch.bfloat16
+        torch.testing.assert_close(trained[f"controlnet.{name}"].float(), weight, rtol=1e-3, atol=1e-6)
+    assert branch.state_dict()["controlnet_mid_block.weight"].abs().max() > 0  # zero at first
+    with pytest.raises(UserError, match=r"adapter\.weights"):
+        train(tiny_models["sd1"], *changes, "adapter.rank=2")
 
 
 @pytest.mark.parametrize("rank", [(), ("adapter.rank=2",)], ids=["full", "low rank"])

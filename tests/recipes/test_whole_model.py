@@ -164,6 +164,52 @@ def test_a_killed_run_resumes_to_the_same_bytes(tiny_models: dict[str, Path], pi
     assert unet.read_bytes() == whole
 
 
+# What makes a run of all weights small.
+LEAN = (
+    "training.accumulation=1",
+    "adapter.weights=bf16",
+    "training.precision=bf16",
+    "optimizer.name=adamw_bf16",
+    "optimizer.in_backward=true",
+    "training.max_grad_norm=null",
+)
+
+
+def test_weights_in_bf16_learn_and_resume_to_the_same_bytes(
+    tiny_models: dict[str, Path], pictures: Path
+) -> None:
+    changes = (*LEAN, "adapter.text_encoder=true", "training.steps=4", "training.checkpoint_every=2")
+    folder, _ = train("full", pictures, tiny_models["sd1"], *changes, "optimizer.lr=1e-4")
+    unet = folder / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    whole, exported = unet.read_bytes(), load_file(unet)
+    start = load_folder(tiny_models["sd1"], ModelSection(name="x")).unet.state_dict()
+    last = load_file(folder / "checkpoints" / "step-000004" / "weights.safetensors")
+    for name, weight in exported.items():
+        assert last[f"unet.{name}"].dtype == torch.bfloat16
+        assert torch.equal(last[f"unet.{name}"].float(), weight)
+    # Steps of 1e-4 are lost on weights of 0.05 when they are rounded to the nearest, half the distance of
+    # neighbors being 1.2e-4; rounded at random, they arrive in the mean.
+    wide = [n for n, w in start.items() if w.ndim > 1 and w.numel() > 1000]
+    moved = torch.cat([(exported[n] - start[n].bfloat16().float()).flatten() for n in wide])
+    assert 0.2 < float((moved != 0).float().mean()) < 1
+    shutil.rmtree(folder / "model")
+    shutil.rmtree(folder / "checkpoints" / "step-000004")
+    again, said = train("full", pictures, tiny_models["sd1"], *changes, "optimizer.lr=1e-4", resume=True)
+    assert again == folder and "Resuming from step 2 of 4." in said
+    assert unet.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["optimizer.name=adamw", "training.precision=fp32", "training.ema=true", "training.accumulation=2"],
+)
+def test_what_weights_in_bf16_cannot_work_with_is_refused(
+    tiny_models: dict[str, Path], pictures: Path, change: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"adapter\.weights|training\.ema|optimizer\.in_backward"):
+        train("full", pictures, tiny_models["sd1"], *LEAN, change)
+
+
 def test_preserved_prompts_need_an_adapter_that_can_be_switched_off(
     tiny_models: dict[str, Path], pictures: Path, here: Path
 ) -> None:

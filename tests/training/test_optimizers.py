@@ -40,7 +40,7 @@ LIBRARIES: dict[str, Callable[[Any], Any]] = {
     ),
     "schedule_free_adamw": lambda p: AdamWScheduleFree(p, lr=0.01, weight_decay=0.1),
 }  # fmt: skip
-NAMES = ["adamw", *LIBRARIES]
+NAMES = ["adamw", "adamw_bf16", *LIBRARIES]
 
 
 def settings(name: str, **more: Any) -> dict[str, Any]:
@@ -277,6 +277,7 @@ def test_paging_with_a_gpu_changes_nothing(tmp_path: Path) -> None:
     ("name", "shape", "expected"),
     [
         ("adamw", (80, 80), 8),
+        ("adamw_bf16", (80, 80), 4),
         ("adamw8bit", (80, 80), 2 + 8 / 256),
         ("adamw8bit", (60, 60), 8),
         ("adafactor", (80, 80), 4 * 2 / 80),
