@@ -45,12 +45,14 @@ def packed(layers: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def can_pack(layer: nn.Module) -> bool:
-    """Whether `packed` takes this layer: frozen, on a CPU, of a kind and precision that gain from it.
+    """Whether `packed` takes this layer: frozen, on a CPU, of a kind and precision that gain, not packed yet.
 
     That is a convolution of stride 1, as nearly all of a UNet's are, in fp32 or in bf16 that the CPU computes
     in, or a linear layer in fp32. In bf16 a linear layer gains three percent, which is not worth its memory.
     """
     if not isinstance(layer, nn.Linear | nn.Conv2d) or any(p.requires_grad for p in layer.parameters()):
+        return False
+    if "forward" in vars(layer):  # packed already
         return False
     if layer.weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False

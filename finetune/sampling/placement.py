@@ -7,7 +7,10 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+
+from finetune.kernels import can_pack
 
 
 @contextmanager
@@ -27,6 +30,14 @@ def borrowed(modules: Sequence[nn.Module], device: torch.device) -> Iterator[Non
             module.to(home)
         for part, mode in modes.items():
             part.training = mode
+
+
+def plain_layers(modules: Sequence[nn.Module]) -> Iterator[nn.Module]:
+    """The layers that `finetune.kernels.packed` takes, but for those in PEFT's, which may read weights."""
+    for module in modules:
+        tuned = [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
+        inside = {id(part) for layer in tuned for part in layer.modules()}
+        yield from (layer for layer in module.modules() if id(layer) not in inside and can_pack(layer))
 
 
 @contextmanager

@@ -17,9 +17,10 @@ from finetune.config import ModelSection
 from finetune.data.control import check_control_kind
 from finetune.errors import ConfigError
 from finetune.formats import apply_lora, read_embedding, read_lora
+from finetune.kernels import packed
 from finetune.sampling.control import Control, ControlImages, control_rows, size_of
 from finetune.sampling.denoise import Job, Progress, Ticker, denoise
-from finetune.sampling.placement import borrowed
+from finetune.sampling.placement import borrowed, plain_layers
 from finetune.sampling.sample import Sample
 from finetune.sampling.schedulers import make_scheduler
 from finetune.sampling.settings import (
@@ -249,7 +250,8 @@ class Sampler:
         tick = Ticker(progress, len(batches) * len(scheduler.timesteps))
         texts = encode_texts(backbone, [*(job.prompt for job in jobs), settings.negative], device, dtype)
         branches = [control.branch for control in self.controls]
-        with borrowed([backbone.unet, backbone.vae, *branches], device):
+        loop = [backbone.unet, *branches]
+        with borrowed([*loop, backbone.vae], device), packed(plain_layers(loop)):
             images = [
                 image
                 for batch in batches

@@ -14,6 +14,8 @@ from PIL import Image
 from finetune.backbones import Backbone
 from finetune.config.samplers import SAMPLERS
 from finetune.errors import ConfigError, FinetuneError
+from finetune.kernels import packed
+from finetune.sampling.placement import plain_layers
 from finetune.sampling.sampler import Sampler
 from finetune.sampling.schedulers import make_scheduler
 
@@ -97,6 +99,23 @@ def test_leaves_everything_as_found(backbone: Backbone) -> None:
     assert all(torch.equal(a, b) for a, b in zip(state, unet.parameters(), strict=True))
     assert unet.conv_in.weight.requires_grad
     assert not unet._forward_hooks
+
+
+def test_weights_are_packed_meanwhile_if_they_are_not_already(tiny_models: dict[str, Path]) -> None:
+    sampler = Sampler.load(str(tiny_models["sd1"]))
+    unet = sampler.backbone.unet
+    before = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    during: list[bool] = []
+    unet.register_forward_pre_hook(lambda *_: during.append(bool(unet.conv_out.weight.isnan().all())))
+    first = sampler("a cat", steps=3)[0]
+    assert during == [False, True, True]  # a weight is packed when it is first used
+    for name, tensor in unet.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    with packed(plain_layers([unet])):  # as a model in training is, which a preview must leave so
+        again = sampler("a cat", steps=3)[0]
+        assert unet.conv_out.weight.isnan().all()
+    assert torch.equal(unet.conv_out.weight, before["conv_out.weight"])
+    assert difference(first.image, again.image) == 0
 
 
 def test_training_mode_does_not_change_pictures(backbone: Backbone) -> None:
