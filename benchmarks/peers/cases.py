@@ -2,7 +2,7 @@
 
 All: bf16, batch 1, a constant learning rate, no gradient checkpointing, no previews. LoRA: rank and alpha 4
 on the UNet's attention, AdamW. ControlNet: AdamW. DreamBooth: 8-bit AdamW, as diffusers' script offers it,
-and this program also with AdamW.
+and this program also with AdamW. Where all weights are trained, this program also in bf16 (`LEAN`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ LAUNCH = str(Path(__file__).with_name("launch.py"))
 OURS, DIFFUSERS, KOHYA = "finetune", "diffusers", "kohya"
 PRECISION = "bf16"
 _LONG = "1000"  # steps: more than are ever measured, so that no run comes to its end
+LEAN = (
+    *("optimizer.name=adamw_bf16", "optimizer.in_backward=true", "adapter.weights=bf16"),
+    *("training.max_grad_norm=null", "training.accumulation=1"),
+)
+"""What trains all weights in a third of the memory (docs/optimizers.md)."""
 _SETTINGS = ("training.gradient_checkpointing=false", "optimizer.warmup_steps=0", "preview.every=0")
 
 
@@ -79,6 +84,7 @@ def dreambooth(place: Place, size: int) -> dict[str, Program]:
     return {
         f"{OURS}, adamw8bit": _ours(place, "dreambooth", size, *mine, changes=("optimizer.name=adamw8bit",)),
         f"{OURS}, adamw": _ours(place, "dreambooth", size, *mine, changes=("optimizer.name=adamw",)),
+        f"{OURS}, bf16": _ours(place, "dreambooth", size, *mine, changes=LEAN),
         f"{DIFFUSERS}, adamw8bit": _diffusers(place, "dreambooth/train_dreambooth.py", size, *theirs),
     }
 
@@ -89,6 +95,7 @@ def controlnet(place: Place, size: int) -> dict[str, Program]:
     theirs = ("--train_data_dir", str(place.pairs), "--learning_rate", "1e-5")
     return {
         OURS: _ours(place, "controlnet", size, *mine, changes=("optimizer.name=adamw",)),
+        f"{OURS}, bf16": _ours(place, "controlnet", size, *mine, changes=LEAN),
         DIFFUSERS: _diffusers(place, "controlnet/train_controlnet.py", size, *theirs),
     }
 
