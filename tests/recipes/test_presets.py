@@ -33,3 +33,16 @@ def test_a_preset_fills_in_only_what_was_not_given() -> None:
     whole = type(usual).model_validate(usual.model_dump())
     assert with_preset(whole, "storybook") == whole
     assert with_preset(whole, "a family without presets") == whole
+
+
+@pytest.mark.parametrize("kind", [kind for kind in RECIPES if kind != "pretrain"])
+def test_previews_cost_at_most_a_twentieth_of_a_run(kind: str) -> None:
+    """In forward passes of the UNet: a trained row takes three, since backward takes two."""
+    for model in presets(kind):
+        folder = Setting(f"data.{RECIPES[kind].folder_field}", "x", "here")
+        recipe = with_preset(build(kind, [folder]), model)
+        preview, training = recipe.preview, recipe.training
+        picture = preview.steps * (2 if preview.guidance > 1 else 1)
+        sampled = training.steps // preview.every * preview.num * picture
+        trained = 3 * training.steps * training.batch_size * training.accumulation
+        assert sampled <= 0.05 * trained
