@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from finetune.kernels import attention
-from finetune.kernels.attention import attention_by_products
+from finetune.kernels import products
+from finetune.kernels.products import attention_by_products
 
 Three = tuple[Tensor, Tensor, Tensor]
 
@@ -45,7 +45,7 @@ def error(found: Tensor, expected: Tensor) -> float:
 def test_gradients_are_those_of_the_formula(
     queries: int, keys: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "_AT_ONCE", at_once)  # several rows at a time, and a rest
+    monkeypatch.setattr(products, "_AT_ONCE", at_once)  # several rows at a time, and a rest
     given = inputs(queries, keys)
     with attention_by_products():
         found = gradients(*given)
