@@ -9,6 +9,17 @@ import torch
 from torch import Tensor
 
 
+def moved(value: Tensor, device: torch.device | str) -> Tensor:
+    """`value` on `device`.
+
+    To an NVIDIA GPU it goes through pinned memory, so that neither waits for the other. The copy takes its
+    place in the GPU's queue, before whatever uses the result.
+    """
+    if torch.device(device).type != "cuda" or value.device.type != "cpu":
+        return value.to(device)
+    return value.pin_memory().to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class Conditioning:
     """What the UNet gets besides the noisy latents; opaque to the training core.
@@ -32,7 +43,7 @@ class Conditioning:
 
     def to(self, device: torch.device | str) -> Conditioning:
         """The same values on `device`."""
-        return self._each(lambda value: value.to(device))
+        return self._each(lambda value: moved(value, device))
 
     def rows(self, chosen: Tensor) -> Conditioning:
         """The rows that `chosen`, a `[B]` bool mask or an index, selects."""
@@ -59,8 +70,8 @@ class Batch:
         conditioning: `B` rows of what else the UNet gets.
         weight: `[B]` weight of each row in the loss; 1 for ordinary rows, λ for prior preservation.
         names: Where each row came from (a file name), for messages.
-        preserved: `[B]` bool: rows on which the model must predict what it predicted before
-            training; None if there are none.
+        preserved: `[B]` bool, always on the CPU: rows on which the model must predict what it predicted
+            before training; None if there are none.
         mask: `[B, 1, h, w]` in [0, 1], at the size of the latents: where the loss counts; None for
             everywhere.
     """
@@ -84,8 +95,13 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same rows on `device`."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: v.to(device) for name, v in values.items() if hasattr(v, "to")})
+        return replace(
+            self,
+            latents=moved(self.latents, device),
+            conditioning=self.conditioning.to(device),
+            weight=moved(self.weight, device),
+            mask=None if self.mask is None else moved(self.mask, device),
+        )
 
     @staticmethod
     def join(batches: Sequence[Batch]) -> Batch:

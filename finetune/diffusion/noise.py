@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from finetune.config.objective import PYRAMID_LEVELS, ObjectiveSection
+from finetune.diffusion.batch import moved
 from finetune.diffusion.random import normal, uniform
 
 
@@ -106,4 +107,5 @@ def perturbed(noise: Tensor, seed: int, numbers: Sequence[int], strength: float)
     """
     if not strength:
         return noise
-    return noise + strength * normal(seed, numbers, "input perturbation", noise.shape[1:]).to(noise)
+    drawn = normal(seed, numbers, "input perturbation", noise.shape[1:])
+    return noise + strength * moved(drawn, noise.device)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from finetune.config import ObjectiveSection
-from finetune.diffusion.batch import Batch, Conditioning
+from finetune.diffusion.batch import Batch, Conditioning, moved
 from finetune.diffusion.losses import losses
 from finetune.diffusion.noise import draw_noise, perturbed
 from finetune.diffusion.schedule import training_schedule
@@ -56,8 +56,8 @@ class Objective:
         """The loss of each row, times its weight: `[B]` in fp32."""
         settings, numbers = self.section, batch.numbers
         latents = batch.latents.float()
-        timesteps = self.timesteps(numbers).to(latents.device)
-        noise = draw_noise(self.seed, numbers, latents.shape[1:], settings).to(latents.device)
+        timesteps = moved(self.timesteps(numbers), latents.device)
+        noise = moved(draw_noise(self.seed, numbers, latents.shape[1:], settings), latents.device)
         added = perturbed(noise, self.seed, numbers, settings.input_perturbation)
         noisy = self.schedule.add_noise(latents, added, timesteps)
 
@@ -94,8 +94,7 @@ class Objective:
             return target, batch.mask
         if self.untrained is None:
             raise ValueError("preserved rows need the untrained model's prediction")
-        target = target.clone()
-        target[rows] = self.untrained(noisy[rows], timesteps[rows], batch.conditioning.rows(rows)).to(target)
-        if batch.mask is None:
-            return target, None
-        return target, batch.mask.masked_fill(rows[:, None, None, None], 1.0)
+        which = moved(rows.nonzero().flatten(), noisy.device)
+        before = self.untrained(noisy[which], timesteps[which], batch.conditioning.rows(which))
+        target = target.index_copy(0, which, before.to(target))
+        return target, None if batch.mask is None else batch.mask.index_fill(0, which, 1.0)

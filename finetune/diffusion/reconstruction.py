@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from finetune.config.pretrain import AutoencoderSection
+from finetune.diffusion.batch import moved
 from finetune.diffusion.random import normal
 
 
@@ -33,7 +34,7 @@ class PixelRows:
 
     def to(self, device: torch.device | str) -> PixelRows:
         """The same rows on `device`."""
-        return replace(self, pixels=self.pixels.to(device))
+        return replace(self, pixels=moved(self.pixels, device))
 
 
 class Reconstruction:
@@ -55,7 +56,7 @@ class Reconstruction:
     def __call__(self, model: Any, batch: PixelRows) -> Tensor:
         """The loss of each row, `[B]` in fp32."""
         noise = normal(self.seed, batch.numbers, "latents", self.shape)
-        reconstruction, kl = model(batch.pixels, noise.to(batch.pixels.device))
+        reconstruction, kl = model(batch.pixels, moved(noise, batch.pixels.device))
         error = (reconstruction.float() - batch.pixels).flatten(1)
         absolute, pull = self.section.l1_weight * error.abs().mean(1), self.section.kl_weight * kl
         loss: Tensor = error.square().mean(1) + absolute + pull

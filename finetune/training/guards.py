@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
 
 from finetune.backbones.finite import is_finite
 from finetune.errors import NonFiniteLoss
@@ -32,12 +31,12 @@ class Guards:
         self._accelerator, self._folder, self._steps = accelerator, folder, steps
         self._overflows = 0
 
-    def losses(self, step: int, losses: Tensor, names: Sequence[str]) -> None:
-        """Checks the losses `[B]` of a batch; the error names the bad rows."""
-        if not self.any_process(not bool(torch.isfinite(losses).all())):
+    def losses(self, step: int, losses: Sequence[float], names: Sequence[str]) -> None:
+        """Checks the loss of each of a step's rows; the error names the bad rows."""
+        here = [name for name, loss in zip(names, losses, strict=True) if not math.isfinite(loss)]
+        if not self.any_process(bool(here)):
             return
-        rows = zip(names, losses.tolist(), strict=True)
-        bad = gather_object([name for name, loss in rows if not math.isfinite(loss)])
+        bad = gather_object(here)
         raise self._error(
             f"The loss became NaN or infinite at step {step}, on {', '.join(bad)}.",
             "Lower the learning rate, train with --precision fp32, or check these files.",

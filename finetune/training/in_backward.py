@@ -31,12 +31,12 @@ class InBackward:
         for parameter in parameters:
             parameter.register_post_accumulate_grad_hook(self._collect)
 
-    def finish(self) -> float:
-        """Steps what is left after a backward pass, and returns the norm of its gradient."""
+    def finish(self) -> Tensor:
+        """Steps what is left after a backward pass, and returns the norm of its gradient, `[]`."""
         self._step()
-        norm = torch.stack(self._norms).norm()
+        norm: Tensor = torch.stack(self._norms).norm()
         self._norms.clear()
-        return float(norm)
+        return norm
 
     def _collect(self, parameter: Tensor) -> None:
         assert isinstance(parameter, nn.Parameter) and parameter.grad is not None

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from finetune.files import named, whole_file
 
@@ -46,7 +45,9 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-class StepLosses:
+def mean_losses(
+    accelerator: Accelerator, losses: Sequence[float], learned: Sequence[bool]
+) -> dict[str, float]:
     """The mean losses of one step's rows, by what the rows are for.
 
     What is learned and what keeps the model as it was (`data.preserve`, class pictures) differ widely
@@ -54,20 +55,16 @@ class StepLosses:
 
     Args:
         accelerator: Sums over processes.
+        losses: Of all rows of this process.
+        learned: For each row, whether it shows something new.
+
+    Returns:
+        `loss` of what is learned and `preserved_loss`, each if the step had such rows.
     """
-
-    def __init__(self, accelerator: Accelerator) -> None:
-        self._accelerator = accelerator
-        self._losses: tuple[list[float], list[float]] = ([], [])  # of what is learned, of what is preserved
-
-    def add(self, losses: Tensor, learned: Sequence[bool]) -> None:
-        """Counts the losses `[B]` of a batch, and for each whether it shows something new."""
-        for loss, new in zip(losses.tolist(), learned, strict=True):
-            self._losses[0 if new else 1].append(loss)
-
-    def means(self) -> dict[str, float]:
-        """`loss` of what is learned and `preserved_loss`, each if the step had such rows."""
-        here = torch.tensor([(sum(losses), len(losses)) for losses in self._losses])
-        sums = self._accelerator.reduce(here.to(self._accelerator.device), "sum").tolist()
-        names = ("loss", "preserved_loss")
-        return {name: total / count for name, (total, count) in zip(names, sums, strict=True) if count}
+    rows = list(zip(losses, learned, strict=True))
+    split = [[loss for loss, new in rows if new is kind] for kind in (True, False)]
+    sums = torch.tensor([(sum(losses), len(losses)) for losses in split])
+    if accelerator.num_processes > 1:
+        sums = accelerator.reduce(sums.to(accelerator.device), "sum")
+    names = ("loss", "preserved_loss")
+    return {name: total / count for name, (total, count) in zip(names, sums.tolist(), strict=True) if count}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from finetune.config import OptimizerSection, TrainingSection
 from finetune.errors import ConfigError, Interrupted, PlaceError, of_the_system
@@ -30,7 +30,7 @@ from finetune.training.device import check_alone, make_accelerator
 from finetune.training.groups import logged_rates, rate_groups, set_rates
 from finetune.training.guards import Guards
 from finetune.training.in_backward import InBackward
-from finetune.training.metrics import Metrics, StepLosses
+from finetune.training.metrics import Metrics, mean_losses
 from finetune.training.optimizers import make_optimizer, rate_factor
 from finetune.training.progress import Progress, Rate, stop_signal
 from finetune.training.protocols import Hook, Loss, RowsT, Source, Trained
@@ -258,39 +258,42 @@ class Trainer(Generic[RowsT]):
         size, processes = self.training.batch_size, self.accelerator.num_processes
         first = step * self.rows_per_step + self.accelerator.process_index * size
         starts = [first + k * size * processes for k in range(self.training.accumulation)]
-        return [self.source.batch(range(start, start + size)) for start in starts]
+        device = self.accelerator.device
+        return [self.source.batch(range(start, start + size)).to(device) for start in starts]
 
     def _step(self, batches: list[RowsT]) -> tuple[dict[str, float], float]:
         """One optimizer step on one or more accumulated batches: the mean losses, the gradient's norm."""
         set_rates(self.optimizer, self.groups, self.step, self.rate_factor(self.step))
-        step_losses = StepLosses(self.accelerator)
+        each: list[Tensor] = []
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 self.trained.set_samples(batch.numbers, self.training.seed)
-                losses = self.objective(self.model, batch.to(self.accelerator.device))
-                self.guards.losses(self.step + 1, losses, batch.names)
+                losses = self.objective(self.model, batch)
                 # The backward pass averages over processes and sums over batches.
                 loss = losses.sum() * (self.accelerator.num_processes / self.rows_per_step)
                 self.accelerator.backward(loss)
-                step_losses.add(losses, batch.learned)
-        norm = self._take_step()
+                each.append(losses.detach())
+        norm = self._clip()
+        # The only time that the step waits for a GPU: nothing is looked at before all of it is queued.
+        *found, size = torch.cat([*each, norm.reshape(1)]).tolist()
+        self.guards.losses(self.step + 1, found, [name for batch in batches for name in batch.names])
+        self.guards.gradient(self.step + 1, size)
+        if self.in_backward is None:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
         self.step += 1
         if self.average:
             self.average.update(self.step)
-        return step_losses.means(), norm
+        learned = [new for batch in batches for new in batch.learned]
+        return mean_losses(self.accelerator, found, learned), size
 
-    def _take_step(self) -> float:
-        """Clips the gradient and steps the optimizer, unless the backward pass has; the gradient's norm."""
+    def _clip(self) -> Tensor:
+        """Clips the gradient, if it is still there; its norm before."""
         if self.in_backward:
-            norm = self.in_backward.finish()
-            self.guards.gradient(self.step + 1, norm)
-            return norm
+            return self.in_backward.finish()
         limit = self.training.max_grad_norm or math.inf
-        norm = float(self.accelerator.clip_grad_norm_(self.parameters.values(), limit))
-        self.guards.gradient(self.step + 1, norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        norm: Tensor = self.accelerator.clip_grad_norm_(self.parameters.values(), limit)
         return norm
 
     def _call_hooks(self) -> None:

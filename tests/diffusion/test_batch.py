@@ -62,7 +62,8 @@ def test_all_of_a_batch_goes_to_a_device() -> None:
     batch = replace(rows(7, mask=torch.ones(1, 1, 2, 2), preserved=torch.tensor([True])), conditioning=told)
     moved = batch.to("meta")
     assert (moved.numbers, moved.names) == (batch.numbers, batch.names)
-    tensors = (moved.latents, moved.weight, moved.mask, moved.preserved)
+    tensors = (moved.latents, moved.weight, moved.mask)
     inner = (moved.conditioning.hidden, moved.conditioning.control)
     assert all(value is not None and value.device.type == "meta" for value in tensors + inner)
+    assert moved.preserved is batch.preserved  # which rows, asked for without waiting for a GPU
     assert rows(7).to("meta").mask is None
