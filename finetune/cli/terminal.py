@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from finetune.cli.streams import printable
 
 Progress = Callable[[int, int], None]
-_LIBRARIES = ("accelerate", "bitsandbytes", "diffusers", "huggingface_hub", "peft", "torch", "transformers")
+_LIBRARIES = ("accelerate", "bitsandbytes", "diffusers", "huggingface_hub", "peft", "torch", "transformers",
+              "xformers")  # fmt: skip
 
 
 def quiet_libraries() -> None:

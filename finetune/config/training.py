@@ -8,12 +8,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune.config.base import Amount, AmountAboveZero, Fault, Positive, Section, name_fault
+from finetune.config.attention import ATTENTIONS
+from finetune.config.base import Amount, AmountAboveZero, Fault, Need, Positive, Section, name_fault
 from finetune.config.samplers import SchedulerName
 
 
 class TrainingSection(Section):
     """The training loop."""
+
+    needs = (Need("training.tf32", "precision", ("fp32",)),)
 
     steps: Positive = Field(800, description="Optimizer steps.")
     batch_size: Positive = Field(1, description="Pictures per forward pass and process.")
@@ -34,6 +37,20 @@ class TrainingSection(Section):
         True,
         description="On a CPU, keep frozen weights in the order in which they are multiplied: faster, "
         "more memory.",
+    )
+    attention: Annotated[str, ATTENTIONS] = Field(
+        "auto",
+        description="How the UNet computes attention: `sdpa` is PyTorch's own, `flash` its FlashAttention "
+        "alone. `auto`: `sdpa`, or `xformers` if it is installed and faster on this GPU.",
+    )
+    compile: bool = Field(
+        False,
+        description="Compile the UNet's transformer blocks: a first step of minutes, faster ones later.",
+    )
+    tf32: bool = Field(
+        False,
+        description="With precision fp32 on an NVIDIA GPU, round the inputs of products to ten bits: several "
+        "times as fast.",
     )
     ema: bool = Field(
         False, description="Keep an exponential moving average of the trained parameters and export it."

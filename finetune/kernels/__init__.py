@@ -1,6 +1,19 @@
 """Faster ways to compute what PyTorch's layers compute, each for one kind of device."""
 
+from finetune.kernels.attention import attention
+from finetune.kernels.compiled import compiled
 from finetune.kernels.memory import give_back_freed_memory, keep_freed_memory
 from finetune.kernels.packed import can_pack, packed
+from finetune.kernels.swapped import swapped
+from finetune.kernels.tf32 import tf32
 
-__all__ = ["can_pack", "give_back_freed_memory", "keep_freed_memory", "packed"]
+__all__ = [
+    "attention",
+    "can_pack",
+    "compiled",
+    "give_back_freed_memory",
+    "keep_freed_memory",
+    "packed",
+    "swapped",
+    "tf32",
+]

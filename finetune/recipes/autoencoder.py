@@ -80,7 +80,7 @@ def _trainer(
     section, seed = recipe.autoencoder, recipe.training.seed
     side = recipe.resolution // 2 ** (len(vae.config.block_out_channels) - 1)
     own = {"steps": section.steps, "batch_size": section.batch_size, "accumulation": 1,
-           "ema": True, "ema_decay": section.ema_decay}  # fmt: skip
+           "ema": True, "ema_decay": section.ema_decay, "attention": "sdpa", "compile": False}  # fmt: skip
     return Trainer(
         Autoencoding(vae),
         Reconstruction(seed, (vae.config.latent_channels, side, side), section),
@@ -123,6 +123,7 @@ def _identity(recipe: PretrainRecipe, source: PixelSource) -> dict[str, Any]:
         "data.resolution": recipe.resolution,
         "training.seed": recipe.training.seed,
         "training.precision": recipe.training.precision,
+        "training.tf32": recipe.training.tf32,
         "pictures": digest_of(source.pictures),
     }
 

@@ -221,6 +221,12 @@ class Recipe(Section, ABC):
         # Where the preset decides the steps, this is checked again with them filled in.
         if "steps" in self.training.model_fields_set:
             yield from self.optimizer.too_long(self.training.steps)
+        if self.training.compile and getattr(self.adapter, "dropout", False):
+            yield Fault(
+                "Dropout draws a mask for each sample, which cannot be compiled.",
+                "training.compile",
+                "Leave it out, or set adapter.dropout=0.",
+            )
         name = self.output.name
         if name == Path(self.finished_by).stem:
             yield Fault(f"Another file of the run is named {name}.", "output.name", "Choose another name.")

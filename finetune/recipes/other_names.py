@@ -61,6 +61,11 @@ OTHER_NAMES = {
 }
 """Dotted key here → its names elsewhere; of two keys with the same name, the recipe's own counts."""
 
+_XFORMERS = (
+    "Leave it out: PyTorch's own attention needs just as little memory, and xFormers is used where it is "
+    "faster; training.attention=xformers insists on it."
+)
+
 ANSWERS = {
     "resume_from_checkpoint": "Use --resume: it continues from the last checkpoint.",
     "with_prior_preservation": "Use --class-prompt: then class pictures are trained on too.",
@@ -68,10 +73,11 @@ ANSWERS = {
     "num_train_epochs": "Use --steps; an epoch is the number of pictures divided by the batch size.",
     "save_every_n_epochs": "Use --set training.checkpoint_every=STEPS.",
     "caption_extension": "Leave it out: captions are .txt files with the pictures' names.",
-    "enable_xformers_memory_efficient_attention": "Leave it out: PyTorch's own attention is used, which "
-    "needs just as little memory.",
-    "xformers": "Leave it out: PyTorch's own attention is used, which needs just as little memory.",
-    "sdpa": "Leave it out: PyTorch's own attention is always used.",
+    "enable_xformers_memory_efficient_attention": _XFORMERS,
+    "xformers": _XFORMERS,
+    "sdpa": "Leave it out, or use --set training.attention=sdpa.",
+    "torch_compile": "Use --set training.compile=true.",
+    "allow_tf32": "Use --set training.tf32=true.",
 }
 """What is not a setting here → what to do instead."""
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from finetune.adapters import Adapter
 from finetune.backbones import Backbone
@@ -27,6 +28,7 @@ from finetune.recipes.base import Recipe
 from finetune.recipes.faults import raise_faults
 from finetune.recipes.fields import flatten
 from finetune.recipes.foreign import tell_if_foreign
+from finetune.recipes.load import load_recipe
 from finetune.recipes.place import claimed_by_all
 from finetune.recipes.presets import values_with_preset, warmup_note
 from finetune.recipes.reporter import SILENT, Progress, Reporter, Tell, no_progress
@@ -34,6 +36,7 @@ from finetune.recipes.resume import DATA, WEIGHTS, asks_for_more_steps, resume_r
 from finetune.recipes.room import check_room
 from finetune.sampling.schedulers import make_scheduler
 from finetune.training import RunFolder, Trainer, check_trainable
+from finetune.training.speed import fastest_attention
 
 # Settings that may differ when a run is resumed, since they do not change the result.
 _FREE = ("preview.", "output.", "data.cache", "training.log_every", "training.tensorboard",
@@ -135,6 +138,7 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
     for note in recipe.notes():
         report.tell(note)
     check_trainable(recipe.training, recipe.optimizer)
+    recipe = _with_attention(recipe, backbone, folder, report)
     tell_if_foreign(recipe, backbone, pictures.pictures, report)
     adapter = recipe.make_adapter(backbone)
     # Before the source is made: the precision of the text encoders is part of its cache's keys (P4).
@@ -179,6 +183,24 @@ def resolve(recipe: Recipe, backbone: Backbone, name: str) -> Recipe:
     if recipe.output.name is None:
         values["output"]["name"] = recipe.run_name if name_fault(name) else name
     return type(recipe).model_validate(values)
+
+
+def _with_attention(recipe: Recipe, backbone: Backbone, folder: RunFolder, report: Reporter) -> Recipe:
+    """The recipe with what `training.attention: auto` means here; a resumed run goes on as it began."""
+    training = recipe.training
+    if training.attention != "auto":
+        return recipe
+    if best_device().type == "cuda" and folder.recipe.exists():
+        found, reason = load_recipe(folder.recipe).training.attention, None
+    else:
+        side = (recipe.data.resolution or backbone.native_size) // backbone.latent_factor
+        dtype = PRECISIONS[training.precision]
+        found, reason = fastest_attention(backbone.unet, side, training.batch_size, dtype)
+    if best_device().type == "cuda":  # processes that measure for themselves could disagree
+        (found,) = broadcast_object_list([found])
+    if reason:
+        report.tell(reason)
+    return recipe.model_copy(update={"training": training.model_copy(update={"attention": found})})
 
 
 def _preset_of(recipe: Recipe, backbone: Backbone) -> str:

@@ -1,4 +1,4 @@
-"""Checks precision and optimizer before anything large is loaded."""
+"""Checks before long work what depends on the machine."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from finetune.config import OptimizerSection, TrainingSection
 from finetune.training.average import check_average
 from finetune.training.device import checked_precision
 from finetune.training.optimizers import make_optimizer
+from finetune.training.speed import check_speed
 
 
 def check_trainable(training: TrainingSection, optimizer: OptimizerSection) -> None:
     """Refuses now what the trainer would refuse after the model is loaded.
 
     Raises:
-        ConfigError: If the precision or the optimizer is not available on this machine.
+        ConfigError: If precision, optimizer or what makes steps faster is not available on this machine.
     """
-    checked_precision(training)
+    precision = checked_precision(training)
+    check_speed(training.model_copy(update={"precision": precision}))
     check_average(training, optimizer)
     make_optimizer([{"params": [nn.Parameter(torch.zeros(1))], "lr": optimizer.lr}], optimizer)

@@ -36,6 +36,7 @@ from finetune.training.progress import Progress, Rate, stop_signal
 from finetune.training.protocols import Hook, Loss, RowsT, Source, Trained
 from finetune.training.resume import check_fit, check_identity, newest_intact
 from finetune.training.run_folder import RunFolder
+from finetune.training.speed import in_steps
 
 
 class Trainer(Generic[RowsT]):
@@ -246,11 +247,14 @@ class Trainer(Generic[RowsT]):
         # spinning, which takes the processors from the step.
         with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as ahead:
             pending, first = ahead.submit(self._batches, self.step), self.step
+            fast = in_steps(self.model, self.training)
             while not self._done:
                 batches = pending.result()
                 if self.step + 1 < self.training.steps:
                     pending = ahead.submit(self._batches, self.step + 1)
-                yield self._step(batches)
+                with fast():
+                    done = self._step(batches)
+                yield done
                 if self.step == first + 1:
                     give_back_freed_memory()  # what was needed only to begin
 
