@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -36,7 +37,9 @@ EIGHT_BIT = "optimizer.name=adamw8bit"
 CHECKPOINTED = "training.gradient_checkpointing=true"
 GRAY = "data.preprocess=grayscale"
 WORD = "adapter.placeholder=<mycat>"
-
+EIGHT = "training.batch_size=8"
+XFORMERS = "training.attention=xformers"
+COMPILED = "training.compile=true"
 
 # Recipes that load a model; `pretrain` makes one, so it has no published size.
 LOADING = tuple(kind for kind, recipe in RECIPES.items() if "model.name" not in recipe.unused)
@@ -86,6 +89,13 @@ CASES = (
     Case("controlnet", "sdxl", "bf16", (GRAY, EIGHT_BIT, CHECKPOINTED)),
     Case("dreambooth", "sdxl", "bf16", (EIGHT_BIT, CHECKPOINTED)),
     Case("full", "sdxl", "bf16", (EIGHT_BIT, CHECKPOINTED)),
+    # What makes a step faster; the first of each family above is what they are compared with, or this:
+    Case("lora", "sd1", "bf16", (EIGHT, "training.attention=sdpa")),
+    Case("lora", "sd1", "bf16", (EIGHT, "training.attention=flash")),
+    *([Case("lora", "sd1", "bf16", (EIGHT, XFORMERS))] if find_spec("xformers") else []),
+    Case("lora", "sd1", "fp32", (EIGHT,)),
+    Case("lora", "sd1", "fp32", (EIGHT, "training.tf32=true")),
+    Case("lora", "sd1", "bf16", (EIGHT, COMPILED)),
 )
 
 
@@ -138,16 +148,24 @@ def measure(case: Case, model: Path, pictures: Path, place: Path, steps: int, *c
     return found
 
 
+def name_of(case: Case) -> str:
+    """What a case is called in tables."""
+    return " ".join((case.kind, case.family, case.precision, *(c.partition(".")[2] for c in case.changes)))
+
+
+def save(figures: list[Figures], file: Path | None) -> None:
+    """Writes the machine and the figures so far as JSON, if a file was asked for."""
+    if file:
+        told = {**describe(), "figures": [asdict(one) for one in figures]}
+        file.write_text(json.dumps(told, indent=1), encoding="utf-8")
+
+
 def table(figures: list[Figures]) -> str:
     """The figures as Markdown."""
     rows = []
     for one in figures:
-        case = one.case
-        cells = [f"{value:.2f}" for value in (one.step, one.first, one.allocated, one.reserved)]
-        name = " ".join(
-            (case.kind, case.family, case.precision, *(c.partition(".")[2] for c in case.changes))
-        )
-        rows.append([name, *(cells if not one.failure else [one.failure, "", "", ""])])
+        cells = [f"{one.step:.3f}", *(f"{value:.2f}" for value in (one.first, one.allocated, one.reserved))]
+        rows.append([name_of(one.case), *(cells if not one.failure else [one.failure, "", "", ""])])
     return markdown(["", "s/step", "first step, s", "GiB used", "GiB held"], rows)
 
 
@@ -182,15 +200,15 @@ def main() -> int:
             model = random_model(case.family, place, device)
             run = place / f"run-{number}"
             figures.append(measure(case, model, pictures, run, given.steps, f"data.resolution={size}"))
+            # At once, since what comes next may be stopped.
+            print(f"{name_of(case)}: {figures[-1].failure or f'{figures[-1].step:.3f} s a step'}", flush=True)
+            save(figures, given.json)
             gc.collect()
             if device == "cuda":
                 torch.cuda.empty_cache()
-    about = describe()
-    print(*(f"{key}: {value}" for key, value in about.items()), "", table(figures), sep="\n")
+    print(*(f"{key}: {value}" for key, value in describe().items()), "", table(figures), sep="\n")
     for case in skipped:
         print(f"skipped, out of time: {case}")
-    if given.json:
-        given.json.write_text(json.dumps({**about, "figures": [asdict(one) for one in figures]}, indent=1))
     return 1 if any(one.failure for one in figures) else 0
 
 

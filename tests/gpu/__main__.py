@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -44,13 +46,18 @@ def _within(began: float, *module: str) -> int:
         **os.environ,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }  # for deterministic sums in the tests that need them
-    command = [sys.executable, "-m", *module]
+    process = subprocess.Popen(
+        [sys.executable, "-m", *module], cwd=ROOT, env=environment, start_new_session=True
+    )
     try:
-        left = max(1.0, SECONDS - (time.monotonic() - began))
-        return subprocess.run(command, cwd=ROOT, check=False, env=environment, timeout=left).returncode
+        return process.wait(max(1.0, SECONDS - (time.monotonic() - began)))
     except subprocess.TimeoutExpired:
         print(f"{module[0]} was stopped: the {SECONDS} seconds were used up.")
         return 1
+    finally:  # also what it started, such as the processes of two GPUs, and when this is interrupted
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def test_a_case_is_measured(tmp_path: Path, tiny_models: dict[str, Path], kind: 
     found = measure(case, tiny_models["sd1"], pictures, tmp_path / "run", 3, "optimizer.name=adamw")
     assert found.failure == ""
     assert 0 < found.step < found.first
-    assert f"| {found.step:.2f} | {found.first:.2f} |" in " ".join(table([found]).split())
+    assert f"| {found.step:.3f} | {found.first:.2f} |" in " ".join(table([found]).split())
 
 
 def test_a_case_that_fails_is_told(tmp_path: Path, tiny_models: dict[str, Path]) -> None:
