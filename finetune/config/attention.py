@@ -31,6 +31,8 @@ ATTENTIONS = Choices(
         "auto": Attention(processor=f"{_DIFFUSERS}:AttnProcessor2_0"),
         # PyTorch's scaled_dot_product_attention, which chooses among its own kernels.
         "sdpa": Attention(processor=f"{_DIFFUSERS}:AttnProcessor2_0"),
+        # The same, with a backward pass by matrix products for bf16 on a CPU (`finetune.kernels.products`).
+        "products": Attention(processor=f"{_DIFFUSERS}:AttnProcessor2_0"),
         # Memory-efficient attention (Rabe & Staats 2021, arXiv:2112.05682) of xFormers.
         "xformers": Attention(
             processor=f"{_DIFFUSERS}:XFormersAttnProcessor", library="xformers", only_cuda=True

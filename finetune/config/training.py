@@ -40,8 +40,9 @@ class TrainingSection(Section):
     )
     attention: Annotated[str, ATTENTIONS] = Field(
         "auto",
-        description="How the UNet computes attention: `sdpa` is PyTorch's own, `flash` its FlashAttention "
-        "alone. `auto`: `sdpa`, or `xformers` if it is installed and faster on this GPU.",
+        description="How the UNet computes attention: `sdpa` is PyTorch's own, `products` the same with a "
+        "faster backward pass for bf16 on a CPU, `flash` PyTorch's FlashAttention alone. `auto`: `products` "
+        "on a CPU in bf16, `xformers` if it is installed and faster on this GPU, else `sdpa`.",
     )
     compile: bool = Field(
         False,

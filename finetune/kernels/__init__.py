@@ -4,11 +4,13 @@ from finetune.kernels.attention import attention
 from finetune.kernels.compiled import compiled
 from finetune.kernels.memory import give_back_freed_memory, keep_freed_memory
 from finetune.kernels.packed import can_pack, packed
+from finetune.kernels.products import attention_by_products
 from finetune.kernels.swapped import swapped
 from finetune.kernels.tf32 import tf32
 
 __all__ = [
     "attention",
+    "attention_by_products",
     "can_pack",
     "compiled",
     "give_back_freed_memory",

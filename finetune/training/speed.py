@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,7 +16,7 @@ from finetune.backbones.precision import PRECISIONS, best_device
 from finetune.config import TrainingSection
 from finetune.config.attention import ATTENTIONS
 from finetune.errors import ConfigError
-from finetune.kernels import attention, compiled, swapped, tf32
+from finetune.kernels import attention, attention_by_products, compiled, swapped, tf32
 
 _GAIN = 1.05  # xFormers must be faster by so much: less is chance
 _TRIES = 10
@@ -32,10 +32,11 @@ def in_steps(model: nn.Module, training: TrainingSection) -> Callable[[], Abstra
         training: The settings.
     """
     swaps = attention(model, training.attention) + (compiled(model) if training.compile else [])
+    backward = attention_by_products if training.attention == "products" else nullcontext
 
     @contextmanager
     def inside() -> Iterator[None]:
-        with swapped(swaps), tf32(training.tf32):
+        with swapped(swaps), tf32(training.tf32), backward():
             yield
 
     return inside
@@ -57,7 +58,7 @@ def check_speed(training: TrainingSection) -> None:
             where="training.tf32",
             fix="Leave it out.",
         )
-    if training.attention not in ("auto", "sdpa"):
+    if training.attention not in ("auto", "sdpa", "products"):
         _check_attention(training.attention, device, PRECISIONS[training.precision])
     if training.compile and device.type == "cpu" and training.packed_weights:
         raise ConfigError(
@@ -91,10 +92,10 @@ def _check_attention(name: str, device: torch.device, dtype: torch.dtype) -> Non
 
 
 def fastest_attention(unet: Any, side: int, rows: int, dtype: torch.dtype) -> tuple[str, str | None]:
-    """What `auto` means for a run: `sdpa`, unless xFormers is there and faster at the run's own sizes.
+    """What `auto` means for a run: on a CPU `products` in bf16; on a GPU xFormers, if it is there and faster.
 
-    Both compute forward and backward pass of the first self-attention, which has the most positions and so
-    takes most of all attention's time.
+    On a GPU both compute forward and backward pass of the first self-attention, which has the most positions
+    and so takes most of all attention's time.
 
     Args:
         unet: A UNet, on any device.
@@ -103,9 +104,11 @@ def fastest_attention(unet: Any, side: int, rows: int, dtype: torch.dtype) -> tu
         dtype: Precision of the forward pass.
 
     Returns:
-        A key of `ATTENTIONS`, and if it is not `sdpa`, a sentence that says why.
+        A key of `ATTENTIONS`, and for xFormers a sentence that says why.
     """
     device = best_device()
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        return "products", None
     if device.type != "cuda" or find_spec("xformers") is None:
         return "sdpa", None
     level, block = next(

@@ -10,13 +10,14 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from torch import nn
 
-from finetune.adapters import LoRA
+from finetune.adapters import Full, LoRA
 from finetune.backbones import Backbone
 from finetune.backbones.precision import best_device
-from finetune.config import LoRASection, OptimizerSection, TrainingSection
+from finetune.config import FullSection, LoRASection, OptimizerSection, TrainingSection
 from finetune.errors import ConfigError
 from finetune.training import check_trainable
 from finetune.training.speed import fastest_attention, in_steps
+from tests.adapters.test_lora import fill
 
 on_cpu = pytest.mark.skipif(best_device().type != "cpu", reason="for machines without a GPU")
 
@@ -53,6 +54,31 @@ def test_a_machine_that_cannot_compile_is_told(monkeypatch: pytest.MonkeyPatch, 
 @on_cpu
 def test_on_a_cpu_attention_is_pytorchs_own(backbone: Backbone) -> None:
     assert fastest_attention(backbone.unet, 8, 2, torch.float32) == ("sdpa", None)
+    assert fastest_attention(backbone.unet, 8, 2, torch.bfloat16) == ("products", None)
+
+
+@on_cpu
+@pytest.mark.parametrize("kind", [LoRA, Full])
+def test_products_add_no_error_to_that_of_bf16(backbone: Backbone, kind: type[LoRA | Full]) -> None:
+    section: Any = LoRASection(rank=4) if kind is LoRA else FullSection()
+    adapter: LoRA | Full = kind(backbone, section)
+    if isinstance(adapter, LoRA):
+        fill(adapter)
+
+    def gradients(attention: str, dtype: torch.dtype) -> torch.Tensor:
+        backbone.to("cpu", dtype)
+        noisy = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        conditioning = backbone.conditioning(["a cat", "a red dog"])
+        mixed = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
+        adapter.zero_grad()
+        with in_steps(adapter, TrainingSection(attention=attention))(), mixed:
+            adapter(noisy, torch.tensor([10, 700]), conditioning).float().square().mean().backward()
+        return torch.cat([p.grad.flatten() for p in adapter.trained().values() if p.grad is not None])
+
+    exact = gradients("sdpa", torch.float32)
+    plain, fast = (gradients(name, torch.bfloat16) for name in ("sdpa", "products"))
+    assert not torch.equal(plain, fast)
+    assert (fast - exact).norm() < 1.1 * (plain - exact).norm()
 
 
 def test_all_is_undone_after_a_step(backbone: Backbone) -> None:
