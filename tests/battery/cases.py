@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch import Tensor, nn
 
 from finetune.recipes import RECIPES, Recipe, build
 from finetune.recipes.load import Setting, parse_set
 from finetune.recipes.run import Run, assemble
 from finetune.training import RunFolder
+from tests.tiny import load_state
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,14 @@ class Case:
     exact: bool = True
     plain: bool = True
 
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """The settings of the run that all tests share."""
+        whole = () if self.kind in ("lora", "embedding") else ("output.weights=fp32",)
+        return ("training.ema=true", f"training.ema_decay={DECAY}", *whole)
 
+
+DECAY = 0.15  # of the average, so small that it has a part of every step
 TEXT = "adapter.text_encoder=true"
 CASES = (
     Case("lora", "lora"),
@@ -56,7 +68,8 @@ SMALL = (
     "data.caption_dropout=0",
     "training.steps=4",
     "training.batch_size=2",
-    "training.checkpoint_every=2",
+    "training.checkpoint_every=1",
+    "training.log_every=1",
     "training.keep_checkpoints=9",
     "training.accumulation=1",
     "training.ema=false",
@@ -86,3 +99,42 @@ def put_together(case: Case, model: Path, pictures: Path, folder: Path, *changes
     this = assemble(recipe(case, model, pictures, *changes), RunFolder(folder))
     this.source.prepare()
     return this
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run, and what there was before.
+
+    Attributes:
+        run: The run.
+        before: What the adapter held when it was attached.
+        after: What it has learned.
+        base: Every other parameter of the model, with its value before.
+    """
+
+    run: Run
+    before: dict[str, Tensor]
+    after: dict[str, Tensor]
+    base: list[tuple[nn.Parameter, Tensor]]
+
+    @classmethod
+    def of(cls, this: Run) -> Trained:
+        """Trains it."""
+        ours = {id(parameter) for parameter in this.adapter.trained().values()}
+        base = [
+            (parameter, parameter.detach().clone())
+            for module in (this.backbone.unet, this.backbone.vae, *this.backbone.text_encoders)
+            for parameter in module.parameters()
+            if id(parameter) not in ours
+        ]
+        before = this.adapter.state()
+        this.trainer.run()
+        return cls(this, before, this.adapter.state(), base)
+
+    @contextmanager
+    def untrained(self) -> Iterator[Run]:
+        """Inside, the adapter holds what it did before; afterward, what it has learned."""
+        load_state(self.run.adapter, self.before)
+        yield self.run
+        self.run.trainer.optimizer.zero_grad()
+        load_state(self.run.adapter, self.after)

@@ -15,16 +15,15 @@ import os
 import tempfile
 from pathlib import Path
 
-from tests.battery.cases import CASES, Case, put_together
+from finetune.recipes.run import Run
+from tests.battery.cases import CASES, put_together
 from tests.tiny import FAMILIES, tiny_backbone_folder
 
 FILE = Path(__file__).parent / "golden_losses.json"
 
 
-def losses(case: Case, model: Path, pictures: Path, folder: Path) -> list[float]:
-    """The loss of each of the case's four steps."""
-    this = put_together(case, model, pictures, folder, "training.log_every=1")
-    this.trainer.run()
+def losses(this: Run) -> list[float]:
+    """The loss of each of the four steps of a finished run."""
     lines = [json.loads(line) for line in this.folder.metrics.read_text().splitlines()]
     # In these cases every step has as many class pictures as others, if it has any: this is their sum.
     return [line["loss"] + line.get("preserved_loss", 0.0) for line in lines]
@@ -43,7 +42,9 @@ def main() -> None:
             model = tiny_backbone_folder(family, place / "models")
             for case in CASES:
                 key = f"{case.name} {family}"
-                found[key] = [round(v, 6) for v in losses(case, model, pictures, place / key)]
+                this = put_together(case, model, pictures, place / key)
+                this.trainer.run()
+                found[key] = [round(v, 6) for v in losses(this)]
     FILE.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from diffusers import ControlNetModel, DiffusionPipeline
 from diffusers import StableDiffusionControlNetPipeline as Controlled
@@ -19,31 +18,28 @@ from finetune.backbones import load_backbone
 from finetune.config import ModelSection
 from finetune.formats import apply_lora, read_lora
 from finetune.recipes.run import Run
-from tests.battery.cases import CASES, Case, put_together
+from tests.battery.cases import Case, Trained
 from tests.tiny import Family
 
 CONTROL = Image.fromarray(np.random.default_rng(5).integers(0, 256, (32, 32, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_fresh_model_with_the_export_draws_the_same(
-    case: Case, family: Family, tiny_folder: Path, pictures: Path, here: Path
+    case: Case, family: Family, tiny_folder: Path, trained: Trained
 ) -> None:
-    extra = () if case.kind in ("lora", "embedding") else ("output.weights=fp32",)
-    this = put_together(case, tiny_folder, pictures, here / "run", *extra)
-    before = picture(this, in_memory(this))
-    this.trainer.run()
+    with trained.untrained() as this:
+        before = picture(this, in_memory(this))
     with this.trainer.evaluating():
         this.recipe.write_results(this.adapter, this.backbone, this.folder.path, "run", {})
-        trained = picture(this, in_memory(this))
-    assert np.abs(trained - before).max() > 2
+        learned = picture(this, in_memory(this))
+    assert np.abs(learned - before).max() > 2
     if case.plain:
         again = picture(this, from_disk(this, family, tiny_folder))
     else:  # A1111 and ComfyUI read these; diffusers does not
         other = load_backbone(ModelSection(name=str(tiny_folder)))
         apply_lora(other, read_lora(this.folder.path / "run.safetensors", other))
         again = picture(this, other.pipeline())
-    assert np.abs(again - trained).max() < 1
+    assert np.abs(again - learned).max() < 1
 
 
 def picture(this: Run, pipeline: Any) -> np.ndarray[Any, Any]:

@@ -89,8 +89,9 @@ def test_the_model_loads_with_plain_diffusers(
     file = folder / f"{folder.name}.safetensors"
     tokenizers = load_folder(tiny_folder, ModelSection()).tokenizers
     single = convert(file, family, tiny_folder, tokenizers, "single")
+    theirs = pipe.unet.state_dict()
     for name, tensor in single.unet.state_dict().items():
-        assert torch.equal(tensor, pipe.unet.state_dict()[name]), name
+        assert torch.equal(tensor, theirs[name]), name
     assert f"--model {folder / 'model'}" in said
 
 
