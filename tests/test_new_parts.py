@@ -207,8 +207,9 @@ def test_a_recipe_of_new_parts_trains_resumes_and_exports(
     assert resumed.trainer.resume()
     resumed.trainer.run()
     assert resumed.trainer.optimizer.param_groups[0]["count"] == 4
+    ended = resumed.adapter.state()
     for name, value in this.adapter.state().items():
-        assert torch.equal(resumed.adapter.state()[name], value), name
+        assert torch.equal(ended[name], value), name
 
 
 def test_a_new_weighting_is_its_formula() -> None:

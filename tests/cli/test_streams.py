@@ -96,13 +96,17 @@ def test_control_characters_are_shown_and_long_lines_cut() -> None:
     assert cut.endswith("(10,000,000 characters)")
 
 
-def test_names_and_captions_cannot_write_to_the_terminal(tmp_path: Path) -> None:
-    folder = draw_pictures(tmp_path)
+def test_names_and_captions_cannot_write_to_the_terminal(
+    here: Path, tiny_models: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = draw_pictures(here)
     (folder / "0.png").rename(folder / "0\x1b]0;title\x07.png")
     (folder / "0\x1b]0;title\x07.txt").write_text("a \x1b[2Jcat")
     (folder / "1.txt").write_text("x" * 10_000_000)
-    code, out, err = finetune(f"lora --instance-dir mycat {SMALL}", tmp_path)
-    assert code == 0
+    small = [*shlex.split(SMALL), "--model", str(tiny_models["sd1"])]
+    assert main(["lora", "--instance-dir", "mycat", *small]) == 0
+    out, err = capsys.readouterr()
+    assert r"\x1b[2Jcat" in out
     assert "\x1b" not in out + err
     assert "skipped 1.png: its caption 1.txt is longer than 10,000 characters" in out
     assert len(out) < 5000
