@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from diffusers.utils import logging as diffusers_logging
 from PIL import Image
-from transformers.utils import logging as transformers_logging
 
-from tests.tiny import FAMILIES, Family, tiny_backbone_folder, tiny_inpainting_folder
+from tests.families import FAMILIES, Family
 
 if TYPE_CHECKING:
     from finetune.backbones import Backbone
-
-for library in (diffusers_logging, transformers_logging):
-    library.set_verbosity_error()
-    library.disable_progress_bar()
 
 # A shell starts background jobs with SIGINT ignored, and nohup all with SIGHUP, which child processes
 # inherit; some tests send them.
@@ -32,9 +29,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Quiets the libraries; not where pytest-xdist only hands out the tests, which needs none of them."""
+    if isinstance(collector, pytest.Session):
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
+
+        for library in (diffusers_logging, transformers_logging):
+            library.set_verbosity_error()
+            library.disable_progress_bar()
+
+
+def pytest_collection_finish() -> None:
+    """Garbage collection leaves out what the libraries hold, and comes less often: an eighth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The diffusers folder of a tiny random model of each family; do not write to them."""
+    from tests.tiny import tiny_backbone_folder
+
     folder = tmp_path_factory.mktemp("tiny")
     return {family: tiny_backbone_folder(family, folder) for family in FAMILIES}
 
@@ -42,6 +59,8 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def inpainting_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """As `tiny_models`, the inpainting model of each family."""
+    from tests.tiny import tiny_inpainting_folder
+
     folder = tmp_path_factory.mktemp("inpainting")
     return {family: tiny_inpainting_folder(family, folder) for family in FAMILIES}
 
@@ -58,31 +77,53 @@ def tiny_folder(family: Family, tiny_models: dict[str, Path]) -> Path:
     return tiny_models[family]
 
 
-@pytest.fixture(scope="module")
-def loaded(tiny_models: dict[str, Path]) -> dict[str, Backbone]:
+def load(models: dict[str, Path]) -> dict[str, Backbone]:
+    """A backbone of each."""
+    from finetune.backbones import load_backbone
+    from finetune.config import ModelSection
+
+    return {family: load_backbone(ModelSection(name=str(path))) for family, path in models.items()}
+
+
+def content(backbone: Backbone) -> tuple[object, ...]:
+    """What a test could leave changed."""
+    parts = (backbone.unet, backbone.vae, *backbone.text_encoders)
+    training = {module.training for part in parts for module in part.modules()}
+    learning = {parameter.requires_grad for part in parts for parameter in part.parameters()}
+    scheduler = backbone.scheduler
+    return backbone.fingerprint(), type(scheduler), dict(scheduler.config), training, learning
+
+
+def untouched(backbones: dict[str, Backbone]) -> Iterator[dict[str, Backbone]]:
+    """Gives the backbones out and asserts that they come back as they were."""
+    before = {family: content(backbone) for family, backbone in backbones.items()}
+    yield backbones
+    for family, backbone in backbones.items():
+        assert content(backbone) == before[family], f"a test has changed the {family} model of all tests"
+
+
+@pytest.fixture(scope="session")
+def loaded(tiny_models: dict[str, Path]) -> Iterator[dict[str, Backbone]]:
     """One backbone of each family; do not change them."""
-    from finetune.backbones import load_backbone
-    from finetune.config import ModelSection
-
-    return {family: load_backbone(ModelSection(name=str(path))) for family, path in tiny_models.items()}
+    yield from untouched(load(tiny_models))
 
 
-@pytest.fixture
-def backbone(tiny_folder: Path) -> Backbone:
-    """A freshly loaded tiny backbone of `family`; the test may change it."""
-    from finetune.backbones import load_backbone
-    from finetune.config import ModelSection
-
-    return load_backbone(ModelSection(name=str(tiny_folder)))
+@pytest.fixture(scope="session")
+def loaded_inpainting(inpainting_models: dict[str, Path]) -> Iterator[dict[str, Backbone]]:
+    """One inpainting backbone of each family; do not change them."""
+    yield from untouched(load(inpainting_models))
 
 
 @pytest.fixture
-def inpainting(family: Family, inpainting_models: dict[str, Path]) -> Backbone:
-    """A freshly loaded tiny inpainting backbone of `family`; the test may change it."""
-    from finetune.backbones import load_backbone
-    from finetune.config import ModelSection
+def backbone(family: Family, loaded: dict[str, Backbone]) -> Backbone:
+    """A tiny backbone of `family` that the test may change: copying is faster than loading."""
+    return copy.deepcopy(loaded[family])
 
-    return load_backbone(ModelSection(name=str(inpainting_models[family])))
+
+@pytest.fixture
+def inpainting(family: Family, loaded_inpainting: dict[str, Backbone]) -> Backbone:
+    """A tiny inpainting backbone of `family` that the test may change."""
+    return copy.deepcopy(loaded_inpainting[family])
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import (
@@ -27,9 +27,9 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from finetune.adapters import Adapter
+from tests.families import FAMILIES as FAMILIES
+from tests.families import Family
 
-Family = Literal["sd1", "sd2", "sdxl"]
-FAMILIES: tuple[Family, ...] = ("sd1", "sd2", "sdxl")
 LAYERS = 3  # of every text encoder
 BETAS: dict[str, Any] = {
     "beta_start": 0.00085,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +20,6 @@ from finetune.formats import write_controlnet
 from tests.tiny import load_state
 
 NEW, LOW_RANK = ControlNetSection(), ControlNetSection(rank=2)
-
-
-@pytest.fixture
-def backbone(family: str, loaded: dict[str, Backbone]) -> Backbone:
-    """A tiny backbone of `family` that the test may change: copying is faster than loading."""
-    return copy.deepcopy(loaded[family])
 
 
 def inputs(backbone: Backbone, seed: int = 0) -> tuple[Tensor, Tensor, Conditioning]:

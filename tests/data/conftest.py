@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
-
-if TYPE_CHECKING:
-    from finetune.backbones import Backbone
 
 
 def painted(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -19,12 +14,6 @@ def painted(width: int, height: int, seed: int = 0) -> Image.Image:
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (5, 4, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
-@pytest.fixture
-def backbone(family: str, loaded: dict[str, Backbone]) -> Backbone:
-    """A tiny backbone of `family` that the test may change: copying is faster than loading."""
-    return copy.deepcopy(loaded[family])
 
 
 @pytest.fixture

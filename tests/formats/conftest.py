@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from finetune.adapters import LoRA
-from finetune.backbones import Backbone, load_backbone
-from finetune.config import LoRASection, ModelSection
+from finetune.backbones import Backbone
+from finetune.config import LoRASection
 
 Pictured = Callable[[Any], "np.ndarray[Any, Any]"]
 
@@ -28,9 +28,9 @@ def trained_lora(backbone: Backbone, **settings: Any) -> LoRA:
 
 
 @pytest.fixture
-def fresh(tiny_folder: Path) -> Callable[[], Backbone]:
-    """Loads the tiny model of `family` anew."""
-    return lambda: load_backbone(ModelSection(name=str(tiny_folder)))
+def fresh(family: str, loaded: dict[str, Backbone]) -> Callable[[], Backbone]:
+    """Copies the tiny model of `family` as it was loaded."""
+    return lambda: copy.deepcopy(loaded[family])
 
 
 @torch.no_grad()

@@ -100,12 +100,16 @@ def test_a_merged_lora_leaves_an_inpainting_model(
 
 @pytest.mark.parametrize("kind", ["full", "dreambooth"])
 def test_the_whole_model_stays_an_inpainting_model(
-    kind: str, family: Family, inpainting_models: dict[str, Path], pictures: Path
+    kind: str,
+    family: Family,
+    inpainting_models: dict[str, Path],
+    loaded_inpainting: dict[str, Backbone],
+    pictures: Path,
 ) -> None:
     folder = train(kind, pictures, inpainting_models[family])
     theirs: Any = DiffusionPipeline.from_pretrained(folder / "model")
     assert "Inpaint" in type(theirs).__name__
-    before = load_backbone(ModelSection(name=str(inpainting_models[family]))).unet.conv_in.weight
+    before = loaded_inpainting[family].unet.conv_in.weight
     changed = (theirs.unet.conv_in.weight != before).flatten(2).any(2).any(0)
     assert changed.tolist() == [True] * 9
     if kind == "full":

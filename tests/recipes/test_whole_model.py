@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 
-from finetune.backbones import load_backbone
+from finetune.backbones import Backbone
 from finetune.backbones.folder import load_folder
 from finetune.backbones.single_file import convert
 from finetune.config import ModelSection
@@ -67,7 +67,7 @@ def test_previews_are_in_the_precision_of_training(
 
 @pytest.mark.parametrize("kind", ["dreambooth", "full"])
 def test_the_model_loads_with_plain_diffusers(
-    kind: str, tiny_folder: Path, family: Family, pictures: Path
+    kind: str, tiny_folder: Path, family: Family, loaded: dict[str, Backbone], pictures: Path
 ) -> None:
     folder, said = train(kind, pictures, tiny_folder, "output.single_file=true", "adapter.text_encoder=true")
     trained = load_file(folder / "checkpoints" / "step-000002" / "weights.safetensors")
@@ -79,7 +79,7 @@ def test_the_model_loads_with_plain_diffusers(
             if name.startswith(f"{root}."):
                 tail = name.removeprefix(f"{root}.").removeprefix("text_model.")
                 assert torch.equal(own[tail], tensor), name
-    before = load_backbone(ModelSection(name=str(tiny_folder)))
+    before = loaded[family]
     assert not torch.equal(pipe.unet.conv_in.weight, before.unet.conv_in.weight)
     assert torch.equal(pipe.vae.encoder.conv_in.weight, before.vae.encoder.conv_in.weight)
     about = json.loads((folder / "model" / "finetune.json").read_text())

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from finetune.adapters import Full, LoRA
 from finetune.adapters.base import ParameterGroup
-from finetune.backbones import load_backbone
-from finetune.config import FullSection, LoRASection, ModelSection, OptimizerSection, TrainingSection
+from finetune.backbones import Backbone
+from finetune.config import FullSection, LoRASection, OptimizerSection, TrainingSection
 from finetune.diffusion.random import normal
 from finetune.errors import ConfigError
 from finetune.recipes import build
@@ -169,8 +169,7 @@ def test_the_stop_changes_nothing_before_it(tmp_path: Path) -> None:
         assert torch.equal(runs[1].parameters[key], value)
 
 
-def test_blocks_of_real_models(tiny_folder: Path, family: Family) -> None:
-    backbone = load_backbone(ModelSection(name=str(tiny_folder)))
+def test_blocks_of_real_models(backbone: Backbone, family: Family) -> None:
     section = OptimizerSection(
         lr=1.0, text_encoder_lr=0.25, block_lr={"up_blocks": 0.5, "up_blocks.0": 0.125, "mid_block": 0}
     )
