@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.machine import describe, libraries, revision
-from benchmarks.measure import ROOT, Run, add_arguments, in_turn, summary
+from benchmarks.measure import ROOT, Run, add_arguments, at_least, in_turn, summary
 from benchmarks.peers.cases import CASES, PRECISION
 from benchmarks.peers.place import Place
 from benchmarks.peers.setup import REPOSITORIES, set_up
@@ -44,13 +44,16 @@ def page(told: dict[str, str], results: dict[str, dict[str, list[Run]]]) -> str:
 
 def measured(place: Place, given: argparse.Namespace) -> bool:
     """Measures the chosen cases and writes the results after each; False if a program failed."""
-    told, results = about(place), dict[str, dict[str, list[Run]]]()
+    told = {**about(place), "batch": str(given.batch_size)}
+    results = dict[str, dict[str, list[Run]]]()
     name = time.strftime("peers-%Y-%m-%d-%H%M%S")
     for case in given.only:
         programs, size = CASES[case]
         print(f"\n{case}", flush=True)
         logs = place.results / name / case
-        results[case] = in_turn(programs(place, size), given.steps, given.repeats, logs, given.patience)
+        results[case] = in_turn(
+            programs(place, size, given.batch_size), given.steps, given.repeats, logs, given.patience
+        )
         figures = {
             case: {who: [asdict(one) for one in several] for who, several in runs.items()}
             for case, runs in results.items()
@@ -76,11 +79,17 @@ def main() -> int:
         words = f"Git folder or address of its code (default: {address})"
         parser.add_argument(f"--{peer}", default=address, metavar="DIR", help=words)
     parser.add_argument("--only", nargs="+", default=list(CASES), choices=CASES)
+    words = "rows of each step; must divide the number of pictures (default: %(default)s)"
+    parser.add_argument("--batch-size", type=at_least(1), default=1, metavar="N", help=words)
     add_arguments(parser, repeats=3)
     given = parser.parse_args()
     place = Place(given.place.resolve())
     if not given.setup and not place.model.exists():
         parser.error(f"There is no model in {place.root}. Make what is needed with --setup.")
+    count = len(list(place.pictures.glob("*"))) if not given.setup else 0
+    if count % given.batch_size:  # the others' last batch of an epoch would be smaller
+        parser.error(f"{count} pictures do not fill steps of {given.batch_size}. --setup draws 16; remove "
+                     f"{place.pictures.parent} before it.")  # fmt: skip
     if not given.setup:
         return 0 if measured(place, given) else 1
     try:

@@ -16,7 +16,7 @@ from benchmarks.pictures import draw_pairs, draw_pictures
 from finetune.cli.terminal import quiet_libraries
 from finetune.files import whole_folder
 
-CAPTION, PICTURES, SIZE = "a photo of mycat", 10, 512
+CAPTION, PICTURES, SIZE = "a photo of mycat", 16, 512
 REPOSITORIES = {
     "diffusers": "https://github.com/huggingface/diffusers",
     "kohya": "https://github.com/kohya-ss/sd-scripts",

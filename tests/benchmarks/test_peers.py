@@ -81,7 +81,7 @@ def test_pictures_are_laid_out_for_each_trainer(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(setup, "SIZE", 32)
     place = Place(tmp_path)
     setup.pictures(place)
-    names = [f"{number}.png" for number in range(setup.PICTURES)]
+    names = sorted(f"{number}.png" for number in range(setup.PICTURES))
     # diffusers' scripts open every file of the folder as a picture.
     assert sorted(path.name for path in place.pictures.iterdir()) == names
     assert sorted(path.name for path in (place.repeated / "1_a photo of mycat").iterdir()) == names
@@ -95,7 +95,11 @@ def test_pictures_are_laid_out_for_each_trainer(tmp_path: Path, monkeypatch: pyt
 
 def test_every_case_compares_this_program_with_diffusers(tmp_path: Path) -> None:
     for programs, size in CASES.values():
-        names = list(programs(Place(tmp_path), size))
+        made = programs(Place(tmp_path), size, 8)
+        for one in made.values():
+            option = next(word for word in ("--batch-size", "--train_batch_size") if word in one.arguments)
+            assert one.arguments[one.arguments.index(option) + 1] == "8"
+        names = list(made)
         assert names[0].startswith(OURS)
         assert any(name.startswith(DIFFUSERS) for name in names)
 
