@@ -2,7 +2,7 @@
 
 from finetune.kernels.attention import attention
 from finetune.kernels.compiled import compiled
-from finetune.kernels.memory import give_back_freed_memory, keep_freed_memory
+from finetune.kernels.memory import give_back_freed_memory, keep_freed_memory, release_mapped
 from finetune.kernels.packed import can_pack, packed
 from finetune.kernels.products import attention_by_products
 from finetune.kernels.swapped import swapped
@@ -16,6 +16,7 @@ __all__ = [
     "give_back_freed_memory",
     "keep_freed_memory",
     "packed",
+    "release_mapped",
     "swapped",
     "tf32",
 ]

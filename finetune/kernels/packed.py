@@ -17,7 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.kernels.memory import Scattered
+
 _onednn: Any = torch.ops.mkldnn
+_left_by_weights = Scattered()
 
 
 @contextmanager
@@ -77,6 +80,7 @@ class PackedWeight(ABC):
 
     def __init__(self, layer: Any) -> None:
         self.weight, self.bias = layer.weight, layer.bias
+        self._size = self.weight.numel() * self.weight.element_size()
         self._forward: Tensor | None = None
         self._backward: Tensor | None = None
 
@@ -92,17 +96,22 @@ class PackedWeight(ABC):
         if self._forward is None:
             self._forward = self.reordered(self.weight.detach(), x)
             self.weight.data = self.weight.new_full((1,), math.nan).expand(self.weight.shape)
+            _left_by_weights.add(self._size)
         return self.product(x, self._forward, self.bias)
 
     def input_gradient(self, gradient: Tensor) -> Tensor:
         """Wᵀ · gradient, for the gradient of `output`."""
         if self._backward is None:
             self._backward = self.reordered(self.transposed(self._plain()), gradient, backward=True)
+            _left_by_weights.add(2 * self._size)  # plain and transposed
         return self.product(gradient, self._backward, None, backward=True)
 
     def restore(self) -> None:
         """Gives the layer its plain weight again."""
+        self._backward = None
         self.weight.data = self._plain()
+        self._forward = None
+        _left_by_weights.add(2 * self._size)  # both orders
 
     def _plain(self) -> Tensor:
         return self.weight.detach() if self._forward is None else self._forward.to_dense()
