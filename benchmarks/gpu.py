@@ -30,7 +30,7 @@ from finetune.backbones.families import Family
 from finetune.cli.terminal import quiet_libraries, quiet_loading
 from finetune.recipes import RECIPES, build
 from finetune.recipes.load import Setting, parse_set
-from finetune.recipes.run import assemble
+from finetune.recipes.run import assemble, prepare
 from finetune.training import RunFolder
 
 EIGHT_BIT = "optimizer.name=adamw8bit"
@@ -124,9 +124,7 @@ def measure(case: Case, model: Path, pictures: Path, place: Path, steps: int, *c
     try:
         recipe = build(case.kind, [*given, *map(parse_set, every.values())])
         this = assemble(recipe, RunFolder(place))
-        this.backbone.to(this.trainer.accelerator.device)
-        this.source.prepare()
-        this.backbone.free_encoders()
+        prepare(this)
 
         def tick(step: int) -> None:
             if cuda:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from finetune.adapters.base import Adapter
+from finetune.backbones.memory import move
 from finetune.backbones.precision import PRECISIONS
 from finetune.config import FullSection
 
@@ -25,7 +26,8 @@ class Full(Adapter):
     def __init__(self, backbone: Backbone, section: FullSection) -> None:
         super().__init__(backbone, trains_text=section.text_encoder)
         for part in self._parts().values():
-            part.to(PRECISIONS[section.weights]).requires_grad_(True)
+            move(part, backbone.device, PRECISIONS[section.weights])
+            part.requires_grad_(True)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Every parameter of the trained parts, named by the part plus its name in the part's state dict."""

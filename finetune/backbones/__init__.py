@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from finetune.backbones.backbone import Backbone
 from finetune.backbones.families import Family
-from finetune.backbones.load import load_backbone
+from finetune.backbones.load import load_backbone, load_stored
 from finetune.backbones.resolve import resolve_model
 
-__all__ = ["Backbone", "Family", "load_backbone", "resolve_model"]
+__all__ = ["Backbone", "Family", "load_backbone", "load_stored", "resolve_model"]

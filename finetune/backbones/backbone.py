@@ -15,8 +15,9 @@ from finetune.backbones import latents, text
 from finetune.backbones.families import Family
 from finetune.backbones.fingerprint import fingerprint, tokenizer_settings
 from finetune.backbones.inpainting import PaintEverything
-from finetune.backbones.memory import move
+from finetune.backbones.memory import computing_in, is_trained, move, release
 from finetune.backbones.names import classic_text_name, numbered
+from finetune.backbones.pipeline import make_pipeline
 from finetune.backbones.predict import residuals, unet_arguments
 from finetune.diffusion.batch import Conditioning
 
@@ -25,7 +26,7 @@ Size = tuple[int, int]
 
 @dataclass
 class Backbone(ABC):
-    """A pretrained Stable Diffusion, frozen, in fp32 and on the CPU when loaded.
+    """A pretrained Stable Diffusion, frozen and on the CPU when loaded.
 
     Each family is a subclass; only it knows how text is encoded, which sizes the UNet is conditioned on, and
     what things are called in files.
@@ -42,11 +43,12 @@ class Backbone(ABC):
         family: `sd1`, `sd2` or `sdxl`.
         name: What the user called it, for messages and metadata.
         unet: The `UNet2DConditionModel`.
-        vae: The `AutoencoderKL`, which always stays in fp32 (SDXL's overflows in fp16).
-        text_encoders: One, or two for SDXL.
+        vae: The `AutoencoderKL`; however it is held, it computes in fp32 (SDXL's overflows in fp16).
+        text_encoders: One, or two for SDXL. On a CPU they are held as loaded, unless they are trained.
         tokenizers: One for each text encoder.
         scheduler: The model's own; betas and prediction type are read from it.
         notes: What the user should know about how the model was loaded.
+        text_dtype: What frozen text encoders compute in; None for trained ones, whose weights are cast.
     """
 
     encoder_classes: ClassVar[tuple[Any, ...]]
@@ -66,6 +68,7 @@ class Backbone(ABC):
     tokenizers: tuple[Any, ...]
     scheduler: Any
     notes: tuple[str, ...] = ()
+    text_dtype: torch.dtype | None = torch.float32
 
     def __post_init__(self) -> None:
         if self.inpaints:
@@ -142,7 +145,6 @@ class Backbone(ABC):
         """The end of `caption` that the model will not see, in whole words; None if all of it fits."""
         return text.truncated(self.tokenizers[0], caption, self.token_length)
 
-    @abstractmethod
     def encode_text(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """Token ids to text embeddings; differentiable if the encoders are trained.
 
@@ -152,10 +154,13 @@ class Backbone(ABC):
         Returns:
             Hidden states `[B, T, D]` for cross-attention and the pooled text `[B, P]` (SDXL only).
         """
+        planes = tokens.to(next(self.text_encoders[0].parameters()).device).unbind(1)
+        with computing_in(self.text_dtype, self.text_encoders):
+            return self._encode_text(planes)
 
-    def on_encoder_device(self, tokens: Tensor) -> Tensor:
-        """The tokens, moved to the text encoders' device."""
-        return tokens.to(next(self.text_encoders[0].parameters()).device)
+    @abstractmethod
+    def _encode_text(self, planes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """As `encode_text`, from the tokens `[B, T]` of each text encoder, on its device."""
 
     def time_ids(self, original: Size, crop: Size, target: Size) -> Tensor | None:
         """The UNet's size conditioning for one picture.
@@ -238,35 +243,36 @@ class Backbone(ABC):
             branches: `ControlNetModel`s to use.
             kind: The pipeline's class; `pipeline_class` if None, or `branched_class` with branches.
         """
-        tokenizers = zip(numbered("tokenizer", len(self.tokenizers)), self.tokenizers, strict=True)
-        parts = {**self.module_roots(), "vae": self.vae, **dict(tokenizers), **self.pipeline_options}
-        if branches:
-            # The pipeline wraps a list in a MultiControlNetModel, even a list of one.
-            parts["controlnet"] = list(branches) if len(branches) > 1 else branches[0]
-        kind = kind or (self.branched_class if branches else self.pipeline_class)
-        scheduler = type(self.scheduler).from_config(self.scheduler.config)  # a copy: schedulers have state
-        pipeline = kind(**parts, scheduler=scheduler)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        return make_pipeline(self, branches, kind)
 
     # --- memory --------------------------------------------------------------------------------
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Backbone:
-        """Moves all parts to `device` and casts frozen weights to `dtype`, except the VAE's.
+        """Moves all parts to `device` and casts the UNet's frozen weights to `dtype`.
 
-        Weights that are trained (`requires_grad`) keep their precision, as all do if `dtype` is None.
-        Returns the backbone.
+        The text encoders then compute in it. Weights that are trained (`requires_grad`) keep their
+        precision, as all do if `dtype` is None. Returns the backbone.
         """
-        for module in (self.unet, *self.text_encoders):
-            move(module, device, dtype)
-        move(self.vae, device, None)
+        move(self.unet, device, dtype)
+        for module in (*self.text_encoders, self.vae):
+            move(module, device, None)
+        if dtype is not None:
+            self.set_text_dtype(dtype)
         return self
 
+    def set_text_dtype(self, dtype: torch.dtype) -> None:
+        """Has the text encoders compute in `dtype`; frozen ones stay as they are on a CPU."""
+        trained = any(map(is_trained, self.text_encoders))
+        if trained or self.device.type != "cpu":
+            for encoder in self.text_encoders:
+                move(encoder, self.device, dtype)
+        self.text_dtype = None if trained else dtype
+
     def free_encoders(self) -> None:
-        """Moves the VAE and the text encoders to the CPU, except those that are trained."""
-        for module in (self.vae, *self.text_encoders):
-            if not any(p.requires_grad for p in module.parameters()):
-                move(module, "cpu", None)
+        """Moves frozen encoders to the CPU; if mapped from a file, they take no memory until used again."""
+        for module in (m for m in (self.vae, *self.text_encoders) if not is_trained(m)):
+            move(module, "cpu", None)
+            release(module)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

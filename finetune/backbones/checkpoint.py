@@ -13,9 +13,12 @@ from safetensors import SafetensorError, safe_open
 from finetune.backbones.families import SUPPORTED, Family, refuse_channels, unsupported
 from finetune.backbones.finite import integer_weight
 from finetune.backbones.folder import PICKLES, pickle_refused
+from finetune.backbones.precision import stored_dtype
 from finetune.errors import ModelError, OutOfMemory, memory_ran_out
 
 UNET = "model.diffusion_model."
+# What a model is loaded from; a file may also hold an average of its weights, or its noise schedule.
+_PARTS = (UNET, "first_stage_model.", "cond_stage_model.", "conditioner.")
 _FIRST_CONV = f"{UNET}input_blocks.0.0.weight"
 # Part of a key that only this kind of file has, what the file is, and the fix.
 _OTHERS = (
@@ -36,10 +39,12 @@ class Header:
     Attributes:
         shapes: The shape of each tensor.
         metadata: The text metadata of a safetensors file; empty for others.
+        dtype: The type to load the weights in.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
+    dtype: torch.dtype = torch.float32
 
 
 def read_header(file: Path, allow_pickle: bool) -> Header:
@@ -60,6 +65,7 @@ def read_header(file: Path, allow_pickle: bool) -> Header:
         with safe_open(str(file), framework="pt") as opened:
             # get_slice reads a shape from the header; nothing else of the file is touched.
             shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
+            types = {opened.get_slice(key).get_dtype() for key in shapes if key.startswith(_PARTS)}
             metadata, integers = opened.metadata() or {}, integer_weight(opened)
     except (SafetensorError, OSError) as error:
         raise ModelError(
@@ -73,7 +79,7 @@ def read_header(file: Path, allow_pickle: bool) -> Header:
             where=str(file),
             fix="Get the file in fp16, bf16 or fp32.",
         )
-    return Header(shapes, metadata)
+    return Header(shapes, metadata, stored_dtype(types))
 
 
 def _unpickle(file: Path) -> dict[str, torch.Tensor]:

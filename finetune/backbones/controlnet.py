@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from finetune.backbones.backbone import Backbone
 from finetune.backbones.folder import load_part
+from finetune.backbones.memory import move
 from finetune.backbones.quiet import quiet
 from finetune.diffusion.random import generator
 from finetune.errors import ModelError, WeightsError
@@ -98,6 +99,7 @@ def read_branch(path: Path | str, backbone: Backbone) -> Any:
     folder = find_branch(path)
     try:
         branch = load_part(ControlNetModel, folder, False, [])
+        move(branch, "cpu", torch.float32)
     except ModelError as error:
         fix = _GIVE if "pickle" not in error.what else "Get its .safetensors version."
         raise WeightsError(error.what, where=error.where, fix=fix) from error

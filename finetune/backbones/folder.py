@@ -20,15 +20,17 @@ from finetune.backbones.families import SUPPORTED, damaged, family_of, refuse_ot
 from finetune.backbones.finite import integer_weight, is_finite
 from finetune.backbones.known import FAMILIES
 from finetune.backbones.names import numbered
+from finetune.backbones.precision import stored_dtype
 from finetune.backbones.quiet import quiet
 from finetune.config import ModelSection
 from finetune.errors import ModelError, OutOfMemory, UserError, memory_ran_out
+from finetune.kernels import release_mapped
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
 def load_folder(path: Path, section: ModelSection) -> Backbone:
-    """Loads a backbone from a diffusers folder.
+    """Loads a backbone from a diffusers folder, each part in the type that its file has it in.
 
     Args:
         path: The folder that holds `model_index.json`.
@@ -132,7 +134,7 @@ def pickle_refused(file: Path) -> ModelError:
 
 
 def load_part(kind: type[Any], folder: Path, allow_pickle: bool, notes: list[str]) -> Any:
-    """Loads one part of a model in fp32.
+    """Loads one part of a model in the type that its file has it in.
 
     Args:
         kind: Its class in diffusers or transformers.
@@ -148,16 +150,13 @@ def load_part(kind: type[Any], folder: Path, allow_pickle: bool, notes: list[str
     if stem != "model":
         _check_config(kind, folder / "config.json")
     try:
-        for file in sorted(folder.glob("*.safetensors")) if safe else ():
-            with safe_open(file, framework="pt") as opened:
-                if integers := integer_weight(opened):
-                    raise TypeError(f"weights must be floating-point numbers, but {integers}")
+        dtype = _dtype_of(folder) if safe else torch.float32
         with quiet():
             module, info = kind.from_pretrained(
                 str(folder),
                 variant=variant,
                 use_safetensors=safe,
-                torch_dtype=torch.float32,
+                torch_dtype=dtype,
                 local_files_only=True,
                 output_loading_info=True,
             )
@@ -166,6 +165,16 @@ def load_part(kind: type[Any], folder: Path, allow_pickle: bool, notes: list[str
     check_complete(info, folder, notes)
     check_finite(module, str(folder))
     return module
+
+
+def _dtype_of(folder: Path) -> torch.dtype:
+    types: set[str] = set()
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            if integers := integer_weight(opened):
+                raise TypeError(f"weights must be floating-point numbers, but {integers}")
+            types |= {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+    return stored_dtype(types)
 
 
 def _check_config(kind: type[Any], file: Path) -> None:
@@ -197,9 +206,10 @@ def check_finite(module: nn.Module, where: str) -> None:
     Raises:
         ModelError: Naming the first.
     """
-    bad = next((name for name, weight in module.state_dict().items() if not is_finite(weight)), None)
-    if bad is not None:
-        raise damaged(f"A weight of the model is NaN or infinite: {bad}.", where)
+    for name, weight in module.state_dict().items():
+        if not is_finite(weight):
+            raise damaged(f"A weight of the model is NaN or infinite: {name}.", where)
+        release_mapped(weight)
 
 
 def _load_tokenizer(folder: Path) -> Any:

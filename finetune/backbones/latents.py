@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune.backbones.memory import computing_in
+
 
 def encode(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """`Backbone.encode_pixels` with an `AutoencoderKL`; the latents are on its device."""
     device = next(vae.parameters()).device
-    with torch.autocast(device.type, enabled=False):
+    with computing_in(torch.float32, [vae]), torch.autocast(device.type, enabled=False):
         posterior = vae.encode(pixels.to(device, torch.float32)).latent_dist
     shift, scale = _affine(vae, posterior.mean)
     return (posterior.mean - shift) * scale, posterior.std * scale
@@ -22,7 +24,7 @@ def decode(vae: Any, latents: Tensor) -> Tensor:
     device = next(vae.parameters()).device
     latents = latents.to(device, torch.float32)
     shift, scale = _affine(vae, latents)
-    with torch.autocast(device.type, enabled=False):
+    with computing_in(torch.float32, [vae]), torch.autocast(device.type, enabled=False):
         pixels: Tensor = vae.decode(latents / scale + shift).sample
     return pixels.clamp(-1, 1)
 

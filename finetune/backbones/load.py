@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import torch
+
 from finetune.backbones.backbone import Backbone
 from finetune.backbones.folder import PICKLES, load_folder
 from finetune.backbones.hub import download
+from finetune.backbones.memory import move
 from finetune.backbones.resolve import ALIASES, location, storybook_folder
 from finetune.backbones.single_file import load_single_file
 from finetune.config import ModelSection
@@ -18,7 +21,18 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def load_backbone(section: ModelSection) -> Backbone:
-    """Loads a pretrained Stable Diffusion, frozen, in fp32 and on the CPU.
+    """Loads a pretrained Stable Diffusion, frozen, in fp32 and on the CPU; see `load_stored`."""
+    backbone = load_stored(section).to("cpu", torch.float32)
+    for module in (backbone.vae, *backbone.text_encoders):
+        move(module, "cpu", torch.float32)
+    return backbone
+
+
+def load_stored(section: ModelSection) -> Backbone:
+    """Loads a pretrained Stable Diffusion, frozen, in the precision it is stored in and on the CPU.
+
+    Where the libraries can, weights are mapped from their files, and are in memory only once they are used.
+    Before it predicts, `Backbone.to` must say the precision to compute in.
 
     Args:
         section: Which model, and what may be done to load it. `auto` must have been resolved

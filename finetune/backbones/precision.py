@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -9,6 +11,7 @@ from finetune.errors import ConfigError
 
 # Weights of a UNet from which on bf16 is faster on a CPU: SD 1.5 has 860 million, storybook 6 million.
 _LARGE = 100_000_000
+_HALF = {"F16": torch.float16, "BF16": torch.bfloat16}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -65,6 +68,16 @@ def _computes_bf16() -> bool:
 
 def _is_large(module: nn.Module | None) -> bool:
     return module is not None and sum(p.numel() for p in module.parameters()) >= _LARGE
+
+
+def stored_dtype(types: Iterable[str]) -> torch.dtype:
+    """The type to load weights in: fp16 or bf16 if all of them are stored so, else fp32.
+
+    Args:
+        types: Of the tensors in a file, as safetensors names them; integers, such as positions, do not count.
+    """
+    floating = {stored for stored in types if stored.startswith(("F", "BF"))}
+    return _HALF.get(floating.pop(), torch.float32) if len(floating) == 1 else torch.float32
 
 
 def precision_name(dtype: torch.dtype) -> str:

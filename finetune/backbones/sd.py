@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from diffusers import (
@@ -30,10 +31,10 @@ class StableDiffusion(Backbone):
     kohya_roots: ClassVar[dict[str, str]] = {"unet": "lora_unet", "text_encoder": "lora_te"}
     original_text: ClassVar[tuple[tuple[str, str], ...]] = (("clip", "cond_stage_model.transformer."),)
 
-    def encode_text(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _encode_text(self, planes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """The normalized output of the last layer, `[B, T, D]`; no pooled text."""
         (encoder,) = self.text_encoders
-        hidden: Tensor = encoder(self.on_encoder_device(tokens)[:, 0]).last_hidden_state
+        hidden: Tensor = encoder(planes[0]).last_hidden_state
         return hidden, None
 
 

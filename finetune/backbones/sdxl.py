@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -35,9 +36,8 @@ class StableDiffusionXL(Backbone):
         ("open_clip", "conditioner.embedders.1.model."),
     )
 
-    def encode_text(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _encode_text(self, planes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Penultimate layers joined, `[B, T, D₁ + D₂]`, and the last encoder's pooled text, `[B, P]`."""
-        planes = self.on_encoder_device(tokens).unbind(1)
         pairs = zip(self.text_encoders, planes, strict=True)
         outputs = [encoder(plane, output_hidden_states=True) for encoder, plane in pairs]
         hidden = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)

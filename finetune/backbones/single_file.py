@@ -26,6 +26,7 @@ from finetune.backbones.clip_vocabulary import clip_tokenizers
 from finetune.backbones.families import Family
 from finetune.backbones.folder import check_finite, checked_scheduler, freeze, unreadable
 from finetune.backbones.known import FAMILIES
+from finetune.backbones.memory import computing_in
 from finetune.backbones.names import numbered
 from finetune.backbones.quiet import quiet
 from finetune.config import ModelSection
@@ -33,7 +34,7 @@ from finetune.errors import ModelError
 
 
 def load_single_file(path: Path, section: ModelSection) -> Backbone:
-    """Loads a backbone from one `.safetensors` file (or, if allowed, a `.ckpt`).
+    """Loads a backbone from one `.safetensors` file (or, if allowed, a `.ckpt`), in the type it is stored in.
 
     Args:
         path: The checkpoint.
@@ -46,7 +47,7 @@ def load_single_file(path: Path, section: ModelSection) -> Backbone:
     family = family_of_checkpoint(header, str(path))
     with as_file(files("finetune.backbones").joinpath("published", family)) as configs:
         tokenizers = clip_tokenizers(family)
-        backbone = convert(path, family, configs, tokenizers, section.name, input_channels(header))
+        backbone = convert(path, family, configs, tokenizers, section.name, header)
     settle_prediction(backbone, path, header, section)
     if any(key.startswith("model_ema.") for key in header.shapes):
         backbone.notes += ("The file also contains averaged (EMA) weights; the regular ones are used.",)
@@ -54,7 +55,7 @@ def load_single_file(path: Path, section: ModelSection) -> Backbone:
 
 
 def convert(
-    path: Path, family: Family, configs: Path, tokenizers: tuple[Any, ...], name: str, channels: int = 4
+    path: Path, family: Family, configs: Path, tokenizers: tuple[Any, ...], name: str, header: Header
 ) -> Backbone:
     """Loads a checkpoint as a model of known structure.
 
@@ -65,7 +66,7 @@ def convert(
             model.
         tokenizers: One for each text encoder.
         name: What the user called the model.
-        channels: The UNet's input channels.
+        header: What the checkpoint holds.
 
     Raises:
         ModelError: If the weights do not fit the structure.
@@ -75,10 +76,10 @@ def convert(
     given: dict[str, Any] = dict(zip(numbered("tokenizer", count), tokenizers, strict=True))
     if "safety_checker" in model.pipeline_options:
         given["safety_checker"] = None
-    how = {"config": str(configs), "local_files_only": True, "torch_dtype": torch.float32}
+    how = {"config": str(configs), "local_files_only": True, "torch_dtype": header.dtype}
     try:
         with quiet():
-            if channels != 4:  # else the pipeline loads it, as configured
+            if (channels := input_channels(header)) != 4:  # else the pipeline loads it, as configured
                 given["unet"] = UNet2DConditionModel.from_single_file(
                     str(path), subfolder="unet", in_channels=channels, **how
                 )
@@ -143,6 +144,7 @@ def probe_prediction(backbone: Backbone) -> str:
     shape = (1, backbone.latent_channels, *[min(32, int(backbone.unet.config.sample_size))] * 2)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     last = torch.full((1,), int(backbone.scheduler.config.num_train_timesteps) - 1)
-    answer = backbone.predict(noise, last, backbone.conditioning([""]))
+    with computing_in(torch.float32, [backbone.unet]):
+        answer = backbone.predict(noise, last, backbone.conditioning([""]))
     correlation = torch.corrcoef(torch.stack([noise.flatten(), answer.float().flatten()]))[0, 1]
     return "epsilon" if correlation > 0.5 else "v_prediction"

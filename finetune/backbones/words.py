@@ -111,7 +111,8 @@ def _end_holders(encoder: Any) -> list[Any]:
 
 def grown(old: nn.Embedding, first: int, rows: Tensor) -> nn.Embedding:
     """A frozen table: the old rows up to `first`, then the new ones."""
-    weight = torch.cat([old.weight.detach()[:first], rows.to(old.weight)])
+    before = old.weight.detach()[:first].float()  # half precision would round the new rows twice
+    weight = torch.cat([before, rows.to(before)])
     table: nn.Embedding = nn.Embedding.from_pretrained(weight, freeze=True)
     return table
 

@@ -62,7 +62,7 @@ class HiddenTexts:
         self._backbone = backbone
         self._encoder = "these text encoders"
         if cache is not None and cache.directory is not None:
-            self._encoder = backbone.fingerprint_text()
+            self._encoder = f"{backbone.fingerprint_text()} {backbone.text_dtype}"
         self._encoded = Encoded(self._encode, self._key, cache, _AT_ONCE)
 
     def prepare(self, captions: Sequence[str], progress: Progress | None = None) -> None:

@@ -90,12 +90,12 @@ class Recipe(Section, ABC):
         Returns:
             This recipe with the model's resolved name, and the model.
         """
-        from finetune.backbones import load_backbone
+        from finetune.backbones import load_stored
         from finetune.recipes.model import resolved
 
         section, sentence = resolved(self.model)
         report.tell(sentence)
-        backbone = load_backbone(section)
+        backbone = load_stored(section)
         for note in backbone.notes:
             report.tell(note)
         return self.model_copy(update={"model": section}), backbone

@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate import PartialState
 from PIL import Image
 
 from finetune.backbones.fingerprint import fingerprint
-from finetune.backbones.precision import best_device
+from finetune.backbones.precision import PRECISIONS, best_device
 from finetune.config import SubjectSection, public_name
 from finetune.data import Folder, scan_folder
 from finetune.data.decode import SUFFIXES
@@ -68,7 +69,8 @@ def class_pictures(data: SubjectSection, backbone: Backbone, precision: str, rep
     seeds = range(max(0, data.num_class_images - len(own)))
     # Only the main process samples; the others then find all pictures.
     with PartialState().main_process_first():
-        _sample_missing(data, folder, seeds, Sampler(backbone, best_device(), precision), report)
+        sampler = Sampler(backbone, best_device(), precision)
+        _sample_missing(data, folder, seeds, sampler, PRECISIONS[precision], report)
     found = scan_folder(folder, data.class_prompt)
     wanted = {f.name for f in own} | {_name(seed) for seed in seeds}
     return replace(found, pictures=tuple(p for p in found.pictures if p.path.name in wanted))
@@ -85,7 +87,12 @@ def _name(seed: int) -> str:
 
 
 def _sample_missing(
-    data: SubjectSection, folder: Path, seeds: Sequence[int], sampler: Sampler, report: Reporter
+    data: SubjectSection,
+    folder: Path,
+    seeds: Sequence[int],
+    sampler: Sampler,
+    dtype: torch.dtype,
+    report: Reporter,
 ) -> None:
     prompt, size = str(data.class_prompt), data.resolution or sampler.backbone.native_size
     model = Path(public_name(sampler.backbone.name)).name  # as the picture's metadata has it
@@ -99,6 +106,7 @@ def _sample_missing(
     if not missing:
         return
     report.tell(f'Sampling {count(len(missing), "picture")} of "{prompt}" into {folder}.')
+    sampler.backbone.to("cpu", dtype)
     folder.mkdir(parents=True, exist_ok=True)
     remove_partials(folder)
     at_once = sampler.most_at_once((size, size))

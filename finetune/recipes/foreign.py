@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from finetune.backbones.memory import computing_in
 from finetune.backbones.resolve import storybook_folder
 from finetune.config import ObjectiveSection
 from finetune.data import Picture, View
@@ -105,7 +106,9 @@ def tell_if_foreign(
     seen = pictures[:: math.ceil(len(pictures) / LOOKED_AT)]
     views = [View(index) for index in range(len(seen))]
     means = PictureLatents(seen, backbone, backbone.native_size).posterior(views).mean
-    if count := int((strangeness(backbone, means, measure) > measure.limit).sum()):
+    with computing_in(torch.float32, [backbone.unet]):
+        strange = strangeness(backbone, means, measure) > measure.limit
+    if count := int(strange.sum()):
         # The flags were tried with LoRA, whose preset preserves prompts.
         preserving = isinstance(recipe, LoRARecipe) and bool(recipe.data.preserve)
         for line in _warning(count, len(seen), preserving):

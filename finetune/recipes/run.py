@@ -16,6 +16,7 @@ from accelerate.utils import broadcast_object_list
 
 from finetune.adapters import Adapter
 from finetune.backbones import Backbone
+from finetune.backbones.memory import move
 from finetune.backbones.precision import PRECISIONS, best_device, dtype_on, precision_name
 from finetune.config.base import name_fault
 from finetune.data import PictureSource, PriorSource
@@ -141,8 +142,8 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
     recipe = _with_attention(recipe, backbone, folder, report)
     tell_if_foreign(recipe, backbone, pictures.pictures, report)
     adapter = recipe.make_adapter(backbone)
-    # Before the source is made: the precision of the text encoders is part of its cache's keys (P4).
-    backbone.to("cpu", PRECISIONS[recipe.training.precision])
+    # Before the source is made: what the text encoders compute in is part of its cache's keys (P4).
+    backbone.set_text_dtype(PRECISIONS[recipe.training.precision])
     scheduler = scheduler_for(backbone.scheduler, recipe.objective)
     if recipe.preview.every:
         make_scheduler(recipe.preview.scheduler, scheduler)  # fails now if it cannot follow it
@@ -214,14 +215,25 @@ def _identity(recipe: Recipe, source: PictureSource | PriorSource) -> dict[str, 
     return settings | {DATA: source.digest()}
 
 
-def _train(this: Run, report: Reporter) -> None:
-    recipe, accelerator = this.recipe, this.trainer.accelerator
-    this.backbone.to(accelerator.device)
+def prepare(this: Run, report: Reporter = SILENT) -> None:
+    """Encodes pictures and captions into the caches, then casts the UNet to the precision of the run.
+
+    In this order a CPU never holds both the UNet and what encoding needs: until it is cast, it is mapped from
+    its file.
+    """
+    recipe, device = this.recipe, this.trainer.accelerator.device
+    this.backbone.to(device)
     with report.progress("Encoding pictures and captions") as progress:
         this.source.prepare(progress)
     if recipe.data.cache:
         this.backbone.free_encoders()
     give_back_freed_memory()  # what encoding needed
+    move(this.backbone.unet, device, PRECISIONS[recipe.training.precision])
+
+
+def _train(this: Run, report: Reporter) -> None:
+    prepare(this, report)
+    recipe, accelerator = this.recipe, this.trainer.accelerator
     accelerator.wait_for_everyone()  # all processes have chosen their folder before it appears
     if accelerator.is_main_process:
         recipe.save_in(this.folder)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from finetune.backbones import Backbone, load_backbone
+from finetune.backbones import Backbone, load_stored
 from finetune.backbones.controlnet import FOLDER, find_branch, read_branch
 from finetune.backbones.memory import move
-from finetune.backbones.precision import best_device, compute_dtype, precision_name
+from finetune.backbones.precision import best_device, compute_dtype, dtype_on, precision_name
 from finetune.backbones.words import AddedWord
 from finetune.config import ModelSection
 from finetune.data.control import check_control_kind
@@ -111,13 +111,13 @@ class Sampler:
             find_branch(control.path)
         section = model if isinstance(model, ModelSection) else ModelSection.named(model)
         place = best_device() if device == "auto" else torch.device(device)
-        sampler = cls(load_backbone(section), place, precision)
+        sampler = cls(load_stored(section), place, precision)
         for path, weight in specs:
             sampler.add_lora(path, weight)
         for embedding in embeddings:
             sampler.add_embedding(*parse_embedding(embedding))
         backbone = sampler.backbone
-        backbone.to(place, compute_dtype(precision, backbone.unet, place))
+        backbone.to(place, dtype_on(precision, place, backbone.unet))
         for control in controls:
             sampler.add_controlnet(control)
         return sampler

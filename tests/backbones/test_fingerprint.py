@@ -34,6 +34,15 @@ def test_one_changed_weight_changes_its_print_only(backbone: Backbone) -> None:
     assert backbone.fingerprint_text() != text
 
 
+def test_a_training_step_is_seen(backbone: Backbone) -> None:
+    before = prints(backbone)
+    parts = (backbone.vae, *backbone.text_encoders)
+    weights = [p.requires_grad_(True) for part in parts for p in part.parameters()]
+    torch.stack([p.square().sum() for p in weights]).sum().backward()
+    torch.optim.AdamW(weights).step()
+    assert not set(before) & set(prints(backbone))
+
+
 def test_settings_count(backbone: Backbone) -> None:
     vae, text = prints(backbone)
     backbone.vae.register_to_config(scaling_factor=0.5)

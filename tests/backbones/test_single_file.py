@@ -54,7 +54,7 @@ def read(file: Path, folder: Path, family: Family, **settings: Any) -> Backbone:
     section = ModelSection(name=str(file), **settings)
     tokenizers = load_folder(folder, section).tokenizers
     header = read_header(file, allow_pickle=True)
-    backbone = convert(file, family, folder, tokenizers, section.name, input_channels(header))
+    backbone = convert(file, family, folder, tokenizers, section.name, header)
     settle_prediction(backbone, file, header, section)
     return backbone
 

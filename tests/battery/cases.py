@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from finetune.recipes import RECIPES, Recipe, build
 from finetune.recipes.load import Setting, parse_set
-from finetune.recipes.run import Run, assemble
+from finetune.recipes.run import Run, assemble, prepare
 from finetune.training import RunFolder
 from tests.tiny import load_state
 
@@ -97,7 +97,7 @@ def recipe(case: Case, model: Path, pictures: Path, *changes: str) -> Recipe:
 def put_together(case: Case, model: Path, pictures: Path, folder: Path, *changes: str) -> Run:
     """All parts of a run, as the command line puts them together."""
     this = assemble(recipe(case, model, pictures, *changes), RunFolder(folder))
-    this.source.prepare()
+    prepare(this)
     return this
 
 

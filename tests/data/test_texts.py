@@ -77,6 +77,15 @@ def test_another_text_encoder_does_not_find_the_embedding(backbone: Backbone, tm
     torch.testing.assert_close(after, expected)
 
 
+def test_another_precision_does_not_find_the_embedding(backbone: Backbone, tmp_path: Path) -> None:
+    wide = HiddenTexts(backbone, ContentCache(tmp_path)).conditioning(["a cat"]).hidden
+    backbone.to("cpu", torch.bfloat16)
+    narrow = HiddenTexts(backbone, ContentCache(tmp_path)).conditioning(["a cat"]).hidden
+    expected, _ = backbone.encode_text(backbone.tokenize(["a cat"]))
+    assert wide is not None and narrow is not None
+    assert torch.equal(narrow, expected.float()) and not torch.equal(narrow, wide)
+
+
 def test_progress_ends_at_the_number_of_distinct_captions(backbone: Backbone) -> None:
     seen: list[tuple[int, int]] = []
     captions = [f"cat {i}" for i in range(70)] * 2

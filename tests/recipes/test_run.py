@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from finetune.backbones import load_backbone
+from finetune.backbones.saving import save_folder
 from finetune.cli import main
 from finetune.config import ModelSection
 from finetune.errors import ConfigError, UserError
@@ -164,6 +165,24 @@ def test_a_killed_run_resumes_to_the_same_bytes(tiny_models: dict[str, Path], pi
     # A run that is done stays as it is.
     _, said = train(*arguments, resume=True)
     assert said == [f"{folder} is finished; there is nothing to resume. Raise training.steps to continue."]
+
+
+@pytest.mark.parametrize("cache", ["cache_dir=cache", "cache=false"])
+def test_a_run_on_half_precision_weights_resumes_to_the_same_bytes(
+    tiny_models: dict[str, Path], pictures: Path, tmp_path: Path, cache: str
+) -> None:
+    model = tmp_path / "half"
+    save_folder(load_backbone(ModelSection(name=str(tiny_models["sdxl"]))), model, torch.float16)
+    changes = ("training.steps=4", "training.checkpoint_every=2", "preview.every=2", "preview.steps=2",
+               "preview.num=1", "training.precision=bf16", f"data.{cache}")  # fmt: skip
+    folder, _ = train(pictures, model, *changes)
+    results = [folder / DIFFUSERS, folder / "samples" / "step-000004.png"]
+    whole = [file.read_bytes() for file in results]
+    unfinished(folder, 2)
+    results[1].unlink()
+    _, said = train(pictures, model, *changes, resume=True)
+    assert "Resuming from step 2 of 4." in said
+    assert [file.read_bytes() for file in results] == whole
 
 
 def test_resuming_with_other_settings_is_refused(tiny_models: dict[str, Path], pictures: Path) -> None:
