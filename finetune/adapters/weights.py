@@ -170,6 +170,11 @@ class LoRAWeights:
     metadata: Mapping[str, str] = field(default_factory=dict)
     words: tuple[Word, ...] = ()
 
+    @property
+    def has_dora(self) -> bool:
+        """Whether any layer's update depends on the layer's weight."""
+        return any(layer.variant().get("use_dora") for layer in self.layers.values())
+
     def parts(self) -> dict[str, dict[str, LayerWeights]]:
         """The layers by part, then by layer name; parts without layers are left out."""
         grouped: dict[str, dict[str, LayerWeights]] = {}

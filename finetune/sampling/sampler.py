@@ -16,10 +16,11 @@ from finetune.backbones.words import AddedWord
 from finetune.config import ModelSection
 from finetune.data.control import check_control_kind
 from finetune.errors import ConfigError
-from finetune.formats import apply_lora, read_embedding, read_lora
+from finetune.formats import read_embedding
 from finetune.kernels import packed
 from finetune.sampling.control import Control, ControlImages, control_rows, size_of
 from finetune.sampling.denoise import Job, Progress, Ticker, denoise
+from finetune.sampling.loras import add_lora, merge_loras
 from finetune.sampling.placement import borrowed, plain_layers
 from finetune.sampling.sample import Sample
 from finetune.sampling.schedulers import make_scheduler
@@ -91,6 +92,8 @@ class Sampler:
     ) -> Sampler:
         """Loads a model, LoRAs, new words and ControlNets and puts them on the GPU, if there is one.
 
+        LoRAs are merged into the weights, unless there are several and a DoRA among them.
+
         Args:
             model: A diffusers folder, Hub id, single-file checkpoint or alias.
             loras: Run folders or safetensors files, each as `PATH`, `"PATH:WEIGHT"` or `(PATH, WEIGHT)`.
@@ -112,8 +115,7 @@ class Sampler:
         section = model if isinstance(model, ModelSection) else ModelSection.named(model)
         place = best_device() if device == "auto" else torch.device(device)
         sampler = cls(load_stored(section), place, precision)
-        for path, weight in specs:
-            sampler.add_lora(path, weight)
+        sampler.loras += merge_loras(sampler.backbone, specs)
         for embedding in embeddings:
             sampler.add_embedding(*parse_embedding(embedding))
         backbone = sampler.backbone
@@ -138,9 +140,7 @@ class Sampler:
             WeightsError: The file is damaged or does not fit the model; nothing was changed.
             ConfigError: The weight is not finite, or the model knows a word of it already.
         """
-        path, weight = parse_lora((path, weight))
-        apply_lora(self.backbone, read_lora(path, self.backbone), weight)
-        self.loras.append((_lora_name(path), weight))
+        self.loras.append(add_lora(self.backbone, *parse_lora((path, weight))))
 
     def add_embedding(self, path: str | Path, word: str | None = None) -> None:
         """Adds a new word (textual inversion) that prompts can then say.
@@ -290,10 +290,3 @@ def _control_name(path: Path) -> str:
     """The run's name for a run folder; else the folder's."""
     place = path.expanduser().resolve()
     return place.parent.name if place.name == FOLDER else place.name
-
-
-def _lora_name(path: Path) -> str:
-    """The run's name for a run folder or the file diffusers expects in one; else the file's."""
-    if path.suffix != ".safetensors":
-        return path.resolve().name
-    return path.resolve().parent.name if path.stem == "pytorch_lora_weights" else path.stem

@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 
 from finetune.errors import ConfigError, WeightsError
@@ -81,6 +82,25 @@ def test_is_the_diffusers_pipeline_with_the_same_loras(
     bare = Sampler.load(str(model))(PROMPT, seed=3, steps=3, scheduler="ddim")[0]
     assert difference(sample.image, bare.image) > 3
     assert sample.loras == tuple((loras[index].name, weight) for index, weight in weights.items())
+
+
+def test_a_loaded_lora_is_merged_and_draws_what_it_draws_beside_the_weights(
+    model: Path, loras: list[Path]
+) -> None:
+    for chosen, merged in ((loras[:1], True), (loras[2:], True), (loras[:2], True), (loras[1:], False)):
+        loaded, beside = Sampler.load(str(model), loras=chosen), Sampler.load(str(model))
+        for path in chosen:
+            beside.add_lora(path)
+        assert any(isinstance(m, BaseTunerLayer) for m in beside.backbone.unet.modules())
+        assert merged != any(isinstance(m, BaseTunerLayer) for m in loaded.backbone.unet.modules())
+        assert loaded.loras == beside.loras
+        pictures = [sampler(PROMPT, steps=3)[0].image for sampler in (loaded, beside)]
+        assert difference(*pictures) <= 1
+
+
+def test_weights_that_would_be_infinite_are_told(model: Path, loras: list[Path]) -> None:
+    with pytest.raises(ConfigError, match="makes weights of the model infinite or NaN"):
+        Sampler.load(str(model), loras=[(loras[0], 1e39)])
 
 
 def test_weight_zero_is_off(model: Path, loras: list[Path]) -> None:
