@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-VERSION = "lanczos-1"
+VERSION = "lanczos-2"
 """Changes whenever the same picture and settings would give other pixels; part of every cache key."""
 
 
@@ -78,8 +78,8 @@ def square(image: Image.Image, placement: Placement) -> Tensor:
     """
     height, width = placement.resized
     if image.size != (width, height):
-        # reducing_gap: first shrink by a whole factor with a box filter, many times faster on photos
-        image = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        # Not with Pillow's `reducing_gap`: it is twice as fast, but off by up to 7 levels at a gap of 3.
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
     top, left = placement.cut
     image = image.crop((left, top, left + placement.size, top + placement.size))
     levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
