@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -15,6 +16,13 @@ ControlKind = Literal["none", "canny", "edges", "grayscale"]
 """How a control picture is made from a picture."""
 
 Level = Annotated[int, Field(ge=0, le=1000)]
+
+
+def is_color(name: str) -> bool:
+    """Whether Pillow knows a color by this name, or it is `#rrggbb`."""
+    from PIL import ImageColor  # only here, so that --help is fast
+
+    return name.lower() in ImageColor.colormap or re.fullmatch(r"#[0-9a-fA-F]{6}", name) is not None
 
 
 class DataSection(Section):
@@ -35,7 +43,14 @@ class DataSection(Section):
         description="Keep latents (and text embeddings of frozen encoders) instead of recomputing them.",
     )
     cache_dir: Path | None = Field(
-        None, description="Folder for cached latents, keyed by content; in memory only if unset."
+        None,
+        description="Folder for cached latents, and for what is known of each picture, keyed by content; in "
+        "memory only if unset.",
+    )
+
+    background: str = Field(
+        "white",
+        description="Color seen through transparent parts: a name such as `gray`, or `#rrggbb` (in quotes).",
     )
 
     mask: Literal["none", "alpha"] = Field(
@@ -57,6 +72,12 @@ class DataSection(Section):
                 "Cached latents are of one crop, so the crop cannot be drawn at random for each sample.",
                 "data.crop",
                 "Set data.cache to false (slower: every sample is encoded again), or data.crop to center.",
+            )
+        if not is_color(self.background):
+            yield Fault(
+                f"{self.background!r} is not a color.",
+                "data.background",
+                'Use a name such as white, gray or black, or six hex digits: "#808080".',
             )
         if self.mask != "none" and self.mask_dir is not None:
             yield Fault(

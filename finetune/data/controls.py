@@ -49,7 +49,7 @@ class Controls:
 
     def digest(self) -> str:
         """SHA-256, in hex, of the files in their order and of how they are used."""
-        return content_key("controls", self._how, *(control.digest for control in self._folder.controls))
+        return content_key("controls", self._how, *(control.content for control in self._folder.controls))
 
     def digests(self) -> list[str]:
         """The SHA-256, in hex, of each control picture's file."""
@@ -75,14 +75,14 @@ class Controls:
         picture, control = self._folder.pictures[view.picture], self._folder.controls[view.picture]
         placement = place((picture.height, picture.width), self._size, at=view.at, mirrored=view.mirrored)
         where = f"{VERSION} {placement.resized} {placement.size} {placement.cut} {placement.mirrored}"
-        key = content_key("control", control.digest, self._how, where)
+        key = content_key("control", control.content, self._how, where)
         shape = (self._size, self._size, 3)
         kept = self._cache.get(key) if self._cache else None
         if kept is not None:
             raw = bytearray(zlib.decompress(kept["control"].numpy().tobytes()))
             return torch.frombuffer(raw, dtype=torch.uint8).view(shape).permute(2, 0, 1)
-        with quiet_pillow():
-            levels = square(control.read(), placement).permute(1, 2, 0).contiguous().numpy()
+        with quiet_pillow(), control.opened() as image:
+            levels = square(image, placement).permute(1, 2, 0).contiguous().numpy()
         pixels = torch.from_numpy(control_pixels(levels, self._data.preprocess, self._data.canny_thresholds))
         if self._cache:
             # Edges and silhouettes shrink to a hundredth; a large data set then fits into memory.

@@ -8,27 +8,42 @@ import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+from finetune.data import kinds, levels
+from finetune.data.stderr import caught_lines
+
+SUFFIXES = tuple(suffix for kind in kinds.KINDS for suffix in kind.suffixes)
 """File-name endings that are read as pictures."""
 
-# Named, so that a file with a picture's name cannot reach Pillow's other readers (EPS runs a program).
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+VERSION = "1"
+"""Changes whenever the same bytes would be told to be another picture."""
+
+BACKGROUND = "white"
+"""What is seen through transparent parts, unless another color is chosen."""
 
 _MAX_SIDE = 30_000  # more is a damaged header, on which some readers hang for minutes
 _TOO_LARGE = "far too large to be a training picture; scale it down"
+_LARGE = 50_000_000  # pixels
+_LONGEST_DETAIL = 200  # characters of a library's own words
 
-_STANDARD_ERROR = threading.Lock()
-"""File descriptor 2 belongs to the whole process, so one thread at a time may redirect it."""
+_ALONE = threading.RLock()
+
+# Pillow keeps a picture in blocks of 16 MB. When they are freed, the C library holds on to them for the
+# thread that had them, so that two large pictures, one after the other, would need memory for both. It does
+# not with larger blocks. (A small picture is one block of its own size.)
+Image.core.set_block_size(2**27)  # type: ignore[attr-defined]
 
 
 class PictureError(ValueError):
     """The bytes are not a picture that can be trained on; the message is the reason in plain words."""
+
+
+class CannotReadNow(PictureError):
+    """This machine, as it is now, cannot read the picture; another time it may."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +52,13 @@ class Decoded:
 
     Attributes:
         image: 8-bit RGB, upright, opaque.
-        notes: What was done to the picture that its owner may not expect, e.g. "transparent parts
-            became white".
+        notes: What was done to the picture that its owner may not expect, but for its transparency.
+        transparent: Whether some of it was, and is now of the background's color.
     """
 
     image: Image.Image
     notes: tuple[str, ...]
+    transparent: bool
 
 
 @contextmanager
@@ -66,65 +82,30 @@ def quiet_pillow() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_libtiff(data: bytes) -> Iterator[None]:
-    """Keeps libtiff from writing to standard error; real errors arrive as exceptions too."""
-    if data[:2] not in (b"II", b"MM"):
+def alone_if_large(pixels: int) -> Iterator[None]:
+    """Lets one thread at a time work with a picture of more than 50 megapixels (0.2 GB and more)."""
+    with _ALONE if pixels > _LARGE else nullcontext():
         yield
-        return
-    with _STANDARD_ERROR, open(os.devnull, "wb") as nowhere:
-        try:
-            before = os.dup(2)
-        except OSError:  # there is no standard error
-            yield
-            return
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(before, 2)
-            os.close(before)
 
 
-def decode_picture(data: bytes) -> Decoded:
+def decode_picture(data: bytes, background: str = BACKGROUND) -> Decoded:
     """Decodes every pixel of a picture file.
 
-    It is rotated by its EXIF orientation, put on white where transparent, converted to 8 bits and, by
-    its ICC profile if it has one, to sRGB. The first frame of an animation is used.
+    It is rotated by its EXIF orientation, converted to 8 bits and, by its ICC profile if it has one, to
+    sRGB, and put on the background where transparent. The first frame of an animation is used.
 
     Args:
-        data: The bytes of a PNG, JPEG, WebP, BMP or TIFF file.
+        data: The bytes of a file of one of `kinds.KINDS`.
+        background: A color that Pillow's `ImageColor` knows.
 
     Raises:
         PictureError: If the bytes are empty, truncated, damaged or of another kind.
     """
-    if not data:
-        raise PictureError("the file is empty")
-    try:
-        with _quiet_libtiff(data), Image.open(io.BytesIO(data), formats=_FORMATS) as probe:
-            if max(probe.size) > _MAX_SIDE:
-                raise PictureError(_TOO_LARGE)
-            probe.verify()  # checksums that decoding alone does not check
-        with _quiet_libtiff(data), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            frames = int(getattr(image, "n_frames", 1)) if image.format != "MPO" else 1
-            profile = image.info.get("icc_profile")
-            image.load()
-            flat, transparent = _opaque(ImageOps.exif_transpose(image))
-            final, profile_note = _srgb(flat, profile)
-    except PictureError:
-        raise
-    except UnidentifiedImageError:
-        raise PictureError("not a PNG, JPEG, WebP, BMP or TIFF file, or damaged at its start") from None
-    except Image.DecompressionBombError:
-        raise PictureError(_TOO_LARGE) from None
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged input
-        reason = "truncated" if "truncated" in str(error).lower() else "damaged"
-        raise PictureError(f"the picture is {reason} ({error})") from error
-    notes = [profile_note] if profile_note else []
-    if transparent:
-        notes.append("transparent parts became white")
-    if frames > 1:
-        notes.append(f"only the first of its {frames} frames is used")
-    return Decoded(final, tuple(notes))
+    with _loaded(data) as (image, notes):
+        profile = image.info.get("icc_profile")
+        final, transparent = _on_background(image, profile, background, notes)
+    final.info = {}  # a profile that is no longer true would be saved along
+    return Decoded(final, tuple(notes), transparent)
 
 
 def decode_alpha(data: bytes) -> Image.Image | None:
@@ -136,17 +117,78 @@ def decode_alpha(data: bytes) -> Image.Image | None:
     Raises:
         PictureError: If the bytes are not a picture.
     """
+    with _loaded(data) as (image, _):
+        return _layered(image).getchannel("A") if _has_alpha(image) else None
+
+
+@contextmanager
+def _loaded(data: bytes) -> Iterator[tuple[Image.Image, list[str]]]:
+    """The first frame of a picture, upright, with 8 bits a channel, and notes about it.
+
+    Raises:
+        PictureError: Whatever goes wrong, inside the block too.
+    """
+    if not data:
+        raise PictureError("the file is empty")
+    said: list[str] = []
     try:
-        with _quiet_libtiff(data), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
+        with _opened(data) as probe:
+            size = probe.size
+            if max(size) > _MAX_SIDE:
+                raise PictureError(_TOO_LARGE)
+            probe.verify()  # checksums that decoding alone does not check
+        with alone_if_large(size[0] * size[1]), _opened(data) as file:
+            frames = int(getattr(file, "n_frames", 1)) if file.format != "MPO" else 1
+            # libtiff writes what is wrong to standard error; its exceptions say less.
+            with caught_lines(file.format == "TIFF") as said:
+                image, notes = levels.load(file, lambda: _opened(data))
+            ImageOps.exif_transpose(image, in_place=True)  # a copy would be a second large picture
+            notes += [f"only the first of its {frames} frames is used"] if frames > 1 else []
+            yield image, notes
+    except PictureError:
+        raise
+    except levels.NoKnownRange as error:
+        raise PictureError(str(error)) from None
+    except UnidentifiedImageError:
+        raise PictureError(f"not a {kinds.readable()} file, or damaged at its start") from None
+    except Image.DecompressionBombError:
+        raise PictureError(_TOO_LARGE) from None
+    except MemoryError:
+        raise CannotReadNow("there is not enough memory to read it") from None
     except Exception as error:  # Pillow's readers raise nearly anything on damaged input
-        raise PictureError(f"the picture is damaged ({error})") from error
-    return _layered(upright).getchannel("A") if _has_alpha(upright) else None
+        detail = _printable("; ".join([*said[:2], str(error)]))
+        reason = "truncated" if "truncated" in detail.lower() else "damaged"
+        raise PictureError(f"the picture is {reason} ({detail})") from error
+
+
+def _opened(data: bytes) -> Image.Image:
+    """The file with its header read; its content decides what it is.
+
+    Raises:
+        UnidentifiedImageError: If it is of no known kind.
+        CannotReadNow: If it is of one that needs another package.
+    """
+    try:
+        return Image.open(io.BytesIO(data), formats=kinds.readers())
+    except UnidentifiedImageError:
+        kind = kinds.recognized(data)
+        if kind is None or kind.reader in kinds.readers():
+            raise
+        if not kind.available():
+            raise CannotReadNow(
+                f'{kind.name} files can be read after pip install "{kind.package}"; or save it as PNG or JPEG'
+            ) from None
+    return Image.open(io.BytesIO(data), formats=(kind.reader,))
+
+
+def _printable(text: str) -> str:
+    """A library's own words, fit for a line of a message."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)
+    return plain if len(plain) <= _LONGEST_DETAIL else plain[: _LONGEST_DETAIL - 1] + "…"
 
 
 def _has_alpha(image: Image.Image) -> bool:
-    return image.mode in ("RGBA", "LA", "PA", "La") or "transparency" in image.info
+    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
 
 
 def _layered(image: Image.Image) -> Image.Image:
@@ -154,40 +196,36 @@ def _layered(image: Image.Image) -> Image.Image:
     return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
 
 
-def _opaque(image: Image.Image) -> tuple[Image.Image, bool]:
-    """8-bit L, RGB or CMYK without transparency, and whether anything was transparent."""
-    if image.mode in ("L", "RGB", "CMYK") and "transparency" not in image.info:
-        return image, False
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _eight_bits(image), False
-    if _has_alpha(image):
-        layered = _layered(image)
-        white = Image.new("RGBA", layered.size, "white")
-        lowest = layered.getchannel("A").getextrema()[0]
-        return Image.alpha_composite(white, layered).convert("RGB"), lowest != 255
-    return image.convert("RGB"), False  # 1, P, YCbCr, HSV
+def _on_background(
+    image: Image.Image, profile: bytes | None, background: str, notes: list[str]
+) -> tuple[Image.Image, bool]:
+    """8-bit sRGB without transparency, and whether anything was transparent; adds to the notes."""
+    if not _has_alpha(image):
+        return _srgb(image, profile, notes), False
+    gray = image.mode in ("L", "LA", "La")
+    layered = _layered(image)
+    alpha = layered.getchannel("A")
+    colors = _srgb(layered.convert("L" if gray else "RGB"), profile, notes)
+    if alpha.getextrema()[0] == 255:
+        return colors, False
+    flat = Image.new("RGB", image.size, background)
+    flat.paste(colors, mask=alpha)
+    return flat, True
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Converts 16-bit integers, or floats between 0 and 1, to 8-bit gray."""
-    values = np.asarray(image).astype(np.float64)
-    limit = 1.0 if image.mode == "F" else 65535.0
-    if not (values.min() >= 0 and values.max() <= limit):
-        raise PictureError("its 32-bit pixels have no known range; save it with 8 or 16 bits")
-    return Image.fromarray(np.rint(values * (255 / limit)).astype(np.uint8))
-
-
-def _srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str | None]:
-    """Converts L, RGB or CMYK to sRGB, by the ICC profile where there is one."""
+def _srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
+    """Converts any opaque picture to sRGB, by the ICC profile where there is one; adds to the notes."""
+    if image.mode not in ("L", "RGB", "CMYK"):
+        image = image.convert("RGB")  # 1, P, YCbCr, HSV, LAB
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            if ImageCms.getProfileDescription(source).startswith("sRGB"):
-                return image.convert("RGB"), None
-            target = ImageCms.createProfile("sRGB")
-            converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+            if not ImageCms.getProfileDescription(source).startswith("sRGB"):
+                target = ImageCms.createProfile("sRGB")
+                if image.mode == "RGB":  # in place: a large picture stays in memory once
+                    ImageCms.profileToProfile(image, source, target, inPlace=True)
+                else:
+                    image = ImageCms.profileToProfile(image, source, target, outputMode="RGB") or image
         except (ImageCms.PyCMSError, ImportError, OSError, ValueError):
-            return image.convert("RGB"), "its color profile does not fit it and was ignored"
-        if converted is not None:
-            return converted, None
-    return image.convert("RGB"), None
+            notes.append("its color profile does not fit it and was ignored")
+    return image if image.mode == "RGB" else image.convert("RGB")

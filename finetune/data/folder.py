@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from finetune.data.decode import SUFFIXES, PictureError, decode_picture, reading
+from finetune.data.decode import BACKGROUND, SUFFIXES, PictureError, alone_if_large, decode_picture
 from finetune.data.notes import (
     caption_notes,
     duplicate_notes,
@@ -18,6 +20,7 @@ from finetune.data.notes import (
     listing,
     unsupported,
 )
+from finetune.data.read import Reader
 from finetune.errors import DataError
 
 LONGEST_CAPTION = 10_000
@@ -34,6 +37,7 @@ class Picture:
         digest: SHA-256 of the file's bytes, in hex.
         width: Width in pixels, upright.
         height: Height in pixels, upright.
+        background: The color under its transparent parts; None if it has none.
     """
 
     path: Path
@@ -41,6 +45,13 @@ class Picture:
     digest: str
     width: int
     height: int
+    background: str | None = None
+
+    @property
+    def content(self) -> str:
+        """What its pixels are made from: the digest, and the background if it is seen and not the usual."""
+        seen = self.background not in (None, BACKGROUND)
+        return f"{self.digest} on {self.background}" if seen else self.digest
 
     def read(self) -> Image.Image:
         """The picture as 8-bit RGB; call it inside `quiet_pillow`.
@@ -48,7 +59,14 @@ class Picture:
         Raises:
             DataError: If the file is gone or no longer holds the bytes it was scanned with.
         """
-        return decode_picture(unchanged(self.path, self.digest, "picture")).image
+        data = unchanged(self.path, self.digest, "picture")
+        return decode_picture(data, self.background or BACKGROUND).image
+
+    @contextmanager
+    def opened(self) -> Iterator[Image.Image]:
+        """As `read`, but no other large picture is opened meanwhile."""
+        with alone_if_large(self.width * self.height):
+            yield self.read()
 
 
 @dataclass(frozen=True)
@@ -89,11 +107,11 @@ class _Read:
 
 
 def digest_of(pictures: Sequence[Picture]) -> str:
-    """SHA-256, in hex, of the files' digests in their order."""
-    return hashlib.sha256(" ".join(p.digest for p in pictures).encode()).hexdigest()
+    """SHA-256, in hex, of what the pictures are made from, in their order."""
+    return hashlib.sha256(" ".join(p.content for p in pictures).encode()).hexdigest()
 
 
-def scan_folder(folder: Path | str, prompt: str | None = None) -> Folder:
+def scan_folder(folder: Path | str, prompt: str | None = None, reader: Reader | None = None) -> Folder:
     """Reads every picture of a folder in full and finds its caption.
 
     The caption is the text of `NAME.txt` beside the picture (UTF-8, runs of whitespace count as
@@ -103,6 +121,7 @@ def scan_folder(folder: Path | str, prompt: str | None = None) -> Folder:
     Args:
         folder: The folder.
         prompt: Caption of the pictures that have no text file.
+        reader: How the files are read; a plain one if None.
 
     Raises:
         DataError: If there is no such folder or nothing in it can be trained on.
@@ -113,8 +132,8 @@ def scan_folder(folder: Path | str, prompt: str | None = None) -> Folder:
     if not candidates:
         raise _no_pictures(folder, files, subfolders)
     default = f"a photo of {folder.resolve().name}" if prompt is None else prompt
-    with reading() as pool:
-        results = list(pool.map(lambda path: _read(path, default), candidates))
+    reader = reader or Reader()
+    results = reader.map(lambda path: _read(path, default, reader), candidates)
     reason = "this format is not supported; save it as PNG or JPEG"
     results += [Skipped(f, reason) for f in files if unsupported(f)]
     read = [r for r in results if isinstance(r, _Read)]
@@ -157,7 +176,9 @@ def entries(folder: Path, setting: str = "") -> tuple[list[Path], list[Path]]:
         raise DataError(
             f"The folder cannot be read: {error.strerror}.", where=where, fix="Check its permissions."
         ) from error
-    return [e for e in found if e.is_file()], [e for e in found if e.is_dir()]
+    # What is neither (a pipe, a link to nothing) is told with the files; pathlib's tests may raise.
+    folders = {e for e in found if os.path.isdir(e)}
+    return [e for e in found if e not in folders], [e for e in found if e in folders]
 
 
 def companions(
@@ -215,35 +236,23 @@ def unchanged(path: Path, digest: str, kind: str) -> bytes:
     return data
 
 
-def file_bytes(path: Path) -> bytes:
-    """The bytes of a file.
-
-    Raises:
-        PictureError: If it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise PictureError(f"the file cannot be read ({error.strerror})") from error
-
-
-def read_picture(path: Path, caption: str) -> tuple[Picture, tuple[str, ...]]:
-    """Reads a picture file in full, and what its owner should know about it.
+def read_picture(path: Path, caption: str, reader: Reader) -> tuple[Picture, tuple[str, ...]]:
+    """Reads a picture file, and what its owner should know about it; call it inside the reader's `map`.
 
     Raises:
         PictureError: If it cannot be trained on.
     """
-    data = file_bytes(path)
-    decoded = decode_picture(data)
-    width, height = decoded.image.size
-    return Picture(path, caption, hashlib.sha256(data).hexdigest(), width, height), decoded.notes
+    digest, facts = reader.read(path)
+    seen = [f"transparent parts became {reader.background}"] if facts.transparent else []
+    background = reader.background if facts.transparent else None
+    return Picture(path, caption, digest, facts.width, facts.height, background), (*facts.notes, *seen)
 
 
-def _read(path: Path, default: str) -> _Read | Skipped:
+def _read(path: Path, default: str, reader: Reader) -> _Read | Skipped:
     """Reads one picture in full, with its caption or else `default`."""
     try:
         text = caption_file(path)
-        picture, notes = read_picture(path, default if text is None else text)
+        picture, notes = read_picture(path, default if text is None else text, reader)
     except PictureError as reason:
         return Skipped(path, str(reason))
     return _Read(picture, text is not None, notes)

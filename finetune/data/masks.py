@@ -15,10 +15,11 @@ from torch.nn import functional as F
 from finetune.config import DataSection
 from finetune.data.cache import ContentCache, content_key
 from finetune.data.decode import PictureError, decode_alpha, decode_picture, quiet_pillow, reading
-from finetune.data.folder import Picture, companions, file_bytes, unchanged
+from finetune.data.folder import Picture, companions, unchanged
 from finetune.data.latents import View, every_view
 from finetune.data.notes import listing
 from finetune.data.preprocess import VERSION, alike, cut_out, place
+from finetune.data.read import file_bytes
 from finetune.errors import DataError
 
 

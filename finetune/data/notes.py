@@ -8,7 +8,7 @@ from pathlib import Path
 from finetune.data.decode import SUFFIXES
 
 # Pictures that people do have in their folders, and must convert first.
-_UNSUPPORTED = (".heic", ".heif", ".avif", ".gif", ".jxl", ".psd", ".svg", ".dng", ".cr2", ".nef", ".arw")
+_UNSUPPORTED = (".psd", ".svg", ".dng", ".cr2", ".nef", ".arw")
 
 
 def listing(names: Sequence[str], limit: int = 5) -> str:

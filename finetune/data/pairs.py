@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import PairsSection
-from finetune.data.decode import SUFFIXES, PictureError, reading
+from finetune.data.decode import SUFFIXES, PictureError
 from finetune.data.folder import Folder, Picture, Skipped, caption_file, companions, entries, read_picture
 from finetune.data.notes import duplicate_notes, listing
 from finetune.data.preprocess import alike
+from finetune.data.read import Reader
 from finetune.errors import DataError
 
 METADATA = "metadata.jsonl"
@@ -55,12 +56,16 @@ class _Pair:
     notes: tuple[str, ...]
 
 
-def scan_pairs(section: PairsSection) -> PairedFolder:
+def scan_pairs(section: PairsSection, reader: Reader | None = None) -> PairedFolder:
     """Reads every pair of a data set in full.
 
     The pairs are the lines of `metadata.jsonl` in the folder; or the pictures of the folder, with
     control pictures of the same name in another folder or made from the pictures themselves. A caption
     is the line's, else the text of `NAME.txt` beside the picture, else the section's prompt.
+
+    Args:
+        section: The recipe's settings.
+        reader: How the files are read; as the settings have it if None.
 
     Raises:
         DataError: If control pictures are not given, or given twice; if the metadata is not JSON
@@ -71,8 +76,8 @@ def scan_pairs(section: PairsSection) -> PairedFolder:
     folder = section.data_dir.expanduser()
     files, _ = entries(folder)
     found, notes, skipped = _entries(folder, files, section)
-    with reading() as pool:
-        read = list(pool.map(lambda entry: _read(entry, section.prompt or ""), found))
+    reader = reader or Reader.of(section)
+    read = reader.map(lambda entry: _read(entry, section.prompt or "", reader), found)
     pairs = [r for r in read if isinstance(r, _Pair)]
     skipped += [r for r in read if isinstance(r, Skipped)]
     if not pairs:
@@ -209,16 +214,16 @@ def _value(line: Mapping[str, Any], keys: Sequence[str], where: str) -> str | No
     return str(line[key])
 
 
-def _read(entry: _Entry, default: str) -> _Pair | Skipped:
+def _read(entry: _Entry, default: str, reader: Reader) -> _Pair | Skipped:
     try:
         caption = entry.caption if entry.caption is not None else caption_file(entry.picture)
-        picture, notes = read_picture(entry.picture, default if caption is None else caption)
+        picture, notes = read_picture(entry.picture, default if caption is None else caption, reader)
     except PictureError as reason:
         return Skipped(entry.picture, str(reason))
     if entry.control is None:
         return _Pair(picture, picture, notes)
     try:
-        return _Pair(picture, read_picture(entry.control, "")[0], notes)
+        return _Pair(picture, read_picture(entry.control, "", reader)[0], notes)
     except PictureError as reason:
         return Skipped(entry.picture, f"its control picture {entry.control.name}: {reason}")
 

@@ -52,7 +52,7 @@ class PictureLatents:
         return len(self.pictures)
 
     def digest(self) -> str:
-        """SHA-256 of the files' digests in their order."""
+        """SHA-256 of what the pictures are made from, in their order."""
         return digest_of(self.pictures)
 
     def prepare(self, flip: bool, progress: Progress | None = None) -> None:
@@ -79,7 +79,8 @@ class PictureLatents:
         return rows
 
     def _pixels(self, view: View) -> Tensor:
-        return cut_out(self.pictures[view.picture].read(), self._placement(view))
+        with self.pictures[view.picture].opened() as image:
+            return cut_out(image, self._placement(view))
 
     def _placement(self, view: View) -> Placement:
         picture = self.pictures[view.picture]
@@ -92,4 +93,4 @@ class PictureLatents:
     def _key(self, view: View) -> str:
         placement = self._placement(view)
         how = f"{VERSION} {placement.size} {placement.cut} {placement.mirrored}"
-        return content_key("latents", self.pictures[view.picture].digest, how, self._encoder)
+        return content_key("latents", self.pictures[view.picture].content, how, self._encoder)

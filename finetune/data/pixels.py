@@ -62,4 +62,5 @@ class PixelSource:
 
     def _square(self, index: int) -> Tensor:
         picture = self.pictures[index]
-        return square(picture.read(), place((picture.height, picture.width), self.size))
+        with picture.opened() as image:
+            return square(image, place((picture.height, picture.width), self.size))

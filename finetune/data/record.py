@@ -10,7 +10,8 @@ from finetune.files import whole_file
 
 Entry = Mapping[str, str]
 """One picture: its `file`, the `sha256` of its bytes, its `caption`; where there are any, the SHA-256 of
-its `mask` or `control` picture; `class` for a picture of the class."""
+its `mask` or `control` picture and the `background` under transparent parts; `class` for a picture of the
+class."""
 
 
 def write_record(path: Path, entries: Sequence[Entry]) -> None:

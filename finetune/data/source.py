@@ -189,7 +189,9 @@ class PictureSource:
     def record(self) -> list[Entry]:
         """What each picture is, for `pictures.jsonl`."""
         entries = [
-            {"file": p.path.name, "sha256": p.digest, "caption": p.caption} for p in self.folder.pictures
+            {"file": p.path.name, "sha256": p.digest, "caption": p.caption}
+            | ({"background": p.background} if p.background else {})
+            for p in self.folder.pictures
         ]
         for name, companion in (("control", self._control), ("mask", self._mask)):
             for entry, digest in zip(entries, companion.digests() if companion else (), strict=False):

@@ -47,7 +47,8 @@ def train_autoencoder(
         DataError: If the added pictures cannot be read.
     """
     section, stage = recipe.autoencoder, RunFolder(folder.path / recipe.stages[0])
-    more = scan_folder(section.data_dir.expanduser(), "").pictures if section.data_dir else ()
+    with recipe.reader(report) as reader:
+        more = scan_folder(section.data_dir.expanduser(), "", reader).pictures if section.data_dir else ()
     everything, seed = (*pictures.pictures, *more), recipe.training.seed
     source = PixelSource(everything, recipe.resolution, seed, recipe.data.cache)
     trainer = _trainer(recipe, vae.requires_grad_(True), source, stage)

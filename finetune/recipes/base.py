@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,12 +30,13 @@ from finetune.config.adapters import AllWeightsSection
 from finetune.config.base import LONGEST_NAME, Fault
 from finetune.recipes.fields import sections, setting_fields
 from finetune.recipes.plain_yaml import write_yaml
-from finetune.recipes.reporter import Reporter
+from finetune.recipes.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     from finetune.adapters.base import Adapter
     from finetune.backbones import Backbone
     from finetune.data import Folder, PictureSource, PriorSource
+    from finetune.data.read import Reader
     from finetune.training import RunFolder
 
 
@@ -124,15 +126,27 @@ class Recipe(Section, ABC):
         if values["data"]["resolution"] is None:
             values["data"]["resolution"] = backbone.native_size
 
-    def scan(self) -> Folder:
+    def scan(self, report: Reporter = SILENT) -> Folder:
         """Reads the folder of pictures.
+
+        Args:
+            report: Shows how far it is.
 
         Raises:
             DataError: If there is nothing in it to train on.
         """
         from finetune.data import scan_folder
 
-        return scan_folder(self._folder)
+        with self.reader(report) as reader:
+            return scan_folder(self._folder, None, reader)
+
+    @contextmanager
+    def reader(self, report: Reporter) -> Iterator[Reader]:
+        """Reads picture files as `data` has it, and shows how far it is."""
+        from finetune.data.read import Reader
+
+        with report.progress("Reading pictures") as progress:
+            yield Reader.of(self.data, progress)
 
     def make_source(
         self, pictures: Folder, backbone: Backbone, adapter: Adapter, report: Reporter

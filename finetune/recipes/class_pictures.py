@@ -19,6 +19,7 @@ from finetune.config import SubjectSection, public_name
 from finetune.data import Folder, scan_folder
 from finetune.data.decode import SUFFIXES
 from finetune.data.notes import count
+from finetune.data.read import Reader
 from finetune.errors import ConfigError
 from finetune.files import remove_partials
 from finetune.recipes.place import RUNS
@@ -71,7 +72,8 @@ def class_pictures(data: SubjectSection, backbone: Backbone, precision: str, rep
     with PartialState().main_process_first():
         sampler = Sampler(backbone, best_device(), precision)
         _sample_missing(data, folder, seeds, sampler, PRECISIONS[precision], report)
-    found = scan_folder(folder, data.class_prompt)
+    with report.progress("Reading class pictures") as progress:
+        found = scan_folder(folder, data.class_prompt, Reader.of(data, progress))
     wanted = {f.name for f in own} | {_name(seed) for seed in seeds}
     return replace(found, pictures=tuple(p for p in found.pictures if p.path.name in wanted))
 

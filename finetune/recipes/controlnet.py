@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from finetune.config import ControlNetSection, PairsSection, WeightsOutputSection
 from finetune.recipes.base import Recipe
-from finetune.recipes.reporter import Reporter
+from finetune.recipes.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     from finetune.adapters.base import Adapter
@@ -29,8 +29,11 @@ class ControlNetRecipe(Recipe):
     adapter: ControlNetSection = ControlNetSection()
     output: WeightsOutputSection = WeightsOutputSection()
 
-    def scan(self) -> Folder:
+    def scan(self, report: Reporter = SILENT) -> Folder:
         """Reads the pairs.
+
+        Args:
+            report: Shows how far it is.
 
         Raises:
             DataError: If there are none that can be trained on, or control pictures do not fit.
@@ -40,7 +43,8 @@ class ControlNetRecipe(Recipe):
         from finetune.data.control import check_control_kind
 
         check_control_kind(self.data.preprocess)
-        return scan_pairs(self.data)
+        with self.reader(report) as reader:
+            return scan_pairs(self.data, reader)
 
     def make_adapter(self, backbone: Backbone) -> Adapter:
         """A branch beside the UNet; a new one's initial weights depend on model and seed alone."""

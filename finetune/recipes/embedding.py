@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from finetune.config import EmbeddingSection
+from finetune.recipes.reporter import SILENT, Reporter
 from finetune.recipes.subject import SubjectRecipe
 from finetune.recipes.words import scan_for, write_word
 
@@ -34,9 +35,10 @@ class EmbeddingRecipe(SubjectRecipe):
         super().fill_in(values, backbone)
         values["adapter"]["placeholder"] = self.word
 
-    def scan(self) -> Folder:
+    def scan(self, report: Reporter = SILENT) -> Folder:
         """Reads the pictures; those without a caption get the instance prompt, or "a photo of" the word."""
-        return scan_for(self._folder, self.word, self.data.instance_prompt)
+        with self.reader(report) as reader:
+            return scan_for(self._folder, self.word, self.data.instance_prompt, reader)
 
     def make_adapter(self, backbone: Backbone) -> Adapter:
         """The word, added to `backbone`; a random start depends on the seed alone."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from finetune.config import LoRASection
+from finetune.recipes.reporter import SILENT, Reporter
 from finetune.recipes.subject import SubjectRecipe
 from finetune.recipes.words import scan_for, write_word
 
@@ -44,11 +45,12 @@ class LoRARecipe(SubjectRecipe):
                 "for them, convert the result to a plain LoRA: `finetune export RUN --as-lora FILE`."
             )
 
-    def scan(self) -> Folder:
+    def scan(self, report: Reporter = SILENT) -> Folder:
         """As `SubjectRecipe.scan`; with a new word, the captions must contain it."""
         if self.adapter.placeholder is None:
-            return super().scan()
-        return scan_for(self._folder, self.adapter.placeholder, self.data.instance_prompt)
+            return super().scan(report)
+        with self.reader(report) as reader:
+            return scan_for(self._folder, self.adapter.placeholder, self.data.instance_prompt, reader)
 
     def make_adapter(self, backbone: Backbone) -> Adapter:
         """The low-rank layers, attached to `backbone`; their initial weights depend on the seed alone."""

@@ -129,7 +129,7 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
     Raises:
         UserError: If pictures, model or settings cannot be used.
     """
-    pictures = recipe.scan()
+    pictures = recipe.scan(report)
     given, backbone = recipe.load(pictures, report)
     content = backbone.fingerprint()  # before an adapter is attached, which changes it
     recipe = resolve(given, backbone, folder.path.resolve().name)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from finetune.config import SubjectSection
 from finetune.recipes.base import Recipe
-from finetune.recipes.reporter import Reporter
+from finetune.recipes.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     from finetune.adapters.base import Adapter
@@ -32,11 +32,12 @@ class SubjectRecipe(Recipe):
                 data["class_prompt"], data["resolution"], values["training"]["precision"], backbone
             )
 
-    def scan(self) -> Folder:
+    def scan(self, report: Reporter = SILENT) -> Folder:
         """Reads the subject's pictures; those without a caption get the instance prompt."""
         from finetune.data import scan_folder
 
-        return scan_folder(self._folder, self.data.instance_prompt)
+        with self.reader(report) as reader:
+            return scan_folder(self._folder, self.data.instance_prompt, reader)
 
     def make_source(
         self, pictures: Folder, backbone: Backbone, adapter: Adapter, report: Reporter

@@ -11,15 +11,17 @@ from finetune.errors import DataError
 if TYPE_CHECKING:
     from finetune.backbones.words import Word
     from finetune.data import Folder
+    from finetune.data.read import Reader
 
 
-def scan_for(folder: Path, word: str, prompt: str | None) -> Folder:
+def scan_for(folder: Path, word: str, prompt: str | None, reader: Reader | None = None) -> Folder:
     """Reads a folder of pictures whose captions contain a new word.
 
     Args:
         folder: The pictures.
         word: The new word.
         prompt: The caption of pictures without one; "a photo of WORD" if None.
+        reader: How the files are read; a plain one if None.
 
     Raises:
         DataError: If no caption contains the word, or there is nothing to train on.
@@ -27,7 +29,7 @@ def scan_for(folder: Path, word: str, prompt: str | None) -> Folder:
     from finetune.data import scan_folder
     from finetune.data.notes import count, listing
 
-    found = scan_folder(folder, prompt or f"a photo of {word}")
+    found = scan_folder(folder, prompt or f"a photo of {word}", reader)
     without = [p.path.name for p in found.pictures if word not in p.caption.lower()]
     if len(without) == len(found.pictures):
         raise DataError(

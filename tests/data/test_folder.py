@@ -155,7 +155,7 @@ def test_a_folder_of_unreadable_pictures(tmp_path: Path) -> None:
 
 
 def test_only_foreign_pictures(tmp_path: Path) -> None:
-    (tmp_path / "a.heic").write_bytes(b"x")
+    (tmp_path / "a.psd").write_bytes(b"x")
     with pytest.raises(DataError) as error:
         scan_folder(tmp_path)
     assert "Save the pictures as PNG" in str(error.value.fix)

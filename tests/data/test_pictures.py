@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from PIL import Image
 
-from finetune.data import View, scan_folder
+from finetune.config import DataSection
+from finetune.data import PictureSource, View, scan_folder
 from finetune.data.cache import ContentCache
 from finetune.data.pictures import PictureLatents
+from finetune.data.read import Reader
+from finetune.data.record import differences
 
 if TYPE_CHECKING:
     from finetune.backbones import Backbone
@@ -32,3 +36,23 @@ def test_preparation_tells_how_far_it_is_and_spares_the_files(
         picture.path.unlink()
     prepared = latents.posterior(views)
     assert torch.equal(prepared.mean, expected.mean) and torch.equal(prepared.std, expected.std)
+
+
+def test_another_background_makes_the_transparent_pictures_again_and_no_others(
+    mycat: Path, loaded: dict[str, Backbone], tmp_path: Path
+) -> None:
+    Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(mycat / "clear.png")
+    data = DataSection(resolution=32, cache_dir=tmp_path / "cache")
+    sources = [
+        PictureSource(scan_folder(mycat, "x", Reader(color)), loaded["sd1"], data, seed=0)
+        for color in ("white", "blue")
+    ]
+    counts = []
+    for source in sources:
+        source.prepare()
+        counts.append(len(list((tmp_path / "cache" / "latents").rglob("*.safetensors"))))
+    assert counts == [6, 7]
+    whites, blues = (source.latents.posterior([View(i) for i in range(6)]).mean for source in sources)
+    assert [torch.equal(a, b) for a, b in zip(whites, blues, strict=True)] == [True] * 5 + [False]
+    assert sources[0].digest() != sources[1].digest()
+    assert differences(*(source.record() for source in sources)) == ["the background of clear.png"]

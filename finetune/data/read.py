@@ -1,0 +1,142 @@
+"""A picture file on disk → its digest and what decoding finds; a bad one says why and holds nothing up."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import stat
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from typing_extensions import Self
+
+from finetune.config import DataSection
+from finetune.data.cache import Progress, content_key
+from finetune.data.decode import (
+    BACKGROUND,
+    VERSION,
+    CannotReadNow,
+    PictureError,
+    alone_if_large,
+    decode_picture,
+    reading,
+)
+from finetune.data.facts import Facts, FactsIndex
+from finetune.data.kinds import version_for
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_MOST_BYTES = 2 * 2**30
+_BYTES_A_PIXEL = 3  # of a file that is not compressed
+_NO_FILES = {"p": "a pipe", "s": "a socket", "c": "a device", "b": "a device", "d": "a folder"}
+_REASONS = {
+    errno.ENOENT: "it is not there, or a link to nothing",
+    errno.ELOOP: "it is a link that leads back to itself",
+    errno.EACCES: "you are not permitted to read it",
+}
+
+
+class Reader:
+    """Reads the picture files of a data set.
+
+    A file's bytes are read and hashed each time. Decoding them, which takes many times as long, is done only
+    where nothing is known about bytes with that digest.
+
+    Args:
+        background: The color that is seen through transparent parts.
+        index: Where it is kept what decoding found; None to decode every file.
+        progress: Called with the number of files that are read and their total.
+    """
+
+    def __init__(
+        self,
+        background: str = BACKGROUND,
+        index: FactsIndex | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.background = background
+        self._index, self._progress = index, progress
+
+    @classmethod
+    def of(cls, data: DataSection, progress: Progress | None = None) -> Self:
+        """As a recipe's settings have it."""
+        index = FactsIndex(data.cache_dir / "facts") if data.cache_dir else None
+        return cls(data.background, index, progress)
+
+    def map(self, function: Callable[[T], R], things: Iterable[T]) -> list[R]:
+        """Calls a function, which reads files, with each thing, some at a time; results in their order."""
+        things = list(things)
+        results: list[R] = []
+        with reading() as pool:
+            for result in pool.map(function, things):
+                results.append(result)
+                if self._progress:
+                    self._progress(len(results), len(things))
+        return results
+
+    def read(self, path: Path) -> tuple[str, Facts]:
+        """A file's digest (SHA-256, in hex) and what is in it; call it inside `map`.
+
+        Raises:
+            PictureError: If it cannot be trained on.
+        """
+        with alone_if_large(_size(path) // _BYTES_A_PIXEL):
+            data = file_bytes(path)
+            digest = hashlib.sha256(data).hexdigest()
+            facts = self._facts(data, digest)
+        if facts.fault:
+            raise PictureError(facts.fault)
+        return digest, facts
+
+    def _facts(self, data: bytes, digest: str) -> Facts:
+        if self._index is None:
+            return _decoded(data)
+        key = content_key("facts", VERSION, version_for(data), digest)
+        if (facts := self._index.get(key)) is None:
+            facts = _decoded(data)
+            self._index.put(key, facts)
+        return facts
+
+
+def _decoded(data: bytes) -> Facts:
+    """What decoding finds, a fault too.
+
+    Raises:
+        CannotReadNow: If it says nothing about the file.
+    """
+    try:
+        decoded = decode_picture(data)
+    except CannotReadNow:
+        raise
+    except PictureError as reason:
+        return Facts(fault=str(reason))
+    return Facts(*decoded.image.size, decoded.transparent, decoded.notes)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def file_bytes(path: Path) -> bytes:
+    """The bytes of a file. What is not a file is not opened: a pipe might never answer.
+
+    Raises:
+        PictureError: If it cannot be read.
+    """
+    try:
+        status = path.stat()
+        if kind := _NO_FILES.get(stat.filemode(status.st_mode)[0]):
+            raise PictureError(f"it is {kind}, not a file")
+        if status.st_size > _MOST_BYTES:
+            raise PictureError(f"a file of {status.st_size / 1e9:.1f} GB is too large; scale it down")
+        return path.read_bytes()
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0, error.strerror)
+        raise PictureError(f"the file cannot be read ({reason})") from error
+    except MemoryError:
+        raise CannotReadNow("there is not enough memory to read it") from None
