@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from finetune.backbones import Backbone
+from finetune.backbones.checkpoint import read_header
 from finetune.backbones.folder import load_folder
 from finetune.backbones.single_file import convert
 from finetune.config import ModelSection
@@ -88,7 +89,7 @@ def test_the_model_loads_with_plain_diffusers(
 
     file = folder / f"{folder.name}.safetensors"
     tokenizers = load_folder(tiny_folder, ModelSection()).tokenizers
-    single = convert(file, family, tiny_folder, tokenizers, "single")
+    single = convert(file, family, tiny_folder, tokenizers, "single", read_header(file, False))
     theirs = pipe.unet.state_dict()
     for name, tensor in single.unet.state_dict().items():
         assert torch.equal(tensor, theirs[name]), name
