@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import threading
 import warnings
@@ -70,15 +71,21 @@ def reading() -> Iterator[ThreadPoolExecutor]:
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Mutes Pillow's warnings about odd but readable files.
+    """Mutes Pillow's warnings about odd but readable files, and its log; its errors arrive as exceptions.
 
     Enter it in the thread that starts the readers: warning filters belong to the whole process, so
     entering it in several threads at once would leave them muddled.
     """
+    log = logging.getLogger("PIL")
+    before = log.level
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        yield
+        log.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            log.setLevel(before)
 
 
 @contextmanager
@@ -193,6 +200,8 @@ def _has_alpha(image: Image.Image) -> bool:
 
 def _layered(image: Image.Image) -> Image.Image:
     """RGBA; a grey TIFF may have its alpha multiplied into the grey, which Pillow undoes in two steps."""
+    if image.mode == "RGBA":
+        return image  # converting it would copy it
     return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
 
 
@@ -205,8 +214,10 @@ def _on_background(
     gray = image.mode in ("L", "LA", "La")
     layered = _layered(image)
     alpha = layered.getchannel("A")
-    colors = _srgb(layered.convert("L" if gray else "RGB"), profile, notes)
-    if alpha.getextrema()[0] == 255:
+    opaque = alpha.getextrema()[0] == 255
+    # Without a profile the colors are right as they are, and need no copy.
+    colors = _srgb(layered.convert("L" if gray else "RGB"), profile, notes) if profile or opaque else layered
+    if opaque:
         return colors, False
     flat = Image.new("RGB", image.size, background)
     flat.paste(colors, mask=alpha)

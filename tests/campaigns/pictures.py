@@ -19,6 +19,7 @@ from PIL import Image, ImageCms
 
 from finetune.data import scan_folder
 from finetune.data.decode import PictureError, decode_alpha, decode_picture, quiet_pillow
+from finetune.data.kinds import KINDS
 from finetune.errors import DataError
 from tests.campaigns.campaign import Campaign, Verdict, time_limit
 
@@ -32,9 +33,16 @@ MODES = {
     "WEBP": ("RGB", "RGBA"),
     "BMP": ("1", "L", "P", "RGB", "RGBA"),
     "TIFF": ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F", "LAB", "YCbCr"),
-    "GIF": ("P",),
+    "GIF": ("1", "L", "P", "RGB", "RGBA"),
+    "AVIF": ("RGB", "RGBA"),
+    "JPEG2000": ("L", "LA", "RGB", "RGBA", "I;16"),
 }
-NAMES = ("a b.png", "\x1b[31m.jpg", "ключ.webp", "…\u202e.png", "x" * 200 + ".png", "-rf.png", "a.PNG.jpg")
+# Those of plugins too, where they are installed.
+MODES |= {kind.reader: ("RGB", "RGBA") for kind in KINDS if kind.module and kind.available()}
+NAMES = (
+    *("a b.png", "a\nb.jp2", "\x1b[31m.jpg", "ключ.webp", "🐈.avif", "…\u202e.png", "x" * 200 + ".png"),
+    *("-rf.png", "a.PNG.jpg"),
+)
 
 
 def picture(draw: random.Random, mode: str) -> Image.Image:

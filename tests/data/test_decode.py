@@ -234,3 +234,17 @@ def test_libraries_write_nothing_to_standard_error(capfd: pytest.CaptureFixture[
     assert str(error.value).isprintable()
     os.write(2, b"mine")  # and afterwards it is as before
     assert capfd.readouterr().err == "mine"
+
+
+def test_pillow_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    data = encoded(painted(8, 8), "TIFF")
+    samples = struct.pack("<HHI", 277, 3, 1)
+    assert data.count(samples) == 1
+    place = data.index(samples) + len(samples)
+    damaged = data[:place] + struct.pack("<H", 60_000) + data[place + 2 :]
+    with quiet_pillow(), pytest.raises(PictureError):
+        decode_picture(damaged)
+    assert not caplog.records
+    with pytest.raises(PictureError):  # outside it does
+        decode_picture(damaged)
+    assert caplog.records
