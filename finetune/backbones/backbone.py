@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from finetune.backbones import latents, text
 from finetune.backbones.families import Family
-from finetune.backbones.fingerprint import fingerprint, tokenizer_settings
+from finetune.backbones.fingerprint import content_hash, fingerprint, text_settings
 from finetune.backbones.inpainting import PaintEverything
 from finetune.backbones.memory import computing_in, is_trained, move, release
 from finetune.backbones.names import classic_text_name, numbered
@@ -48,6 +47,7 @@ class Backbone(ABC):
         tokenizers: One for each text encoder.
         scheduler: The model's own; betas and prediction type are read from it.
         notes: What the user should know about how the model was loaded.
+        pieces: How many pieces of 75 tokens a caption may have; each is encoded by itself.
         text_dtype: What frozen text encoders compute in; None for trained ones, whose weights are cast.
     """
 
@@ -68,6 +68,7 @@ class Backbone(ABC):
     tokenizers: tuple[Any, ...]
     scheduler: Any
     notes: tuple[str, ...] = ()
+    pieces: int = 1
     text_dtype: torch.dtype | None = torch.float32
 
     def __post_init__(self) -> None:
@@ -104,7 +105,7 @@ class Backbone(ABC):
 
     @property
     def token_length(self) -> int:
-        """Tokens of a caption, begin and end included (77 for the published models)."""
+        """Tokens of a piece of a caption, begin and end included (77 for the published models)."""
         return text.token_length(self.tokenizers, self.text_encoders)
 
     @property
@@ -121,8 +122,7 @@ class Backbone(ABC):
     def fingerprint(self) -> str:
         """Content hash of every weight and setting of the model, hexadecimal; take it before changes."""
         unet = fingerprint([self.unet], [self.unet.config, dict(self.scheduler.config)])
-        parts = f"{unet} {self.fingerprint_vae()} {self.fingerprint_text()}"
-        return hashlib.sha256(parts.encode()).hexdigest()
+        return content_hash(unet, self.fingerprint_vae(), self.fingerprint_text())
 
     def fingerprint_vae(self) -> str:
         """Content hash of everything that latents depend on, hexadecimal."""
@@ -130,20 +130,19 @@ class Backbone(ABC):
 
     def fingerprint_text(self) -> str:
         """Content hash of everything that text embeddings depend on, hexadecimal."""
-        settings: list[Any] = [self.family, str(self.token_length)]
-        for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
-            settings += [*tokenizer_settings(tokenizer), encoder.config.to_dict()]
-        return fingerprint(self.text_encoders, settings)
+        limits = f"{self.token_length} x {self.pieces}"
+        read = text_settings(self.tokenizers, self.text_encoders)
+        return fingerprint(self.text_encoders, [self.family, limits, *read])
 
     # --- text ----------------------------------------------------------------------------------
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """Captions to token ids, truncated to what fits: `[B, encoders, T]` int64 on the CPU."""
-        return text.tokenize(self.tokenizers, captions, self.token_length)
+        return text.tokenize(self.tokenizers, captions, self.token_length, self.pieces)
 
     def truncated(self, caption: str) -> str | None:
         """The end of `caption` that the model will not see, in whole words; None if all of it fits."""
-        return text.truncated(self.tokenizers[0], caption, self.token_length)
+        return text.truncated(self.tokenizers[0], caption, self.pieces * (self.token_length - 2) + 2)
 
     def encode_text(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """Token ids to text embeddings; differentiable if the encoders are trained.
@@ -154,9 +153,9 @@ class Backbone(ABC):
         Returns:
             Hidden states `[B, T, D]` for cross-attention and the pooled text `[B, P]` (SDXL only).
         """
-        planes = tokens.to(next(self.text_encoders[0].parameters()).device).unbind(1)
+        rows = text.apart(tokens.to(next(self.text_encoders[0].parameters()).device), self.token_length)
         with computing_in(self.text_dtype, self.text_encoders):
-            return self._encode_text(planes)
+            return text.together(*self._encode_text(rows.unbind(1)), tokens.shape[0])
 
     @abstractmethod
     def _encode_text(self, planes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:

@@ -49,6 +49,19 @@ def fingerprint(modules: Sequence[nn.Module], settings: Sequence[Mapping[str, An
     return digest.hexdigest()
 
 
+def content_hash(*parts: str) -> str:
+    """One hash, hexadecimal, of several."""
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def text_settings(tokenizers: Sequence[Any], encoders: Sequence[Any]) -> list[Mapping[str, Any] | str]:
+    """Everything besides weights that text embeddings depend on, as settings for `fingerprint`."""
+    found: list[Mapping[str, Any] | str] = []
+    for tokenizer, encoder in zip(tokenizers, encoders, strict=True):
+        found += [*tokenizer_settings(tokenizer), encoder.config.to_dict()]
+    return found
+
+
 def tokenizer_settings(tokenizer: Any) -> list[Mapping[str, Any] | str]:
     """Everything that token ids depend on, as settings for `fingerprint`."""
     # Padding and truncation are whatever the last call asked for, not part of the tokenizer.

@@ -42,6 +42,12 @@ def load_stored(section: ModelSection) -> Backbone:
         ModelError: If there is no such model, or it is damaged, of another kind, or a pickle that the
             user did not allow.
     """
+    backbone = _load(section)
+    backbone.pieces = section.max_tokens // 75
+    return backbone
+
+
+def _load(section: ModelSection) -> Backbone:
     name = section.name
     if name == "auto":
         raise ValueError("resolve_model first")

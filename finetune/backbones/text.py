@@ -18,23 +18,52 @@ def token_length(tokenizers: Sequence[Any], encoders: Sequence[Any]) -> int:
     return min(lengths + positions)
 
 
-def tokenize(tokenizers: Sequence[Any], captions: Sequence[str], length: int) -> Tensor:
-    """Token ids, truncated and padded to `length`, one plane per tokenizer.
+def tokenize(tokenizers: Sequence[Any], captions: Sequence[str], length: int, pieces: int) -> Tensor:
+    """Token ids, one plane per tokenizer, truncated to so many pieces, each padded to `length`.
+
+    Each piece has a begin and an end token of its own, also one that no text is left for.
 
     Returns:
-        `[B, encoders, length]` int64. The planes differ: SDXL's second tokenizer pads with "!".
+        `[B, encoders, pieces x length]` int64. The planes differ: SDXL's second tokenizer pads with "!".
     """
-    planes = [
-        tokenizer(
-            written_out(tokenizer, captions),
-            padding="max_length",
-            max_length=length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        for tokenizer in tokenizers
-    ]
+    planes = [_plane(tokenizer, written_out(tokenizer, captions), length, pieces) for tokenizer in tokenizers]
     return torch.stack(planes, dim=1)
+
+
+def _plane(tokenizer: Any, captions: list[str], length: int, pieces: int) -> Tensor:
+    inside = length - 2
+    whole = tokenizer(captions, add_special_tokens=False, verbose=False).input_ids
+    starts = range(0, pieces * inside, inside)
+    rows = [row[start : start + inside] for row in whole for start in starts]
+    marked = [[tokenizer.bos_token_id, *row, tokenizer.eos_token_id] for row in rows]
+    padded = tokenizer.pad(
+        {"input_ids": marked}, padding="max_length", max_length=length, return_tensors="pt"
+    )
+    ids: Tensor = padded.input_ids.view(len(captions), pieces * length)
+    return ids
+
+
+def apart(tokens: Tensor, length: int) -> Tensor:
+    """The pieces as rows: `[B, encoders, pieces x length]` to `[B x pieces, encoders, length]`."""
+    rows: Tensor = tokens.unflatten(-1, (-1, length)).transpose(1, 2).flatten(0, 1)
+    return rows
+
+
+def together(hidden: Tensor, pooled: Tensor | None, rows: int) -> tuple[Tensor, Tensor | None]:
+    """What was encoded piece by piece, as one sequence a caption; the pooled text is that of the first piece.
+
+    So do A1111's programs with long prompts.
+
+    Args:
+        hidden: `[rows x pieces, length, D]`.
+        pooled: `[rows x pieces, P]`, or None.
+        rows: How many captions there are.
+
+    Returns:
+        `[rows, pieces x length, D]` and `[rows, P]`.
+    """
+    first = None if pooled is None else pooled.unflatten(0, (rows, -1))[:, 0]
+    return hidden.unflatten(0, (rows, -1)).flatten(1, 2), first
 
 
 def truncated(tokenizer: Any, caption: str, length: int) -> str | None:

@@ -26,6 +26,11 @@ class ModelSection(Section):
         description="What the UNet predicts; `auto` reads it from the model. Needed only for "
         "single-file checkpoints that do not record it.",
     )
+    max_tokens: Literal[77, 150, 225] = Field(
+        77,
+        description="Longest caption in tokens. 150 and 225 are two and three pieces of 75, each encoded by "
+        "itself, as A1111 does with long prompts.",
+    )
     allow_pickle: bool = Field(
         False, description="Also load .ckpt, .bin and .pt weights (weights only, no code)."
     )

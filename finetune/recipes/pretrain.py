@@ -28,7 +28,8 @@ class PretrainRecipe(WholeModelRecipe):
 
     unused: ClassVar[frozenset[str]] = frozenset(
         {
-            *("model.name", "model.revision", "model.prediction_type", "model.allow_pickle"),
+            *("model.name", "model.revision", "model.prediction_type", "model.max_tokens"),
+            "model.allow_pickle",
             *("adapter.text_encoder", "output.single_file"),
         }
     )

@@ -55,6 +55,29 @@ def test_text_is_what_the_pipeline_makes_of_it(backbone: Backbone, plain: Diffus
         assert torch.equal(pooled, expected_pooled)
 
 
+def test_a_long_caption_is_encoded_piece_by_piece(backbone: Backbone, family: Family) -> None:
+    words = " ".join("red cat" if i % 3 else "dog" for i in range(60))  # 100 tokens
+    backbone.pieces = 2
+    tokens = backbone.tokenize([words, "a cat"])
+    hidden, pooled = backbone.encode_text(tokens)
+    assert tokens.shape == (2, len(backbone.tokenizers), 2 * 77)
+    assert hidden.shape[:2] == (2, 2 * 77)
+    first = backbone.tokenizers[0]
+    ids = first(words, add_special_tokens=False).input_ids
+    for piece, own in enumerate((ids[:75], ids[75:150])):
+        alone = tokens[:1, :, 77 * piece : 77 * (piece + 1)]
+        assert alone[0, 0, : len(own) + 2].tolist() == [first.bos_token_id, *own, first.eos_token_id]
+        expected, pool = backbone.encode_text(alone)
+        torch.testing.assert_close(hidden[:1, 77 * piece : 77 * (piece + 1)], expected)
+        if piece == 0 and pooled is not None:
+            torch.testing.assert_close(pooled[:1], pool)
+    assert backbone.truncated(words) is None
+    assert backbone.truncated(" ".join(["cat"] * 151)) == "cat"
+    backbone.pieces = 1
+    assert torch.equal(backbone.tokenize([words])[0, 0, :76], tokens[0, 0, :76])
+    assert backbone.truncated(words) is not None
+
+
 def test_tokens_are_padded_as_each_tokenizer_says(backbone: Backbone, family: Family) -> None:
     tokens = backbone.tokenize(["a cat"])
     assert tokens.shape == (1, 2 if family == "sdxl" else 1, 77)
