@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from finetune.data.control import control_pixels
-from finetune.data.pairs import METADATA
+from finetune.data.layouts.metadata import METADATA
 from finetune.files import whole_folder
 from storybook.captions import caption, prompt
 from storybook.drawing import draw_with_mask

@@ -35,6 +35,11 @@ class DataSection(Section):
         "center", description="Which square of a non-square picture is used."
     )
     flip: bool = Field(False, description="Mirror samples at random, with probability 0.5.")
+    nested: bool = Field(True, description="Also search the folder's subfolders for pictures.")
+    captions: Literal["whole", "lines"] = Field(
+        "whole",
+        description="`lines`: each line of a caption file is a caption of its own; each sample draws one.",
+    )
     caption_dropout: Fraction = Field(
         0.0, description="Share of samples trained with an empty caption (for classifier-free guidance)."
     )
@@ -53,8 +58,10 @@ class DataSection(Section):
         description="Color seen through transparent parts: a name such as `gray`, or `#rrggbb` (in quotes).",
     )
 
-    mask: Literal["none", "alpha"] = Field(
-        "none", description="`alpha`: the loss counts only where the pictures are opaque."
+    mask: Literal["none", "alpha", "files"] = Field(
+        "none",
+        description="`alpha`: the loss counts only where the pictures are opaque. `files`: only where "
+        "`NAME-masklabel.png` beside each picture is white.",
     )
     mask_dir: Path | None = Field(
         None,
@@ -81,7 +88,7 @@ class DataSection(Section):
             )
         if self.mask != "none" and self.mask_dir is not None:
             yield Fault(
-                "Masks are given twice: by the pictures' transparency and by a folder.",
+                f"Masks are given twice: by data.mask={self.mask} and by a folder.",
                 "data.mask",
                 "Remove data.mask or data.mask_dir.",
             )
@@ -122,11 +129,13 @@ class SubjectSection(DataSection):
     )
 
     instance_dir: Path | None = Field(
-        None, description="Folder of pictures of the subject; `NAME.txt` beside a picture is its caption."
+        None,
+        description="Folder of pictures of the subject, in any layout of docs/data.md; `NAME.txt` beside a "
+        "picture is its caption.",
     )
     instance_prompt: str | None = Field(
         None,
-        description="Caption of the pictures that have no .txt file. Without it the folder's name "
+        description="Caption of the pictures that have none of their own. Without it the folder's name "
         'is the trigger word: ./mycat trains on "a photo of mycat".',
     )
     class_prompt: str | None = Field(
@@ -166,7 +175,9 @@ class CaptionedSection(DataSection):
     """Any number of pictures with captions."""
 
     data_dir: Path | None = Field(
-        None, description="Folder of captioned pictures; `NAME.txt` beside a picture is its caption."
+        None,
+        description="Folder of captioned pictures, in any layout of docs/data.md; `NAME.txt` beside a "
+        "picture is its caption.",
     )
 
 
@@ -177,8 +188,8 @@ class PairsSection(CaptionedSection):
 
     data_dir: Path | None = Field(
         None,
-        description="Folder of pictures; with a metadata.jsonl in it, whose lines give `file_name`, `text` "
-        "and `conditioning_image`, it holds the control pictures too.",
+        description="Folder of pictures; with a metadata.jsonl (.csv, .parquet) in it, whose lines give "
+        "`file_name`, `text` and `conditioning_image`, it holds the control pictures too.",
     )
     conditioning_dir: Path | None = Field(
         None, description="Folder of control pictures named like those in `data_dir`."

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from PIL import Image
 
-from finetune.data.decode import BACKGROUND, SUFFIXES, PictureError, alone_if_large, decode_picture
-from finetune.data.notes import (
-    caption_notes,
-    duplicate_notes,
-    holds_pictures,
-    ignored_notes,
-    listing,
-    unsupported,
-)
+from finetune.config import DataSection
+from finetune.data.decode import BACKGROUND, PictureError, alone_if_large, decode_picture
+from finetune.data.layouts import Found, Listing, Skipped, list_folder, relative_name, walk
+from finetune.data.notes import caption_notes, count, duplicate_notes, listing, picture_notes, skipped_notes
 from finetune.data.read import Reader
 from finetune.errors import DataError
 
-LONGEST_CAPTION = 10_000
-"""Characters of a caption; a model sees a few hundred."""
+_TRIGGER = "[trigger]"
 
 
 @dataclass(frozen=True)
@@ -33,19 +28,30 @@ class Picture:
 
     Attributes:
         path: Its file.
-        caption: What is said about it; may be empty.
+        name: The file as people see it: relative to the folder, with `/`.
+        captions: What is said about it, at least one; a sample draws one of them. May be empty strings.
         digest: SHA-256 of the file's bytes, in hex.
         width: Width in pixels, upright.
         height: Height in pixels, upright.
         background: The color under its transparent parts; None if it has none.
+        mask: The file that says where its loss counts, if one is beside it.
+        repeats: How often an epoch shows it, at least 1.
     """
 
     path: Path
-    caption: str
+    name: str
+    captions: tuple[str, ...]
     digest: str
     width: int
     height: int
     background: str | None = None
+    mask: Path | None = None
+    repeats: int = 1
+
+    @property
+    def caption(self) -> str:
+        """The first caption."""
+        return self.captions[0]
 
     @property
     def content(self) -> str:
@@ -70,27 +76,14 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A file that looks like a picture and is not trained on.
-
-    Attributes:
-        path: The file.
-        reason: Why, as words that follow a colon.
-    """
-
-    path: Path
-    reason: str
-
-
-@dataclass(frozen=True)
 class Folder:
     """What a folder holds.
 
     Attributes:
         path: The folder.
-        pictures: Those that can be trained on, by file name; at least one.
+        pictures: Those that can be trained on, by relative name; at least one.
         skipped: Those that cannot.
-        notes: Lines for the user about captions, odd pictures and ignored files.
+        notes: Lines for the user about captions, layout, odd pictures and ignored files.
     """
 
     path: Path
@@ -102,7 +95,6 @@ class Folder:
 @dataclass(frozen=True)
 class _Read:
     picture: Picture
-    own_caption: bool
     notes: tuple[str, ...]
 
 
@@ -111,83 +103,85 @@ def digest_of(pictures: Sequence[Picture]) -> str:
     return hashlib.sha256(" ".join(p.content for p in pictures).encode()).hexdigest()
 
 
-def scan_folder(folder: Path | str, prompt: str | None = None, reader: Reader | None = None) -> Folder:
-    """Reads every picture of a folder in full and finds its caption.
+def scan_folder(
+    folder: Path | str,
+    prompt: str | None = None,
+    data: DataSection | None = None,
+    reader: Reader | None = None,
+) -> Folder:
+    """Finds the pictures of a folder, in any of the `layouts`, and reads each in full.
 
-    The caption is the text of `NAME.txt` beside the picture (UTF-8, runs of whitespace count as
-    one space); without such a file it is `prompt`, and without a prompt "a photo of FOLDER".
-    Hidden files are ignored; subfolders are not searched.
+    A picture's captions are those that the folder gives. Without any it is `prompt`; without a prompt
+    what the layout says, as kohya's folders do, and else "a photo of FOLDER".
 
     Args:
-        folder: The folder.
-        prompt: Caption of the pictures that have no text file.
-        reader: How the files are read; a plain one if None.
+        folder: The folder, or a file of OneTrainer's concepts.
+        prompt: Caption of the pictures that have none.
+        data: The recipe's settings; their defaults if not given.
+        reader: How the files are read; as the settings have it if None.
 
     Raises:
         DataError: If there is no such folder or nothing in it can be trained on.
     """
-    folder = Path(folder)
-    files, subfolders = entries(folder)
-    candidates = [f for f in files if f.suffix.lower() in SUFFIXES]
-    if not candidates:
-        raise _no_pictures(folder, files, subfolders)
-    default = f"a photo of {folder.resolve().name}" if prompt is None else prompt
-    reader = reader or Reader()
-    results = reader.map(lambda path: _read(path, default, reader), candidates)
-    reason = "this format is not supported; save it as PNG or JPEG"
-    results += [Skipped(f, reason) for f in files if unsupported(f)]
+    folder, data = Path(folder), data or DataSection()
+    listed = list_folder(folder, **how_to_list(folder, data))
+    default = f"a photo of {listed.root.resolve().name}" if prompt is None else prompt
+    found, told = with_trigger(listed, prompt)
+    reader = reader or Reader.of(data)
+    results = reader.map(lambda one: _read(one, listed.root, prompt, default, reader), found)
     read = [r for r in results if isinstance(r, _Read)]
-    skipped = sorted((r for r in results if isinstance(r, Skipped)), key=lambda s: s.path.name)
+    skipped = sorted([*listed.skipped, *(r for r in results if isinstance(r, Skipped))], key=lambda s: s.name)
     if not read:
-        reasons = [f"  {s.path.name}: {s.reason}" for s in skipped]
-        raise DataError(
-            "\n".join(["None of the pictures can be read:", *reasons]),
-            where=str(folder),
-            fix="Replace them with intact PNG, JPEG, WebP, BMP or TIFF files.",
-        )
-    captions = {r.picture.path.name: r.picture.caption for r in read}
+        raise _nothing(folder, skipped, listed.notes)
+    names = {r.picture.path: r.picture for r in read}
+    here = [one for one in found if one.path in names]
+    own = sum(bool(one.captions) for one in here)
+    said = sum(prompt is None and not one.captions and one.default is not None for one in here)
+    unused = [] if data.mask == "files" else [p.name for p in names.values() if p.mask]
+    masks = f"masks beside pictures are not used (data.mask=files uses them): {listing(unused)}"
     notes = [
-        *caption_notes(captions, sum(r.own_caption for r in read), prompt, default),
-        *(f"{r.picture.path.name}: {note}" for r in read for note in r.notes),
-        *duplicate_notes({r.picture.path.name: r.picture.digest for r in read}),
-        *ignored_notes(files, subfolders),
+        *caption_notes({p.name: p.captions for p in names.values()}, own, said, prompt, default),
+        *told,
+        *listed.notes,
+        *([masks] if unused else []),
+        *picture_notes((r.picture.name, note) for r in read for note in r.notes),
+        *duplicate_notes({p.name: p.digest for p in names.values()}),
     ]
-    return Folder(folder, tuple(r.picture for r in read), tuple(skipped), tuple(notes))
+    return Folder(folder, tuple(names.values()), tuple(skipped), tuple(notes))
 
 
-def entries(folder: Path, setting: str = "") -> tuple[list[Path], list[Path]]:
-    """The visible files and subfolders of `folder`, by name; errors name the setting that gives it.
+def how_to_list(folder: Path, data: DataSection) -> dict[str, Any]:
+    """What `list_folder` takes from a recipe's settings: among others the folders that have another use."""
+    paths = {value.expanduser(): f"data.{name}" for name, value in data if isinstance(value, Path)}
+    return {"nested": data.nested, "lines": data.captions == "lines", "leave_out": paths}
 
-    Raises:
-        DataError: If there is no such folder, or it cannot be read.
+
+def with_trigger(listed: Listing, prompt: str | None) -> tuple[list[Found], list[str]]:
+    """The pictures with ai-toolkit's `[trigger]` in captions replaced, and notes about it.
+
+    The trigger word is `prompt` without "a photo of"; without a prompt the layout's, or the folder's name.
     """
-    where = f"{setting} = {folder}" if setting else str(folder)
-    if not folder.exists():
-        raise DataError("There is no such folder.", where=where, fix="Check the path for typos.")
-    if not folder.is_dir():
-        raise DataError(
-            "This is a file, but a folder of pictures is needed.",
-            where=where,
-            fix=f"Give the folder that holds the pictures, e.g. {folder.parent}.",
-        )
-    try:
-        found = sorted((e for e in folder.iterdir() if not e.name.startswith(".")), key=lambda e: e.name)
-    except OSError as error:
-        raise DataError(
-            f"The folder cannot be read: {error.strerror}.", where=where, fix="Check its permissions."
-        ) from error
-    # What is neither (a pipe, a link to nothing) is told with the files; pathlib's tests may raise.
-    folders = {e for e in found if os.path.isdir(e)}
-    return [e for e in found if e not in folders], [e for e in found if e in folders]
+    found: list[Found] = []
+    words: Counter[str] = Counter()
+    for one in listed.found:
+        if any(_TRIGGER in caption for caption in one.captions):
+            word = (prompt or one.default or listed.root.resolve().name).removeprefix("a photo of ")
+            words[word] += 1
+            one = replace(one, captions=tuple(c.replace(_TRIGGER, word) for c in one.captions))
+        found.append(one)
+    return found, [f'{_TRIGGER} became "{word}" in {count(n, "caption")}' for word, n in words.items()]
 
 
 def companions(
-    pictures: Sequence[Path], folder: Path, kind: str, setting: str
+    pictures: Sequence[tuple[str, Path]], folder: Path, kind: str, setting: str
 ) -> tuple[list[Path | None], list[str]]:
     """For each picture, the file in another folder with its name, whatever the extension.
 
+    A picture in a subfolder goes with the file of the same subfolder, or with one that has its name and is
+    in the folder itself, if no other picture has that name.
+
     Args:
-        pictures: Their files.
+        pictures: The relative name and the file of each.
         folder: The other folder.
         kind: What it holds, for messages: "masks".
         setting: The dotted key that gives the folder, for messages.
@@ -198,18 +192,28 @@ def companions(
     Raises:
         DataError: If the folder cannot be read, or two files would go with the same picture.
     """
+    tree = walk(folder, setting=setting)
     found: dict[str, Path] = {}
-    for file in entries(folder, setting)[0]:
-        if file.suffix.lower() in SUFFIXES and found.setdefault(file.stem, file) != file:
+    for file in tree.pictures:
+        stem = _stem(tree.name(file))
+        if found.setdefault(stem, file) != file:
             raise DataError(
-                f"Two {kind} are for the same picture: {found[file.stem].name} and {file.name}.",
+                f"Two {kind} are for the same picture: {tree.name(found[stem])} and {tree.name(file)}.",
                 where=f"{setting} = {folder}",
                 fix="Remove one of them.",
             )
-    stems = {picture.stem for picture in pictures}
-    alone = [file.name for stem, file in found.items() if stem not in stems]
+    alike = Counter(path.stem for _, path in pictures)
+    chosen: list[Path | None] = []
+    for name, path in pictures:
+        flat = found.get(path.stem) if alike[path.stem] == 1 else None
+        chosen.append(found.get(_stem(name), flat))
+    alone = [tree.name(file) for file in found.values() if file not in chosen]
     notes = [f"{kind} without a picture of the same name: {listing(alone)}"] if alone else []
-    return [found.get(picture.stem) for picture in pictures], notes
+    return chosen, notes
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 def unchanged(path: Path, digest: str, kind: str) -> bytes:
@@ -236,8 +240,16 @@ def unchanged(path: Path, digest: str, kind: str) -> bytes:
     return data
 
 
-def read_picture(path: Path, caption: str, reader: Reader) -> tuple[Picture, tuple[str, ...]]:
+def read_picture(
+    path: Path, root: Path, captions: tuple[str, ...], reader: Reader
+) -> tuple[Picture, tuple[str, ...]]:
     """Reads a picture file, and what its owner should know about it; call it inside the reader's `map`.
+
+    Args:
+        path: The file.
+        root: The folder that its name is relative to.
+        captions: At least one.
+        reader: How it is read.
 
     Raises:
         PictureError: If it cannot be trained on.
@@ -245,56 +257,34 @@ def read_picture(path: Path, caption: str, reader: Reader) -> tuple[Picture, tup
     digest, facts = reader.read(path)
     seen = [f"transparent parts became {reader.background}"] if facts.transparent else []
     background = reader.background if facts.transparent else None
-    return Picture(path, caption, digest, facts.width, facts.height, background), (*facts.notes, *seen)
+    name = relative_name(path, root)
+    return (
+        Picture(path, name, captions, digest, facts.width, facts.height, background),
+        (*facts.notes, *seen),
+    )
 
 
-def _read(path: Path, default: str, reader: Reader) -> _Read | Skipped:
-    """Reads one picture in full, with its caption or else `default`."""
+def _read(found: Found, root: Path, prompt: str | None, default: str, reader: Reader) -> _Read | Skipped:
+    """Reads one picture in full; without captions of its own it gets the prompt or a default."""
+    said = default if prompt is not None or found.default is None else found.default
     try:
-        text = caption_file(path)
-        picture, notes = read_picture(path, default if text is None else text, reader)
+        picture, notes = read_picture(found.path, root, found.captions or (said,), reader)
     except PictureError as reason:
-        return Skipped(path, str(reason))
-    return _Read(picture, text is not None, notes)
+        return Skipped(found.path, str(reason), relative_name(found.path, root))
+    return _Read(replace(picture, repeats=found.repeats, mask=found.mask), notes)
 
 
-def caption_file(picture: Path) -> str | None:
-    """The text beside a picture, or None if there is no such file.
-
-    Raises:
-        PictureError: If it cannot be read.
-    """
-    path = picture.with_suffix(".txt")
-    try:
-        # A file that is too large for a caption is read only far enough to see it.
-        with path.open(encoding="utf-8-sig") as file:
-            caption = " ".join(file.read(8 * LONGEST_CAPTION).split())
-    except FileNotFoundError:
-        return None
-    except UnicodeDecodeError:
-        # Reading it in another encoding would be a guess.
-        raise PictureError(f"its caption {path.name} is not UTF-8 text; save it as UTF-8") from None
-    except OSError as error:
-        raise PictureError(f"its caption {path.name} cannot be read ({error.strerror})") from None
-    if len(caption) > LONGEST_CAPTION:
-        raise PictureError(f"its caption {path.name} is longer than {LONGEST_CAPTION:,} characters")
-    return caption
-
-
-def _no_pictures(folder: Path, files: list[Path], subfolders: list[Path]) -> DataError:
-    """The error for a folder without a single picture file."""
-    kinds = "PNG, JPEG, WebP, BMP or TIFF"
-    filled = [s.name for s in subfolders if holds_pictures(s)]
-    if filled:
-        fix = f"Give one of its subfolders that hold pictures: {listing(filled)}."
-    elif any(unsupported(f) for f in files):
-        fix = f"Save the pictures as {kinds} first."
-    else:
-        fix = f"Put a few {kinds} files into it."
-    if not files and not subfolders:
-        what = "The folder is empty."
-    elif not files:
-        what = "The folder holds only subfolders, which are not searched."
-    else:
-        what = f"The folder holds no pictures, only {listing([f.name for f in files])}."
-    return DataError(what, where=str(folder), fix=fix)
+def _nothing(folder: Path, skipped: Sequence[Skipped], notes: Sequence[str]) -> DataError:
+    """The error for a folder without a single picture that can be used."""
+    if skipped:
+        reasons = skipped_notes((s.name, s.reason) for s in skipped)
+        return DataError(
+            "\n".join(["None of the pictures can be used:", *(f"  {line}" for line in reasons)]),
+            where=str(folder),
+            fix="Replace them with intact PNG, JPEG, WebP, BMP or TIFF files.",
+        )
+    return DataError(
+        "\n".join(["The folder holds no pictures.", *(f"  {note}" for note in notes)]),
+        where=str(folder),
+        fix="Put a few PNG, JPEG, WebP, BMP or TIFF files into it.",
+    )

@@ -65,10 +65,14 @@ class Masks:
     ) -> None:
         self._pictures, self._size, self._factor, self._cache = pictures, size, factor, cache
         self._floor = data.unmasked_weight
-        self._folder = data.mask_dir.expanduser() if data.mask_dir else None
-        paths, self._notes = (
-            _mask_files(pictures, self._folder) if self._folder else ([p.path for p in pictures], [])
-        )
+        folder = data.mask_dir.expanduser() if data.mask_dir else None
+        self._alpha = data.mask == "alpha"
+        self._where = f"masks in {folder} are white" if folder else "masks beside the pictures are white"
+        self._notes: list[str] = []
+        if self._alpha:
+            paths, self._where = [p.path for p in pictures], "pictures are opaque"
+        else:
+            paths, self._notes = _mask_files(pictures, folder)
         with reading() as pool:
             self._masks = list(pool.map(self._checked, pictures, paths))
 
@@ -101,9 +105,8 @@ class Masks:
 
     def summary(self) -> list[str]:
         """Lines for the user."""
-        what = f"masks in {self._folder} are white" if self._folder else "pictures are opaque"
         elsewhere = f"; elsewhere it counts {self._floor:g}" if self._floor else ""
-        return [f"the loss counts where the {what}{elsewhere}", *self._notes]
+        return [f"the loss counts where the {self._where}{elsewhere}", *self._notes]
 
     def _cached(self, view: View) -> Tensor:
         picture, mask = self._pictures[view.picture], self._masks[view.picture]
@@ -130,7 +133,7 @@ class Masks:
         try:
             data = file_bytes(path)
             alpha = decode_alpha(data)
-            gray = alpha if self._folder is None else decode_picture(data).image.convert("L")
+            gray = alpha if self._alpha else decode_picture(data).image.convert("L")
         except PictureError as reason:
             raise DataError(
                 f"A mask cannot be used: {reason}.", where=str(path), fix="Save it again."
@@ -142,29 +145,33 @@ class Masks:
                 "Save it with an alpha channel (opaque where all of it counts), give masks with "
                 "data.mask_dir, or leave data.mask unset."
             )
-        elif self._folder and alpha is not None and alpha.getextrema()[0] != 255:
+        elif not self._alpha and alpha is not None and alpha.getextrema()[0] != 255:
             what = "A mask has transparent parts, and it is unclear what they mean."
             fix = "Save it as a grayscale picture: white counts, black does not."
         elif not alike(gray.size, (width, height)):  # one of another size is resized
-            size, name = f"{gray.width}x{gray.height}", picture.path.name
+            size, name = f"{gray.width}x{gray.height}", picture.name
             what = f"A mask is {size} pixels, but its picture {name} is {width}x{height}."
             fix = "Make the mask from this picture, without cropping or rotating it."
         elif gray.getextrema()[1] == 0 and not self._floor:
             what = "The loss counts nowhere in a picture."
             fix = "Make its mask white (or the picture opaque) where it shows what should be learned."
         else:
-            return _Mask(path, hashlib.sha256(data).hexdigest(), alpha=self._folder is None)
+            return _Mask(path, hashlib.sha256(data).hexdigest(), alpha=self._alpha)
         raise DataError(what, where=str(path), fix=fix)
 
 
-def _mask_files(pictures: Sequence[Picture], folder: Path) -> tuple[list[Path], list[str]]:
-    """The mask of each picture, by name, and a note of those without a picture."""
-    setting = "data.mask_dir"
-    files, notes = companions([p.path for p in pictures], folder, "masks", setting)
-    if missing := [p.path for p, file in zip(pictures, files, strict=True) if file is None]:
+def _mask_files(pictures: Sequence[Picture], folder: Path | None) -> tuple[list[Path], list[str]]:
+    """The mask of each picture, by name or as the folder gives it, and a note of those without a picture."""
+    notes: list[str] = []
+    if folder is None:
+        files, where, example = [p.mask for p in pictures], "data.mask = files", "{}-masklabel.png beside it"
+    else:
+        where, example = f"data.mask_dir = {folder}", "{}.png"
+        files, notes = companions([(p.name, p.path) for p in pictures], folder, "masks", "data.mask_dir")
+    if missing := [p for p, file in zip(pictures, files, strict=True) if file is None]:
         raise DataError(
             f"Pictures without a mask of the same name: {listing([p.name for p in missing])}.",
-            where=f"{setting} = {folder}",
-            fix=f"Add {missing[0].stem}.png and so on, all white where everything counts.",
+            where=where,
+            fix=f"Add {example.format(missing[0].path.stem)} and so on, all white where everything counts.",
         )
     return [file for file in files if file], notes

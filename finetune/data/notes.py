@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from finetune.data.decode import SUFFIXES
@@ -11,10 +11,39 @@ from finetune.data.decode import SUFFIXES
 _UNSUPPORTED = (".psd", ".svg", ".dng", ".cr2", ".nef", ".arw")
 
 
+MANY = 20
+"""More files than this are not all named; the run folder has a list of those that are skipped."""
+
+
 def listing(names: Sequence[str], limit: int = 5) -> str:
     """Names in one line, shortened: "a.png, b.png and 7 more"."""
     shown, more = ", ".join(names[:limit]), len(names) - limit
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def skipped_notes(skipped: Iterable[tuple[str, str]], limit: int = MANY) -> list[str]:
+    """Lines about files that are not trained on, as many as a person reads; those of one reason together.
+
+    Args:
+        skipped: Name and reason of each.
+        limit: Most lines.
+    """
+    names = _by_last(skipped)
+    lines = [f"skipped {listing(files)}: {reason}" for reason, files in names.items()]
+    more = sum(len(files) for files in list(names.values())[limit:])
+    return [*lines[:limit], f"skipped {count(more, 'more file')}"] if more else lines
+
+
+def picture_notes(notes: Iterable[tuple[str, str]]) -> list[str]:
+    """Lines about what was done to pictures; takes name and note of each, and says each note once."""
+    return [f"{listing(names)}: {note}" for note, names in _by_last(notes).items()]
+
+
+def _by_last(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for first, last in pairs:
+        found.setdefault(last, []).append(first)
+    return found
 
 
 def count(number: int, noun: str) -> str:
@@ -35,47 +64,37 @@ def holds_pictures(folder: Path) -> bool:
         return False
 
 
-def caption_notes(captions: Mapping[str, str], own: int, prompt: str | None, default: str) -> list[str]:
+def caption_notes(
+    captions: Mapping[str, Sequence[str]], own: int, said: int, prompt: str | None, default: str
+) -> list[str]:
     """Says where captions come from.
 
     Args:
-        captions: Caption by file name.
-        own: How many come from a text file.
+        captions: Captions by file name.
+        own: How many pictures have captions of their own.
+        said: How many have the caption that their folder's layout says.
         prompt: What the user gave for the others.
         default: What the others got.
     """
-    notes, others = [], len(captions) - own
-    if not others and prompt is not None:
-        notes.append(f'the prompt "{prompt}" is not used: every picture has a caption file')
+    notes, others = [], len(captions) - own - said
+    if own == len(captions) and prompt is not None:
+        notes.append(f'the prompt "{prompt}" is not used: every picture has a caption')
     elif others and prompt is None:
-        which = f"{count(others, 'picture')} without a caption file" if own else "no caption files"
+        which = f"{count(others, 'picture')} without a caption" if own or said else "no captions"
         notes.append(f'{which}: the folder\'s name is the trigger word, "{default}"')
     elif others and own:
-        notes.append(f'{count(own, "caption")} from .txt files, the others get the prompt "{prompt}"')
-    empty = [name for name, caption in captions.items() if not caption]
+        notes.append(f'{count(own, "picture")} with a caption, the others get the prompt "{prompt}"')
+    empty = [name for name, texts in captions.items() if "" in texts]
     return [*notes, f"empty caption: {listing(empty)}"] if empty else notes
 
 
 def duplicate_notes(digests: Mapping[str, str]) -> list[str]:
-    """Names files that hold the same bytes; takes digests by file name."""
+    """Names files that hold the same bytes, at most five; takes digests by file name."""
     first: dict[str, str] = {}
-    return [
+    notes = [
         f"{name} is the same file as {first[digest]}; both are used"
         for name, digest in digests.items()
         if first.setdefault(digest, name) != name
     ]
-
-
-def ignored_notes(files: Sequence[Path], subfolders: Sequence[Path]) -> list[str]:
-    """Names the folder's files and subfolders that are ignored."""
-    stems = {f.stem for f in files if f.suffix.lower() in SUFFIXES or unsupported(f)}
-    others = [f for f in files if f.suffix.lower() not in SUFFIXES and not unsupported(f)]
-    orphans = [f.name for f in others if f.suffix == ".txt" and f.stem not in stems]
-    rest = [f.name for f in others if f.suffix != ".txt"]
-    filled = [s.name for s in subfolders if holds_pictures(s)]
-    found = {
-        "text without a picture of the same name": orphans,
-        "not pictures, ignored": rest,
-        "subfolders with pictures are not searched": filled,
-    }
-    return [f"{what}: {listing(names)}" for what, names in found.items() if names]
+    more = len(notes) - 5
+    return [*notes[:5], f"{count(more, 'more file')} that others repeat; all are used"] if more > 0 else notes

@@ -122,21 +122,32 @@ def _size(path: Path) -> int:
         return 0
 
 
+def not_a_file(path: Path) -> str | None:
+    """Why there is no file to open at a path, in words; None if there is one."""
+    try:
+        kind = _NO_FILES.get(stat.filemode(path.stat().st_mode)[0])
+    except OSError as error:
+        return _cannot(error)
+    return f"it is {kind}, not a file" if kind else None
+
+
+def _cannot(error: OSError) -> str:
+    return f"the file cannot be read ({_REASONS.get(error.errno or 0, error.strerror)})"
+
+
 def file_bytes(path: Path) -> bytes:
     """The bytes of a file. What is not a file is not opened: a pipe might never answer.
 
     Raises:
         PictureError: If it cannot be read.
     """
+    if reason := not_a_file(path):
+        raise PictureError(reason)
     try:
-        status = path.stat()
-        if kind := _NO_FILES.get(stat.filemode(status.st_mode)[0]):
-            raise PictureError(f"it is {kind}, not a file")
-        if status.st_size > _MOST_BYTES:
-            raise PictureError(f"a file of {status.st_size / 1e9:.1f} GB is too large; scale it down")
+        if (size := path.stat().st_size) > _MOST_BYTES:
+            raise PictureError(f"a file of {size / 1e9:.1f} GB is too large; scale it down")
         return path.read_bytes()
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0, error.strerror)
-        raise PictureError(f"the file cannot be read ({reason})") from error
+        raise PictureError(_cannot(error)) from error
     except MemoryError:
         raise CannotReadNow("there is not enough memory to read it") from None

@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from finetune.data.layouts import Skipped
 from finetune.files import whole_file
 
 Entry = Mapping[str, str]
-"""One picture: its `file`, the `sha256` of its bytes, its `caption`; where there are any, the SHA-256 of
-its `mask` or `control` picture and the `background` under transparent parts; `class` for a picture of the
-class."""
+"""One picture: its `file`, the `sha256` of its bytes, its `caption` (one a line if it has several); where
+there are any, the SHA-256 of its `mask` or `control` picture and the `background` under transparent parts;
+`class` for a picture of the class."""
 
 
 def write_record(path: Path, entries: Sequence[Entry]) -> None:
@@ -19,6 +20,12 @@ def write_record(path: Path, entries: Sequence[Entry]) -> None:
     with whole_file(path) as aside:
         lines = [json.dumps(dict(entry), ensure_ascii=False) + "\n" for entry in entries]
         aside.write_text("".join(lines), encoding="utf-8")
+
+
+def write_skipped(path: Path, skipped: Sequence[Skipped]) -> None:
+    """Writes one line per file that is not trained on: its name, a tab, the reason."""
+    with whole_file(path) as aside:
+        aside.write_text("".join(f"{s.name}\t{s.reason}\n" for s in skipped), encoding="utf-8")
 
 
 def read_record(path: Path) -> list[Entry] | None:

@@ -16,7 +16,7 @@ from finetune.data.cache import Progress, cache_of
 from finetune.data.folder import Folder
 from finetune.data.latents import Companion, View
 from finetune.data.masks import Masks
-from finetune.data.notes import count, listing
+from finetune.data.notes import MANY, count, listing, skipped_notes
 from finetune.data.pictures import PictureLatents
 from finetune.data.record import Entry
 from finetune.data.texts import HiddenTexts, TokenTexts
@@ -32,8 +32,8 @@ class PictureSource:
     """Batches from a folder of pictures.
 
     Sample `n` shows picture `picture_index(seed, n)` (each once per epoch, in a new order), mirrored,
-    cropped and with its caption dropped as drawn for `n`, and with its latents drawn from the VAE's
-    posterior.
+    cropped and with its caption drawn (if it has several) and dropped as drawn for `n`, and with its latents
+    drawn from the VAE's posterior.
 
     Args:
         folder: From `scan_folder`.
@@ -114,12 +114,12 @@ class PictureSource:
 
     def captions(self) -> list[str]:
         """The distinct captions, in the order of the pictures."""
-        return list(dict.fromkeys(picture.caption for picture in self.folder.pictures))
+        return list(dict.fromkeys(c for picture in self.folder.pictures for c in picture.captions))
 
     def digest(self) -> str:
         """SHA-256, in hex, of the pictures, their captions and their order (promise P7)."""
         beside = [companion.digest() for companion in (self._control, self._mask) if companion]
-        captions = [[p.caption] for p in self.folder.pictures]  # in lists, as the digests of older runs
+        captions = [p.captions for p in self.folder.pictures]
         content = json.dumps([self.latents.digest(), captions, *beside])
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -153,7 +153,11 @@ class PictureSource:
         return [View(p, m < 0.5, at) for p, m, at in zip(pictures, mirrored, places, strict=True)]
 
     def _drawn_captions(self, numbers: Sequence[int], pictures: Sequence[int]) -> list[str]:
-        captions = [self.folder.pictures[p].caption for p in pictures]
+        several = [self.folder.pictures[p].captions for p in pictures]
+        captions = [texts[0] for texts in several]
+        if any(len(texts) > 1 for texts in several):
+            drawn = self._draw(numbers, "caption")
+            captions = [texts[int(u * len(texts))] for texts, u in zip(several, drawn, strict=True)]
         if self._dropout > 0:
             dropped = self._draw(numbers, "caption dropout")
             captions = ["" if u < self._dropout else c for c, u in zip(captions, dropped, strict=True)]
@@ -189,7 +193,7 @@ class PictureSource:
     def record(self) -> list[Entry]:
         """What each picture is, for `pictures.jsonl`."""
         entries = [
-            {"file": p.path.name, "sha256": p.digest, "caption": p.caption}
+            {"file": p.name, "sha256": p.digest, "caption": "\n".join(p.captions)}
             | ({"background": p.background} if p.background else {})
             for p in self.folder.pictures
         ]
@@ -202,12 +206,14 @@ class PictureSource:
         """Lines for the user: what is trained on, and everything unexpected about it."""
         pictures, size = self.folder.pictures, self.size
         lines = [f"{count(len(pictures), 'picture')} from {self.folder.path}, at {size}x{size} pixels"]
-        lines += [f"skipped {s.path.name}: {s.reason}" for s in self.folder.skipped]
-        small = [f"{p.path.name} ({p.width}x{p.height})" for p in pictures if min(p.width, p.height) < size]
+        lines += skipped_notes((s.name, s.reason) for s in self.folder.skipped)
+        if len(self.folder.skipped) > MANY:
+            lines.append("every skipped file is named in skipped.txt in the run folder")
+        small = [f"{p.name} ({p.width}x{p.height})" for p in pictures if min(p.width, p.height) < size]
         if small:
             lines.append(f"enlarged, because smaller than {size} pixels: {listing(small)}")
         for caption in self.captions():
             if lost := self.backbone.truncated(caption):
-                whose = [p.path.name for p in pictures if p.caption == caption]
+                whose = [p.name for p in pictures if caption in p.captions]
                 lines.append(f'caption truncated, too long for the model; lost: "{lost}" ({listing(whose)})')
         return [*lines, *(self._mask.summary() if self._mask else []), *self.folder.notes]

@@ -48,7 +48,8 @@ def train_autoencoder(
     """
     section, stage = recipe.autoencoder, RunFolder(folder.path / recipe.stages[0])
     with recipe.reader(report) as reader:
-        more = scan_folder(section.data_dir.expanduser(), "", reader).pictures if section.data_dir else ()
+        place = section.data_dir and section.data_dir.expanduser()
+        more = scan_folder(place, "", recipe.data, reader).pictures if place else ()
     everything, seed = (*pictures.pictures, *more), recipe.training.seed
     source = PixelSource(everything, recipe.resolution, seed, recipe.data.cache)
     trainer = _trainer(recipe, vae.requires_grad_(True), source, stage)

@@ -138,7 +138,7 @@ class Recipe(Section, ABC):
         from finetune.data import scan_folder
 
         with self.reader(report) as reader:
-            return scan_folder(self._folder, None, reader)
+            return scan_folder(self._folder, None, self.data, reader)
 
     @contextmanager
     def reader(self, report: Reporter) -> Iterator[Reader]:

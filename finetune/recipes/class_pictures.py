@@ -17,7 +17,8 @@ from finetune.backbones.fingerprint import fingerprint
 from finetune.backbones.precision import PRECISIONS, best_device
 from finetune.config import SubjectSection, public_name
 from finetune.data import Folder, scan_folder
-from finetune.data.decode import SUFFIXES
+from finetune.data.folder import how_to_list
+from finetune.data.layouts import list_folder
 from finetune.data.notes import count
 from finetune.data.read import Reader
 from finetune.errors import ConfigError
@@ -66,22 +67,17 @@ def class_pictures(data: SubjectSection, backbone: Backbone, precision: str, rep
     """
     assert data.class_prompt is not None and data.class_dir is not None
     folder = data.class_dir.expanduser()
-    own = [f for f in _files(folder) if not _SAMPLED.fullmatch(f.name)]
+    found = list_folder(folder, **how_to_list(folder, data)).found if folder.is_dir() else ()
+    own = [one.path for one in found if not _SAMPLED.fullmatch(one.path.name)]
     seeds = range(max(0, data.num_class_images - len(own)))
     # Only the main process samples; the others then find all pictures.
     with PartialState().main_process_first():
         sampler = Sampler(backbone, best_device(), precision)
         _sample_missing(data, folder, seeds, sampler, PRECISIONS[precision], report)
     with report.progress("Reading class pictures") as progress:
-        found = scan_folder(folder, data.class_prompt, Reader.of(data, progress))
-    wanted = {f.name for f in own} | {_name(seed) for seed in seeds}
-    return replace(found, pictures=tuple(p for p in found.pictures if p.path.name in wanted))
-
-
-def _files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+        scanned = scan_folder(folder, data.class_prompt, data.without_masks(), Reader.of(data, progress))
+    wanted = {*own, *(folder / _name(seed) for seed in seeds)}
+    return replace(scanned, pictures=tuple(p for p in scanned.pictures if p.path in wanted))
 
 
 def _name(seed: int) -> str:

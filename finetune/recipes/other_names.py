@@ -72,7 +72,7 @@ ANSWERS = {
     "max_train_epochs": "Use --steps; an epoch is the number of pictures divided by the batch size.",
     "num_train_epochs": "Use --steps; an epoch is the number of pictures divided by the batch size.",
     "save_every_n_epochs": "Use --set training.checkpoint_every=STEPS.",
-    "caption_extension": "Leave it out: captions are .txt files with the pictures' names.",
+    "caption_extension": "Leave it out: captions are .txt or .caption files with the pictures' names.",
     "enable_xformers_memory_efficient_attention": _XFORMERS,
     "xformers": _XFORMERS,
     "sdpa": "Leave it out, or use --set training.attention=sdpa.",

@@ -68,7 +68,7 @@ class PretrainRecipe(WholeModelRecipe):
 
         target = self.objective.target
         prediction_type = "v_prediction" if target == "auto" else target
-        captions = [picture.caption for picture in pictures.pictures]
+        captions = [caption for picture in pictures.pictures for caption in picture.captions]
         backbone = untrained_backbone(
             self.architecture, captions, self.resolution, prediction_type, self.training.seed
         )

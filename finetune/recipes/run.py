@@ -20,7 +20,8 @@ from finetune.backbones.memory import move
 from finetune.backbones.precision import PRECISIONS, best_device, dtype_on, precision_name
 from finetune.config.base import name_fault
 from finetune.data import PictureSource, PriorSource
-from finetune.data.record import write_record
+from finetune.data.notes import MANY
+from finetune.data.record import write_record, write_skipped
 from finetune.diffusion.objective import Objective
 from finetune.diffusion.schedule import scheduler_for
 from finetune.formats import DataFacts, run_metadata
@@ -238,6 +239,8 @@ def _train(this: Run, report: Reporter) -> None:
     if accelerator.is_main_process:
         recipe.save_in(this.folder)
         write_record(this.folder.pictures, this.source.record())
+        if len(this.source.folder.skipped) > MANY:
+            write_skipped(this.folder.skipped, this.source.folder.skipped)
     steps, rows = recipe.training.steps, this.trainer.rows_per_step
     pictures = "picture" if rows == 1 else "pictures"
     report.tell(f"Training {steps} steps of {rows} {pictures}; the results go to {this.folder.path}.")
@@ -249,7 +252,7 @@ def _export(this: Run) -> dict[Path, str]:
         return {}
     name = this.recipe.run_name
     with this.trainer.evaluating(), torch.no_grad():
-        captions = [picture.caption for picture in this.source.folder.pictures]
+        captions = [c for picture in this.source.folder.pictures for c in picture.captions]
         data = DataFacts(this.source.folder.path.resolve().name, this.source.digest(), captions)
         metadata = run_metadata(this.recipe.public(), this.backbone, data, name=name, step=this.trainer.step)
         return this.recipe.write_results(this.adapter, this.backbone, this.folder.path, name, metadata)

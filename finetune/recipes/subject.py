@@ -37,7 +37,7 @@ class SubjectRecipe(Recipe):
         from finetune.data import scan_folder
 
         with self.reader(report) as reader:
-            return scan_folder(self._folder, self.data.instance_prompt, reader)
+            return scan_folder(self._folder, self.data.instance_prompt, self.data, reader)
 
     def make_source(
         self, pictures: Folder, backbone: Backbone, adapter: Adapter, report: Reporter

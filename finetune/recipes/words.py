@@ -10,18 +10,20 @@ from finetune.errors import DataError
 
 if TYPE_CHECKING:
     from finetune.backbones.words import Word
+    from finetune.config import SubjectSection
     from finetune.data import Folder
     from finetune.data.read import Reader
 
 
-def scan_for(folder: Path, word: str, prompt: str | None, reader: Reader | None = None) -> Folder:
+def scan_for(folder: Path, word: str, data: SubjectSection, reader: Reader | None = None) -> Folder:
     """Reads a folder of pictures whose captions contain a new word.
 
     Args:
         folder: The pictures.
         word: The new word.
-        prompt: The caption of pictures without one; "a photo of WORD" if None.
-        reader: How the files are read; a plain one if None.
+        data: The recipe's settings; without an instance prompt, pictures that have no caption get
+            "a photo of WORD".
+        reader: How the files are read; as the settings have it if None.
 
     Raises:
         DataError: If no caption contains the word, or there is nothing to train on.
@@ -29,9 +31,9 @@ def scan_for(folder: Path, word: str, prompt: str | None, reader: Reader | None 
     from finetune.data import scan_folder
     from finetune.data.notes import count, listing
 
-    found = scan_folder(folder, prompt or f"a photo of {word}", reader)
-    without = [p.path.name for p in found.pictures if word not in p.caption.lower()]
-    if len(without) == len(found.pictures):
+    found = scan_folder(folder, data.instance_prompt or f"a photo of {word}", data, reader)
+    without = [p.name for p in found.pictures if not all(word in text.lower() for text in p.captions)]
+    if not any(word in text.lower() for p in found.pictures for text in p.captions):
         raise DataError(
             f"No caption contains {word}, so there is nothing to learn it from.",
             where=str(folder),

@@ -20,6 +20,7 @@ class RunFolder:
     Attributes:
         recipe: The resolved recipe: `finetune run` on it gives the same result.
         pictures: One JSON line per picture: what the run is trained on.
+        skipped: The files that it is not trained on, and why, if they are many.
         metrics: One JSON line per logged step.
         logs: TensorBoard event files.
         samples: The preview grids.
@@ -29,6 +30,7 @@ class RunFolder:
         self.path = path
         self.recipe = path / "recipe.yaml"
         self.pictures = path / "pictures.jsonl"
+        self.skipped = path / "skipped.txt"
         self.metrics = path / "metrics.jsonl"
         self.logs = path / "logs"
         self.samples = path / "samples"

@@ -149,7 +149,7 @@ def test_every_flag_stands_for_a_setting_and_shows_its_description(kind: str, ca
         (["lora", "--noise_offset=0.1"], "Here it is --set objective.offset_noise=VALUE."),
         (["dreambooth", "--resume_from_checkpoint", "latest"], "Use --resume"),
         (["lora", "--max_train_epochs", "9"], "Use --steps"),
-        (["lora", "--caption_extension", ".txt"], "captions are .txt files"),
+        (["lora", "--caption_extension", ".txt"], "captions are .txt or .caption files"),
         (["lora", "--enable_xformers_memory_efficient_attention"], "PyTorch's own attention"),
         (["lora", "--wandb"], "See finetune lora --help."),
         (["sample", "a \x1b cat"], "A prompt must be text without control characters."),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from finetune.config import DataSection
 from finetune.data.folder import scan_folder
 from finetune.data.notes import holds_pictures
 from finetune.errors import DataError
@@ -24,7 +25,7 @@ def test_pictures_come_by_name_with_size_digest_and_caption(mycat: Path) -> None
     for picture in folder.pictures:
         assert picture.digest == hashlib.sha256(picture.path.read_bytes()).hexdigest()
     assert folder.skipped == ()
-    assert folder.notes == ('2 captions from .txt files, the others get the prompt "a photo of sks"',)
+    assert folder.notes == ('2 pictures with a caption, the others get the prompt "a photo of sks"',)
 
 
 def test_the_folder_name_is_the_trigger_word(mycat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,9 +35,7 @@ def test_the_folder_name_is_the_trigger_word(mycat: Path, monkeypatch: pytest.Mo
     for spelling in (mycat, str(mycat), "."):
         folder = scan_folder(spelling)
         assert {p.caption for p in folder.pictures} == {"a photo of mycat"}
-        assert folder.notes == (
-            'no caption files: the folder\'s name is the trigger word, "a photo of mycat"',
-        )
+        assert folder.notes == ('no captions: the folder\'s name is the trigger word, "a photo of mycat"',)
 
 
 def test_a_prompt_that_nothing_uses_is_told(mycat: Path) -> None:
@@ -44,7 +43,7 @@ def test_a_prompt_that_nothing_uses_is_told(mycat: Path) -> None:
         (mycat / f"{i}.txt").write_text("words")
     assert scan_folder(mycat).notes == ()
     assert scan_folder(mycat, "other").notes == (
-        'the prompt "other" is not used: every picture has a caption file',
+        'the prompt "other" is not used: every picture has a caption',
     )
 
 
@@ -93,17 +92,26 @@ def test_everything_else_in_the_folder_is_told(mycat: Path) -> None:
     (mycat / ".DS_Store").write_text("")
     (mycat / "more").mkdir()
     painted(8, 8).save(mycat / "more" / "x.png")
+    (mycat / ".thumbnails").mkdir()
+    painted(8, 8).save(mycat / ".thumbnails" / "x.png")
     (mycat / "none").mkdir()
     Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(mycat / "see-through.png")
-    folder = scan_folder(mycat, "x")
-    assert len(folder.pictures) == 7
-    assert folder.notes[1:] == (
-        "see-through.png: transparent parts became white",
-        "copy.PNG is the same file as 2.png; both are used",
+    (mycat / "nothing.png").symlink_to(mycat / "gone.png")
+    rest = (
         "text without a picture of the same name: lonely.txt",
         "not pictures, ignored: notes.md",
-        "subfolders with pictures are not searched: more",
+        "see-through.png: transparent parts became white",
+        "copy.PNG is the same file as 2.png; both are used",
     )
+    folder = scan_folder(mycat, "x")
+    assert len(folder.pictures) == 8
+    assert folder.notes[1:] == ("1 picture from subfolders (data.nested): more", *rest)
+    assert [(s.name, s.reason) for s in folder.skipped] == [
+        ("nothing.png", "the file cannot be read (it is not there, or a link to nothing)")
+    ]
+    flat = scan_folder(mycat, "x", DataSection(nested=False))
+    assert len(flat.pictures) == 7
+    assert flat.notes[1:] == ("not searched for pictures: more (data.nested is false)", *rest)
 
 
 def test_which_subfolders_hold_pictures(tmp_path: Path) -> None:
@@ -127,7 +135,7 @@ def test_a_file_instead_of_a_folder(mycat: Path) -> None:
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is empty") as error:
+    with pytest.raises(DataError, match="holds no pictures") as error:
         scan_folder(tmp_path)
     assert "Put a few" in str(error.value.fix)
     assert error.value.where == str(tmp_path)
@@ -135,20 +143,25 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 
 def test_a_folder_of_text_files(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("words")
-    with pytest.raises(DataError, match=r"no pictures, only a\.txt"):
+    with pytest.raises(DataError, match=r"no pictures.\n  text without a picture of the same name: a\.txt"):
         scan_folder(tmp_path)
 
 
 def test_a_folder_of_folders(mycat: Path) -> None:
-    with pytest.raises(DataError, match="only subfolders") as error:
-        scan_folder(mycat.parent)
-    assert "mycat" in str(error.value.fix)
+    (mycat.parent / "another").mkdir()
+    painted(8, 8, 9).save(mycat.parent / "another" / "0.png")
+    folder = scan_folder(mycat.parent, "x")
+    names = ["another/0.png", *(f"mycat/{i}.png" for i in range(5))]
+    assert [p.name for p in folder.pictures] == names
+    assert "6 pictures from subfolders (data.nested): another, mycat" in folder.notes
+    with pytest.raises(DataError, match=r"no pictures.\n  not searched .*: another, mycat"):
+        scan_folder(mycat.parent, "x", DataSection(nested=False))
 
 
 def test_a_folder_of_unreadable_pictures(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "b.png").write_text("no")
-    with pytest.raises(DataError, match="None of the pictures") as error:
+    with pytest.raises(DataError, match="None of the pictures can be used") as error:
         scan_folder(tmp_path)
     assert "a.png: the file is empty" in str(error.value)
     assert "b.png: not a PNG" in str(error.value)
@@ -158,7 +171,7 @@ def test_only_foreign_pictures(tmp_path: Path) -> None:
     (tmp_path / "a.psd").write_bytes(b"x")
     with pytest.raises(DataError) as error:
         scan_folder(tmp_path)
-    assert "Save the pictures as PNG" in str(error.value.fix)
+    assert "a.psd: this format is not supported; save it as PNG or JPEG" in str(error.value)
 
 
 def test_a_picture_that_changes_after_the_scan_is_refused(mycat: Path) -> None:

@@ -56,7 +56,7 @@ def test_a_missing_plugin_is_named_and_the_file_is_tried_again_later(
         decode_picture(data)
     painted(8, 8).save(tmp_path / "a.png")
     (tmp_path / "b.heic").write_bytes(data)
-    folder = scan_folder(tmp_path, "x", Reader(index=FactsIndex(tmp_path / "facts")))
+    folder = scan_folder(tmp_path, "x", reader=Reader(index=FactsIndex(tmp_path / "facts")))
     assert reason in folder.skipped[0].reason
     assert len(list((tmp_path / "facts").iterdir())) == 1  # of the PNG
     assert package in version_for(data) and package not in version_for(b"\x89PNG")

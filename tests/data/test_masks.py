@@ -75,6 +75,20 @@ def test_alpha_masks_are_the_same_as_files_of_the_same_values(mycat: Path, mask_
     assert torch.equal(masks(mycat, mask="alpha").rows(VIEWS), from_files.rows(VIEWS))
 
 
+def test_masks_beside_pictures_are_the_same_as_those_of_a_folder(mycat: Path, mask_dir: Path) -> None:
+    from_folder = masks(mycat, mask_dir=mask_dir)
+    for file in mask_dir.iterdir():
+        (mycat / f"{file.stem}-masklabel{file.suffix}").write_bytes(file.read_bytes())
+    beside = masks(mycat, mask="files")
+    assert torch.equal(beside.rows(VIEWS), from_folder.rows(VIEWS))
+    assert beside.digest() == from_folder.digest()
+    assert beside.summary() == ["the loss counts where the masks beside the pictures are white"]
+    (mycat / "3-masklabel.png").unlink()
+    with pytest.raises(DataError, match=r"without a mask of the same name: 3\.png") as error:
+        masks(mycat, mask="files")
+    assert "3-masklabel.png" in str(error.value.fix)
+
+
 def test_a_mask_turned_by_exif_is_upright(mycat: Path) -> None:
     image = painted(48, 32)
     image.putalpha(Image.fromarray(np.tile(np.arange(48, dtype=np.uint8) * 5, (32, 1))))

@@ -106,9 +106,9 @@ def test_pictures_left_out_are_named(pairs: Path) -> None:
     (pairs / "edges" / "1.png").unlink()
     painted(40, 40, 9).save(pairs / "unlisted.png")
     found = scan_pairs(PairsSection(data_dir=pairs))
-    assert [s.path.name for s in found.skipped] == ["0.png", "1.png"]
-    assert all("its control picture" in s.reason for s in found.skipped)
-    assert found.notes == ("not in metadata.jsonl: unlisted.png",)
+    assert [s.name for s in found.skipped] == ["0.png", "1.png", "unlisted.png"]
+    assert all("its control picture edges/" in s.reason for s in found.skipped[:2])
+    assert "no line of metadata.jsonl names it" in found.skipped[2].reason
 
 
 def other_shape(folder: Path) -> None:
@@ -153,7 +153,7 @@ def no_metadata(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (other_shape, r"2\.png \(40x40\) and 2\.png \(40x30\)"),
+        (other_shape, r"2\.png \(40x40\) and edges/2\.png \(40x30\)"),
         (no_control_named, "No line of metadata.jsonl names a control picture"),
         (some_without_control, r"no `conditioning_image`: 2\.png\."),
         (no_picture_named, "names no picture.\n.*line 1"),

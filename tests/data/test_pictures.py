@@ -44,7 +44,7 @@ def test_another_background_makes_the_transparent_pictures_again_and_no_others(
     Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(mycat / "clear.png")
     data = DataSection(resolution=32, cache_dir=tmp_path / "cache")
     sources = [
-        PictureSource(scan_folder(mycat, "x", Reader(color)), loaded["sd1"], data, seed=0)
+        PictureSource(scan_folder(mycat, "x", reader=Reader(color)), loaded["sd1"], data, seed=0)
         for color in ("white", "blue")
     ]
     counts = []

@@ -91,9 +91,9 @@ def test_bytes_that_are_known_are_not_decoded_again(mycat: Path, monkeypatch: py
     data = DataSection(cache_dir=mycat.parent / "cache")
     plain = scan_folder(mycat, "x")
     with decoder_counted(monkeypatch) as first:
-        assert scan_folder(mycat, "x", Reader.of(data)) == plain
+        assert scan_folder(mycat, "x", reader=Reader.of(data)) == plain
     with decoder_counted(monkeypatch) as second:
-        assert scan_folder(mycat, "x", Reader.of(data)) == plain
+        assert scan_folder(mycat, "x", reader=Reader.of(data)) == plain
     assert (len(first), second) == (7, [])
     # The same name with other bytes, as old as before: found by content alone.
     old = (mycat / "0.png").stat()
@@ -101,7 +101,7 @@ def test_bytes_that_are_known_are_not_decoded_again(mycat: Path, monkeypatch: py
     os.utime(mycat / "0.png", ns=(old.st_atime_ns, old.st_mtime_ns))
     changed = (mycat / "0.png").read_bytes()
     with decoder_counted(monkeypatch) as third:
-        picture = scan_folder(mycat, "x", Reader.of(data)).pictures[0]
+        picture = scan_folder(mycat, "x", reader=Reader.of(data)).pictures[0]
     assert third == [changed]
     assert (picture.width, picture.height) == (31, 17)
     assert picture.digest == hashlib.sha256(changed).hexdigest()
@@ -111,11 +111,11 @@ def test_another_decoder_or_pillow_finds_everything_again(
     mycat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = mycat.parent / "facts"
-    scan_folder(mycat, "x", Reader(index=FactsIndex(index)))
+    scan_folder(mycat, "x", reader=Reader(index=FactsIndex(index)))
     for name, value in (("VERSION", "next"), ("version_for", lambda data: "Pillow 99.0")):
         with decoder_counted(monkeypatch) as decoded, monkeypatch.context() as patch:
             patch.setattr(read, name, value)
-            scan_folder(mycat, "x", Reader(index=FactsIndex(index)))
+            scan_folder(mycat, "x", reader=Reader(index=FactsIndex(index)))
         assert len(decoded) == 5
 
 
@@ -138,7 +138,7 @@ def test_what_this_machine_cannot_read_now_is_not_kept(
 
 def test_the_background_is_part_of_what_a_transparent_picture_is(mycat: Path) -> None:
     Image.new("RGBA", (9, 7), (0, 0, 0, 0)).save(mycat / "clear.png")
-    white, blue = (scan_folder(mycat, "x", Reader(background)) for background in ("white", "blue"))
+    white, blue = (scan_folder(mycat, "x", reader=Reader(background)) for background in ("white", "blue"))
     assert "clear.png: transparent parts became blue" in blue.notes
     assert [p.content == q.content for p, q in zip(white.pictures, blue.pictures, strict=True)] == (
         [True] * 5 + [False]
@@ -157,14 +157,14 @@ def test_a_background_is_a_color() -> None:
 def test_progress_counts_every_file(mycat: Path) -> None:
     (mycat / "bad.png").write_bytes(b"")
     said: list[tuple[int, int]] = []
-    scan_folder(mycat, "x", Reader(progress=lambda done, total: said.append((done, total))))
+    scan_folder(mycat, "x", reader=Reader(progress=lambda done, total: said.append((done, total))))
     assert said == [(i, 6) for i in range(1, 7)]
 
 
 def test_a_cache_that_cannot_be_written_is_told_before_long_work(mycat: Path) -> None:
     (mycat / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written") as error:
-        scan_folder(mycat, "x", Reader(index=FactsIndex(mycat / "file" / "facts")))
+        scan_folder(mycat, "x", reader=Reader(index=FactsIndex(mycat / "file" / "facts")))
     assert error.value.where == f"data.cache_dir = {mycat / 'file'}"
 
 
@@ -183,7 +183,7 @@ def _peak(folder: Path, result: Connection) -> None:
 
     before = kilobytes("VmRSS")
     reader = Reader()
-    reader.map(shown, scan_folder(folder, "x", reader).pictures)
+    reader.map(shown, scan_folder(folder, "x", reader=reader).pictures)
     result.send(1024 * (kilobytes("VmHWM") - before))
 
 

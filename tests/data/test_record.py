@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.record import Entry, differences, read_record, write_record
+from finetune.data.layouts import Skipped
+from finetune.data.record import Entry, differences, read_record, write_record, write_skipped
 
 ENTRIES: list[Entry] = [
     {"file": "1.png", "sha256": "a" * 64, "caption": "eine Kätzchen\nmit Hut"},
@@ -38,6 +39,13 @@ def test_a_damaged_record_is_none(tmp_path: Path, content: bytes) -> None:
     assert read_record(path) is None
     path.write_bytes(content)
     assert read_record(path) is None
+
+
+def test_skipped_files_are_written_one_a_line(tmp_path: Path) -> None:
+    bad = [Skipped(tmp_path / "a.png", "the file is empty", "a.png"), Skipped(tmp_path / "b", "no", "猫/b")]
+    write_skipped(tmp_path / "skipped.txt", bad)
+    text = (tmp_path / "skipped.txt").read_text(encoding="utf-8")
+    assert text == "a.png\tthe file is empty\n猫/b\tno\n"
 
 
 def test_differences_are_told_in_words() -> None:

@@ -210,6 +210,51 @@ def test_shares_of_flips_crops_and_empty_captions(mycat: Path, backbone: Backbon
 
 
 @pytest.mark.parametrize("family", ["sd1"])
+def test_a_sample_draws_one_of_several_captions(mycat: Path, backbone: Backbone) -> None:
+    (mycat / "0.txt").write_text("\n".join("abc"))
+    data = DataSection(captions="lines")
+    made = PictureSource(scan_folder(mycat, None, data), backbone, data, 7)
+    made.prepare()
+    assert made.captions() == ["a", "b", "c", "a red cat", "a photo of mycat", "a blue dog"]
+    numbers = range(600)
+    drawn = made._drawn_captions(numbers, [0] * 600)
+    draws = uniform(7, numbers, "caption").tolist()
+    assert drawn == [("a" if u < 1 / 3 else "b" if u < 2 / 3 else "c") for u in draws]
+    assert all(150 < drawn.count(text) < 250 for text in "abc")
+    assert made._drawn_captions(numbers[50:60], [0] * 10) == drawn[50:60]
+    assert made._drawn_captions([1, 2], [1, 3]) == ["a red cat", "a blue dog"]
+    backbone.free_encoders()  # every caption is in the cache
+    hidden = made.batch(range(10)).conditioning.hidden
+    assert hidden is not None and hidden.shape[0] == 10
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+def test_the_record_has_relative_names_and_all_captions(mycat: Path, backbone: Backbone) -> None:
+    (mycat / "deep" / "er").mkdir(parents=True)
+    (mycat / "3.png").rename(mycat / "deep" / "er" / "3.png")
+    (mycat / "0.txt").write_text("one\ntwo")
+    data = DataSection(captions="lines")
+    record = PictureSource(scan_folder(mycat, "x", data), backbone, data, 0).record()
+    assert [(entry["file"], entry["caption"]) for entry in record] == [
+        ("0.png", "one\ntwo"),
+        ("1.png", "a red cat"),
+        ("2.png", "x"),
+        ("4.png", "x"),
+        ("deep/er/3.png", "x"),
+    ]
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+def test_many_skipped_files_are_told_in_few_lines(mycat: Path, backbone: Backbone) -> None:
+    for i in range(21):
+        (mycat / f"bad-{i:02}.jpg").write_bytes(b"")
+    lines = PictureSource(scan_folder(mycat, "x"), backbone, DataSection(), 0).summary()
+    names = ", ".join(f"bad-{i:02}.jpg" for i in range(5))
+    assert lines[1] == f"skipped {names} and 16 more: the file is empty"
+    assert lines[2] == "every skipped file is named in skipped.txt in the run folder"
+
+
+@pytest.mark.parametrize("family", ["sd1"])
 def test_progress_counts_pictures_and_captions(mycat: Path, backbone: Backbone) -> None:
     seen: list[tuple[int, int]] = []
     made = PictureSource(scan_folder(mycat), backbone, DataSection(flip=True, caption_dropout=0.1), 0)
@@ -231,7 +276,7 @@ def test_summary_names_everything(mycat: Path, backbone: Backbone) -> None:
     )
     assert lines[3].startswith("caption truncated")
     assert lines[3].endswith('at the very end" (2.png)')
-    assert lines[4] == '3 captions from .txt files, the others get the prompt "x"'
+    assert lines[4] == '3 pictures with a caption, the others get the prompt "x"'
     assert made.captions() == ["x", "a red cat", "cat " * 200 + "at the very end", "a blue dog"]
 
 

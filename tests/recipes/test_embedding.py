@@ -113,9 +113,13 @@ def test_captions_must_say_the_word(tiny_folder: Path, pictures: Path, here: Pat
     for picture in pictures.glob("[0-9].png"):
         (folder / picture.name).write_bytes(picture.read_bytes())
     (folder / "0.txt").write_text("a cat")
+    for number in range(21):
+        (folder / f"bad-{number}.jpg").write_bytes(b"")
     said: list[str] = []
-    train("embedding", folder, tiny_folder, said=said)
+    result = train("embedding", folder, tiny_folder, said=said)
     assert any(line == "1 caption without <some>: 0.png" for line in said)
+    left_out = (result.folder / "skipped.txt").read_text().splitlines()
+    assert len(left_out) == 21 and "bad-7.jpg\tthe file is empty" in left_out
 
 
 @pytest.mark.parametrize(

@@ -126,9 +126,9 @@ def test_class_pictures_are_those_of_the_model_behind_a_link(
 
 def test_own_class_pictures_count(here: Path, tiny_models: dict[str, Path], pictures: Path) -> None:
     own = here / "cats"
-    own.mkdir()
-    for number in range(2):
-        Image.new("RGB", (40, 40), (number * 90, 120, 30)).save(own / f"{number}.jpg")
+    for number, folder in enumerate((own, own / "more")):
+        folder.mkdir()
+        Image.new("RGB", (40, 40), (number * 90, 120, 30)).save(folder / "0.jpg")
     _, said = train("dreambooth", pictures, tiny_models["sd1"], *CLASS, f"data.class_dir={own}")
     assert "Sampling 1 picture of" in said
     assert "class: 3 pictures" in said

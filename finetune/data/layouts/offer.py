@@ -1,0 +1,115 @@
+"""What a folder offers: pictures with what is said about them, before any picture is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LONGEST_CAPTION = 10_000
+"""Characters of a caption; a model sees a few hundred."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that looks like a picture, or a folder that cannot be read, and is not trained on.
+
+    Attributes:
+        path: The file.
+        reason: Why, as words that follow a colon.
+        name: The file as people see it, relative to the folder.
+    """
+
+    path: Path
+    reason: str
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A picture that the folder offers; its file has not been opened.
+
+    Attributes:
+        path: The picture's file.
+        captions: Those that the folder gives; empty if it gives none.
+        default: The caption that the layout has for pictures without one, such as kohya's class tokens.
+        repeats: How often an epoch shows it, at least 1.
+        mask: The picture that says where its loss counts.
+        control: Its conditioning picture.
+    """
+
+    path: Path
+    captions: tuple[str, ...] = ()
+    default: str | None = None
+    repeats: int = 1
+    mask: Path | None = None
+    control: Path | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Everything that a folder offers.
+
+    Attributes:
+        root: The folder that names are relative to.
+        found: The pictures, by relative name.
+        notes: Lines for the user, the most important first.
+        skipped: What is not trained on, by relative name.
+    """
+
+    root: Path
+    found: tuple[Found, ...]
+    notes: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass
+class Offer:
+    """What one layout finds in a folder. Where two layouts disagree, the first in the table wins.
+
+    Attributes:
+        source: Where its captions come from, for messages.
+        captions: By picture.
+        folders: Repeats and default caption, by picture.
+        masks: By picture.
+        controls: Conditioning pictures, by picture.
+        named: Pictures outside of what was searched that a file of the folder names.
+        aside: Pictures that are not trained on, and why.
+        unclaimed: Pictures that are trained on only if another layout has a caption, and why not else.
+        used: Other files that were understood.
+        notes: Lines for the user.
+    """
+
+    source: str = ""
+    captions: dict[Path, tuple[str, ...]] = field(default_factory=dict)
+    folders: dict[Path, tuple[int, str]] = field(default_factory=dict)
+    masks: dict[Path, Path] = field(default_factory=dict)
+    controls: dict[Path, Path] = field(default_factory=dict)
+    named: list[Path] = field(default_factory=list)
+    aside: dict[Path, str] = field(default_factory=dict)
+    unclaimed: dict[Path, str] = field(default_factory=dict)
+    used: set[Path] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+
+def clean(text: str) -> str:
+    """A caption with runs of whitespace as one space, and `?` for halves of characters (as JSON may have)."""
+    return " ".join(text.encode(errors="replace").decode().split())
+
+
+def split(text: str, lines: bool) -> tuple[str, ...]:
+    """The captions in a text, at least one.
+
+    Args:
+        text: What a caption file holds.
+        lines: Whether each line that is not empty is a caption of its own.
+    """
+    if not lines:
+        return (clean(text),)
+    return tuple(line for line in map(clean, text.splitlines()) if line) or ("",)
+
+
+def too_long(captions: tuple[str, ...], source: str) -> str | None:
+    """The reason not to train on a picture with these captions, if there is one."""
+    if any(len(caption) > LONGEST_CAPTION for caption in captions):
+        return f"its caption in {source} is longer than {LONGEST_CAPTION:,} characters"
+    return None
