@@ -14,6 +14,7 @@ from PIL import Image
 
 from finetune.config import DataSection
 from finetune.data.decode import BACKGROUND, PictureError, alone_if_large, decode_picture
+from finetune.data.kinds import readable
 from finetune.data.layouts import Found, Listing, Skipped, list_folder, relative_name, walk
 from finetune.data.notes import caption_notes, count, duplicate_notes, listing, picture_notes, skipped_notes
 from finetune.data.read import Reader
@@ -281,10 +282,10 @@ def _nothing(folder: Path, skipped: Sequence[Skipped], notes: Sequence[str]) -> 
         return DataError(
             "\n".join(["None of the pictures can be used:", *(f"  {line}" for line in reasons)]),
             where=str(folder),
-            fix="Replace them with intact PNG, JPEG, WebP, BMP or TIFF files.",
+            fix=f"Replace them with intact {readable()} files.",
         )
     return DataError(
         "\n".join(["The folder holds no pictures.", *(f"  {note}" for note in notes)]),
         where=str(folder),
-        fix="Put a few PNG, JPEG, WebP, BMP or TIFF files into it.",
+        fix=f"Put a few {readable()} files into it.",
     )

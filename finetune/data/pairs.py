@@ -10,6 +10,7 @@ from pathlib import Path
 from finetune.config import PairsSection
 from finetune.data.decode import PictureError
 from finetune.data.folder import Folder, Picture, companions, how_to_list, read_picture, with_trigger
+from finetune.data.kinds import readable
 from finetune.data.layouts import Found, Listing, Skipped, list_folder, relative_name
 from finetune.data.layouts.metadata import Metadata, metadata_in, read_metadata
 from finetune.data.notes import duplicate_notes, listing, picture_notes, skipped_notes
@@ -70,7 +71,7 @@ def scan_pairs(section: PairsSection, reader: Reader | None = None) -> PairedFol
         raise DataError(
             "\n".join(["None of the pairs can be used:", *(f"  {line}" for line in reasons)]),
             where=str(folder),
-            fix="Use intact PNG, JPEG, WebP, BMP or TIFF files, with a control picture for each.",
+            fix=f"Use intact {readable()} files, with a control picture for each.",
         )
     _check_shapes(pairs, folder)
     empty = [p.picture.name for p in pairs if "" in p.picture.captions]
