@@ -71,7 +71,7 @@ def draw_scenes(count: int) -> list[Image.Image]:
 def measured(backbone: Backbone, pictures: Sequence[Image.Image], measure: Measure) -> Tensor:
     """The strangeness of each picture, sorted."""
     size = backbone.native_size
-    pixels = torch.stack([cut_out(p, place((p.height, p.width), size)) for p in pictures])
+    pixels = torch.stack([cut_out(p, place((p.height, p.width), (size, size))) for p in pictures])
     parts = (backbone.encode_pixels(chunk)[0] for chunk in pixels.split(AT_ONCE))
     return torch.cat([strangeness(backbone, mean, measure) for mean in parts]).sort().values
 

@@ -7,9 +7,9 @@ Pictures are 32 px (8x8 latents, VAE factor 4).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import (
@@ -188,6 +188,15 @@ def tiny_backbone_folder(family: Family, folder: Path, seed: int = 0) -> Path:
     path = folder / family
     tiny_pipeline(family, seed).save_pretrained(path)
     return path
+
+
+T = TypeVar("T")
+
+
+def only(batches: Sequence[T]) -> T:
+    """The batch of samples that have one shape."""
+    (batch,) = batches
+    return batch
 
 
 @torch.no_grad()

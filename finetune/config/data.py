@@ -15,6 +15,7 @@ from finetune.config.base import Amount, Fault, Fraction, Need, Positive, Sectio
 ControlKind = Literal["none", "canny", "edges", "grayscale"]
 """How a control picture is made from a picture."""
 
+Resolution = Annotated[int, Field(ge=32, le=4096, multiple_of=8)]
 Level = Annotated[int, Field(ge=0, le=1000)]
 
 
@@ -28,11 +29,37 @@ def is_color(name: str) -> bool:
 class DataSection(Section):
     """How pictures are prepared, for every recipe."""
 
-    resolution: Annotated[int, Field(ge=32, le=4096, multiple_of=8)] | None = Field(
-        None, description="Side in pixels that pictures are resized and cropped to; the model's own if unset."
+    needs: ClassVar[tuple[Need, ...]] = (
+        Need("data.bucket_step", "buckets", example="true"),
+        Need("data.bucket_ratio", "buckets", example="true"),
+    )
+
+    resolution: Resolution | None = Field(
+        None,
+        description="Side in pixels of the square that pictures are resized to; with `buckets`, other shapes "
+        "have as many pixels. The model's own if unset.",
+    )
+    extra_resolutions: list[Resolution] = Field(
+        [], description="Resolutions at which each picture is trained too, beside `resolution`."
+    )
+    buckets: bool = Field(
+        True,
+        description="Train each picture in the shape nearest to its own, of a table of shapes; otherwise all "
+        "are cropped to squares.",
+    )
+    bucket_step: Annotated[int, Field(ge=8, le=4096, multiple_of=8)] | None = Field(
+        None,
+        description="Pixels by which the shapes' sides differ; 64, or a quarter of a smaller resolution, if "
+        "unset.",
+    )
+    bucket_ratio: Annotated[float, Field(gt=1, le=100, allow_inf_nan=False)] = Field(
+        3.0, description="How many times longer than wide the longest shape may be."
     )
     crop: Literal["center", "random"] = Field(
-        "center", description="Which square of a non-square picture is used."
+        "center", description="Which part of a picture is kept that must be cropped."
+    )
+    crop_warning: Fraction = Field(
+        0.1, description="Pictures that lose more than this share of their area to cropping are named."
     )
     flip: bool = Field(False, description="Mirror samples at random, with probability 0.5.")
     nested: bool = Field(True, description="Also search the folder's subfolders for pictures.")
@@ -125,6 +152,7 @@ class SubjectSection(DataSection):
     """A few pictures of one subject, and of the class it belongs to."""
 
     needs: ClassVar[tuple[Need, ...]] = (
+        *DataSection.needs,
         Need("data.preserve_share", "preserve", example='["a photo of a cat"]'),
     )
 
@@ -184,7 +212,10 @@ class CaptionedSection(DataSection):
 class PairsSection(CaptionedSection):
     """Pictures with captions, each with a control picture (ControlNet)."""
 
-    needs: ClassVar[tuple[Need, ...]] = (Need("data.canny_thresholds", "preprocess", ("canny",)),)
+    needs: ClassVar[tuple[Need, ...]] = (
+        *CaptionedSection.needs,
+        Need("data.canny_thresholds", "preprocess", ("canny",)),
+    )
 
     data_dir: Path | None = Field(
         None,

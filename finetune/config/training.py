@@ -19,6 +19,9 @@ class TrainingSection(Section):
     needs = (Need("training.tf32", "precision", ("fp32",)),)
 
     steps: Positive = Field(800, description="Optimizer steps.")
+    epochs: Positive | None = Field(
+        None, description="Instead of `steps`: how many times each picture is shown."
+    )
     batch_size: Positive = Field(1, description="Pictures per forward pass and process.")
     accumulation: Positive = Field(1, description="Gradient accumulation: forward passes per optimizer step.")
     max_grad_norm: AmountAboveZero | None = Field(
@@ -62,6 +65,20 @@ class TrainingSection(Section):
     keep_checkpoints: Positive = Field(2, description="How many of the newest checkpoints are kept.")
     log_every: Positive = Field(10, description="Steps between lines of metrics.jsonl.")
     tensorboard: bool = Field(False, description="Also write TensorBoard event files to logs/.")
+
+    def faults(self) -> Iterator[Fault]:
+        """As `Section.faults`, and a length that is given twice."""
+        yield from super().faults()
+        if self.epochs is not None and "steps" in self.model_fields_set:
+            yield Fault(
+                "The length of the training is given twice: in steps and in epochs.",
+                "training.epochs",
+                "Remove training.steps or training.epochs.",
+            )
+
+    def samples_per_step(self, processes: int) -> int:
+        """Samples that an optimizer step sees, over all processes."""
+        return self.batch_size * self.accumulation * processes
 
 
 class PreviewSection(Section):

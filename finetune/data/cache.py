@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -20,6 +21,13 @@ T = TypeVar("T")
 Row = dict[str, Tensor]
 Progress = Callable[[int, int], None]
 """Called with the number of things done and their total."""
+
+
+def chunked(things: Iterable[T], most: int) -> Iterator[list[T]]:
+    """The things in lists of at most so many."""
+    rest = iter(things)
+    while chunk := list(islice(rest, most)):
+        yield chunk
 
 
 def content_key(*parts: str) -> str:
@@ -101,7 +109,6 @@ class Encoded(Generic[T]):
         encode: From some things to the tensors of each.
         key: Of a thing, from all that its tensors depend on.
         cache: Where they are kept; None to encode them every time.
-        at_once: How many are encoded together.
     """
 
     def __init__(
@@ -109,22 +116,22 @@ class Encoded(Generic[T]):
         encode: Callable[[Sequence[T]], list[Row]],
         key: Callable[[T], str],
         cache: ContentCache | None,
-        at_once: int,
     ) -> None:
-        self._encode, self._key, self._cache, self._at_once = encode, key, cache, at_once
+        self._encode, self._key, self._cache = encode, key, cache
 
-    def prepare(self, things: Sequence[T], progress: Progress | None = None) -> None:
-        """Fills the cache, if there is one."""
+    def prepare(self, chunks: Sequence[Sequence[T]], progress: Progress | None = None) -> None:
+        """Fills the cache, if there is one; the things of a chunk are encoded together."""
         if self._cache is None:
             return
-        for start in range(0, len(things), self._at_once):
-            chunk = things[start : start + self._at_once]
+        done, total = 0, sum(map(len, chunks))
+        for chunk in chunks:
             # A chunk is encoded whole or not at all: matrix products of another batch size may round
             # differently, and an interrupted preparation must end in the same bytes.
             if any(self._cache.get(self._key(thing)) is None for thing in chunk):
                 self._encode_into(self._cache, chunk)
+            done += len(chunk)
             if progress:
-                progress(start + len(chunk), len(things))
+                progress(done, total)
 
     def rows(self, things: Sequence[T]) -> list[Row]:
         """The tensors of each thing, those that the cache lacks encoded one by one."""

@@ -13,9 +13,9 @@ from finetune.config import ControlKind, PairsSection
 from finetune.data.cache import ContentCache, Progress, cache_of, content_key
 from finetune.data.control import check_control_kind, control_pixels
 from finetune.data.decode import quiet_pillow
-from finetune.data.latents import View, every_view
+from finetune.data.latents import View
 from finetune.data.pairs import PairedFolder
-from finetune.data.preprocess import VERSION, place, square
+from finetune.data.preprocess import cropped
 from finetune.data.source import PictureSource
 
 if TYPE_CHECKING:
@@ -30,21 +30,18 @@ class Controls:
     Args:
         folder: From `scan_pairs`.
         data: Whether and how they are made from the pictures.
-        size: Side in pixels of the square crop.
         cache: Where they are kept (8 bits, compressed); None to make them every time.
 
     Raises:
         ConfigError: If the library that makes them is missing.
     """
 
-    def __init__(
-        self, folder: PairedFolder, data: PairsSection, size: int, cache: ContentCache | None = None
-    ) -> None:
+    def __init__(self, folder: PairedFolder, data: PairsSection, cache: ContentCache | None = None) -> None:
         check_control_kind(data.preprocess)
-        self._folder, self._data, self._size, self._cache = folder, data, size, cache
+        self._folder, self._data, self._cache = folder, data, cache
 
     def rows(self, views: Sequence[View]) -> Tensor:
-        """`[B, 3, size, size]` fp32 in [0, 1], on the CPU."""
+        """`[B, 3, H, W]` fp32 in [0, 1], on the CPU, of views of one size."""
         return torch.stack([self._row(view) for view in views]).float() / 255
 
     def digest(self) -> str:
@@ -55,9 +52,9 @@ class Controls:
         """The SHA-256, in hex, of each control picture's file."""
         return [control.digest for control in self._folder.controls]
 
-    def prepare(self, flip: bool) -> None:
-        """Fills the cache with every center crop, and with its mirror image if `flip`."""
-        for view in every_view(len(self._folder.controls), flip) if self._cache else ():
+    def prepare(self, views: Sequence[View]) -> None:
+        """Fills the cache with these views."""
+        for view in views if self._cache else ():
             self._row(view)
 
     @property
@@ -71,18 +68,17 @@ class Controls:
         return f"{kind} {thresholds}" if kind == "canny" else kind
 
     def _row(self, view: View) -> Tensor:
-        """`[3, size, size]` uint8."""
-        picture, control = self._folder.pictures[view.picture], self._folder.controls[view.picture]
-        placement = place((picture.height, picture.width), self._size, at=view.at, mirrored=view.mirrored)
-        where = f"{VERSION} {placement.resized} {placement.size} {placement.cut} {placement.mirrored}"
+        """`[3, H, W]` uint8."""
+        control, placement = self._folder.controls[view.picture], view.of(self._folder.pictures)
+        where = f"{placement.resized} {placement.key}"
         key = content_key("control", control.content, self._how, where)
-        shape = (self._size, self._size, 3)
+        shape = (*placement.size, 3)
         kept = self._cache.get(key) if self._cache else None
         if kept is not None:
             raw = bytearray(zlib.decompress(kept["control"].numpy().tobytes()))
             return torch.frombuffer(raw, dtype=torch.uint8).view(shape).permute(2, 0, 1)
         with quiet_pillow(), control.opened() as image:
-            levels = square(image, placement).permute(1, 2, 0).contiguous().numpy()
+            levels = cropped(image, placement).permute(1, 2, 0).contiguous().numpy()
         pixels = torch.from_numpy(control_pixels(levels, self._data.preprocess, self._data.canny_thresholds))
         if self._cache:
             # Edges and silhouettes shrink to a hundredth; a large data set then fits into memory.
@@ -99,32 +95,39 @@ class PairSource(PictureSource):
         backbone: Encodes pictures and captions.
         data: The recipe's settings.
         seed: Seed of every draw.
+        group: Samples that an optimizer step sees.
 
     Raises:
         ConfigError: If the settings do not fit the model, or need a missing library.
     """
 
-    def __init__(self, folder: PairedFolder, backbone: Backbone, data: PairsSection, seed: int) -> None:
-        self.controls = Controls(
-            folder, data, data.resolution or backbone.native_size, cache_of(data, "controls")
-        )
+    def __init__(
+        self, folder: PairedFolder, backbone: Backbone, data: PairsSection, seed: int, group: int = 1
+    ) -> None:
+        self.controls = Controls(folder, data, cache_of(data, "controls"))
         super().__init__(
-            folder, backbone, data, seed, control=self.controls, control_dropout=data.control_dropout
+            folder,
+            backbone,
+            data,
+            seed,
+            group=group,
+            control=self.controls,
+            control_dropout=data.control_dropout,
         )
 
     def prepare(self, progress: Progress | None = None) -> None:
         """As `PictureSource.prepare`, and the control pictures too."""
-        self.controls.prepare(self._flip)
+        self.controls.prepare(self._views_to_encode)
         super().prepare(progress)
 
     def shown(self, number: int) -> list[tuple[str, Tensor]]:
-        """Captions and control pictures `[3, size, size]` in [0, 1] of the first pairs, for previews.
+        """Captions and square control pictures `[3, S, S]` in [0, 1] of the first pairs, for previews.
 
         Args:
             number: How many; if there are fewer pairs, they are repeated.
         """
-        pictures = [i % len(self) for i in range(number)]
-        rows = self.controls.rows([View(i) for i in pictures])
+        pictures = [i % len(self.folder.pictures) for i in range(number)]
+        rows = self.controls.rows([View(i, (self.size, self.size)) for i in pictures])
         return [(self.folder.pictures[i].caption, row) for i, row in zip(pictures, rows, strict=True)]
 
     def summary(self) -> list[str]:

@@ -8,6 +8,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+from finetune.data.folder import Picture
+from finetune.data.preprocess import Placement, Size, place
+
 
 @dataclass(frozen=True)
 class View:
@@ -15,20 +18,27 @@ class View:
 
     Attributes:
         picture: Index of the picture.
+        size: Height and width it is trained at, in pixels.
         mirrored: Whether left and right are swapped.
         at: Crop position as fractions in [0, 1) of the free range down and to the right; None for the
             center.
     """
 
     picture: int
+    size: Size
     mirrored: bool = False
     at: tuple[float, float] | None = None
 
+    def of(self, pictures: Sequence[Picture]) -> Placement:
+        """Where in its picture it is."""
+        picture = pictures[self.picture]
+        return place((picture.height, picture.width), self.size, at=self.at, mirrored=self.mirrored)
 
-def every_view(pictures: int, flip: bool) -> list[View]:
-    """The center crop of so many pictures, each followed by its mirror image if `flip`."""
+
+def every_view(items: Sequence[tuple[int, Size]], flip: bool) -> list[View]:
+    """The center crop of each picture at its size, followed by its mirror image if `flip`."""
     sides = (False, True) if flip else (False,)
-    return [View(index, mirrored) for index in range(pictures) for mirrored in sides]
+    return [View(picture, size, mirrored) for picture, size in items for mirrored in sides]
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,10 @@ class Companion(Protocol):
     """A second picture beside each picture (a control picture, a mask), seen through the same views."""
 
     def rows(self, views: Sequence[View]) -> Tensor:
-        """`[B, K, H, W]` fp32 in [0, 1] on the CPU, cropped and mirrored as the pictures are."""
+        """`[B, K, H, W]` fp32 in [0, 1] on the CPU, cropped and mirrored as the pictures are.
+
+        The views have one size.
+        """
 
     def digest(self) -> str:
         """A hash, in hex, of what they are and of their order."""

@@ -16,9 +16,9 @@ from finetune.config import DataSection
 from finetune.data.cache import ContentCache, content_key
 from finetune.data.decode import PictureError, decode_alpha, decode_picture, quiet_pillow, reading
 from finetune.data.folder import Picture, companions, unchanged
-from finetune.data.latents import View, every_view
+from finetune.data.latents import View
 from finetune.data.notes import listing
-from finetune.data.preprocess import VERSION, alike, cut_out, place
+from finetune.data.preprocess import alike, cut_out
 from finetune.data.read import file_bytes
 from finetune.errors import DataError
 
@@ -46,7 +46,6 @@ class Masks:
     Args:
         pictures: The pictures.
         data: The recipe's settings, with exactly one source of masks.
-        size: Side in pixels of each picture's square crop.
         factor: Pixels per latent along a side.
         cache: Where rows are kept; None to compute them every time.
 
@@ -59,11 +58,10 @@ class Masks:
         self,
         pictures: Sequence[Picture],
         data: DataSection,
-        size: int,
         factor: int,
         cache: ContentCache | None = None,
     ) -> None:
-        self._pictures, self._size, self._factor, self._cache = pictures, size, factor, cache
+        self._pictures, self._factor, self._cache = pictures, factor, cache
         self._floor = data.unmasked_weight
         folder = data.mask_dir.expanduser() if data.mask_dir else None
         self._alpha = data.mask == "alpha"
@@ -77,7 +75,7 @@ class Masks:
             self._masks = list(pool.map(self._checked, pictures, paths))
 
     def rows(self, views: Sequence[View]) -> Tensor:
-        """`[B, 1, h, w]` fp32 in [0, 1]: how much the loss counts at each latent.
+        """`[B, 1, h, w]` fp32 in [0, 1]: how much the loss counts at each latent, in views of one size.
 
         Raises:
             DataError: If the loss counts nowhere in a picture's center crop.
@@ -85,13 +83,13 @@ class Masks:
         rows = torch.stack([self._cached(view) for view in views])
         return self._floor + (1 - self._floor) * rows
 
-    def prepare(self, flip: bool) -> None:
-        """Makes the row of every picture's center crop, and of its mirror image if `flip`.
+    def prepare(self, views: Sequence[View]) -> None:
+        """Makes the rows of these views.
 
         Raises:
             DataError: As `rows`.
         """
-        for view in every_view(len(self._pictures), flip):
+        for view in views:
             self._cached(view)
 
     def digest(self) -> str:
@@ -109,9 +107,8 @@ class Masks:
         return [f"the loss counts where the {self._where}{elsewhere}", *self._notes]
 
     def _cached(self, view: View) -> Tensor:
-        picture, mask = self._pictures[view.picture], self._masks[view.picture]
-        placement = place((picture.height, picture.width), self._size, at=view.at, mirrored=view.mirrored)
-        how = f"{VERSION} {placement.resized} {placement.size} {placement.cut} {placement.mirrored}"
+        mask, placement = self._masks[view.picture], view.of(self._pictures)
+        how = f"{placement.resized} {placement.key}"
         key = content_key("alpha" if mask.alpha else "mask", mask.digest, how, str(self._factor))
         row = self._cache.get(key) if self._cache else None
         if row is None:

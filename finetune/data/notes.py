@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from finetune.data.decode import SUFFIXES
+from finetune.data.preprocess import Placement, Size
 
 # Pictures that people do have in their folders, and must convert first.
 _UNSUPPORTED = (".psd", ".svg", ".dng", ".cr2", ".nef", ".arw")
@@ -49,6 +51,30 @@ def _by_last(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 def count(number: int, noun: str) -> str:
     """A number with its noun: "1 picture", "2 pictures"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def pixels(size: Size) -> str:
+    """A size as people write it, width first: "640x384"."""
+    return f"{size[1]}x{size[0]}"
+
+
+def shapes_note(sizes: Sequence[Size]) -> str:
+    """At which sizes pictures are trained: "at 512x512 pixels", "in 2 shapes: 512x512 (4), 640x384 (2)"."""
+    shapes = Counter(sizes).most_common()
+    if len(shapes) == 1:
+        return f"at {pixels(shapes[0][0])} pixels"
+    return f"in {len(shapes)} shapes: {listing([f'{pixels(size)} ({n})' for size, n in shapes], 8)}"
+
+
+def cropped_notes(placements: Sequence[tuple[str, Placement]], limit: float) -> list[str]:
+    """Names the pictures that are enlarged, and those that lose more than `limit` of their area."""
+    small = [f"{name} ({pixels(p.original)} to {pixels(p.size)})" for name, p in placements if p.enlarged]
+    lost = sorted(((p.lost, name) for name, p in placements if p.lost > limit), reverse=True)
+    found = {
+        "enlarged, because smaller than they are trained at": small,
+        f"cropped by more than {limit:.0%}": [f"{name} ({share:.0%})" for share, name in lost],
+    }
+    return [f"{what}: {listing(names)}" for what, names in found.items() if names]
 
 
 def unsupported(path: Path) -> bool:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from finetune.data.cache import ContentCache, Encoded, Progress, Row, content_key
+from finetune.data.cache import ContentCache, Encoded, Progress, Row, chunked, content_key
 from finetune.data.decode import reading
 from finetune.data.folder import Picture, digest_of
-from finetune.data.latents import Posterior, View, every_view
-from finetune.data.preprocess import VERSION, Placement, cut_out, place
+from finetune.data.latents import Posterior, View
+from finetune.data.preprocess import cut_out
 
 if TYPE_CHECKING:
     from finetune.backbones import Backbone
@@ -28,39 +29,29 @@ class PictureLatents:
     Args:
         pictures: The pictures.
         backbone: Whose VAE encodes them.
-        size: Side in pixels of the square crop.
         cache: Where posteriors are kept; None to encode every view each time.
     """
 
     def __init__(
-        self,
-        pictures: Sequence[Picture],
-        backbone: Backbone,
-        size: int,
-        cache: ContentCache | None = None,
+        self, pictures: Sequence[Picture], backbone: Backbone, cache: ContentCache | None = None
     ) -> None:
-        self.pictures = pictures
-        self._backbone, self._size = backbone, size
+        self.pictures, self._backbone = pictures, backbone
         # A cache in memory does not outlive the weights, and hashing them takes seconds.
         on_disk = cache is not None and cache.directory is not None
         self._encoder = backbone.fingerprint_vae() if on_disk else "this VAE"
-        self._chunk = max(1, min(64, _PIXELS_AT_ONCE // size**2))
-        self._encoded = Encoded(self._encode, self._key, cache, self._chunk)
-
-    def __len__(self) -> int:
-        """How many pictures there are."""
-        return len(self.pictures)
+        self._encoded = Encoded(self._encode, self._key, cache)
 
     def digest(self) -> str:
         """SHA-256 of what the pictures are made from, in their order."""
         return digest_of(self.pictures)
 
-    def prepare(self, flip: bool, progress: Progress | None = None) -> None:
-        """Fills the cache with the center crop of every picture, and with its mirror image if `flip`."""
-        self._encoded.prepare(every_view(len(self), flip), progress)
+    def prepare(self, views: Sequence[View], progress: Progress | None = None) -> None:
+        """Fills the cache with these views."""
+        by_size = sorted(views, key=lambda view: view.size)
+        self._encoded.prepare(list(_chunks(by_size)), progress)
 
     def posterior(self, views: Sequence[View]) -> Posterior:
-        """The posterior of each view: from the cache where there is one, else from the pictures."""
+        """The posterior of views of one size: from the cache where there is one, else from the pictures."""
         rows = self._encoded.rows(views)
         ids = [self._time_ids(v) for v in views]
         return Posterior(
@@ -72,25 +63,27 @@ class PictureLatents:
     def _encode(self, views: Sequence[View]) -> list[Row]:
         rows: list[Row] = []
         with reading() as pool, torch.no_grad():
-            for start in range(0, len(views), self._chunk):
-                pixels = torch.stack(list(pool.map(self._pixels, views[start : start + self._chunk])))
+            for chunk in _chunks(views):
+                pixels = torch.stack(list(pool.map(self._pixels, chunk)))
                 mean, std = (t.float().cpu() for t in self._backbone.encode_pixels(pixels))
                 rows += [{"mean": m, "std": s} for m, s in zip(mean, std, strict=True)]
         return rows
 
     def _pixels(self, view: View) -> Tensor:
         with self.pictures[view.picture].opened() as image:
-            return cut_out(image, self._placement(view))
-
-    def _placement(self, view: View) -> Placement:
-        picture = self.pictures[view.picture]
-        return place((picture.height, picture.width), self._size, at=view.at, mirrored=view.mirrored)
+            return cut_out(image, view.of(self.pictures))
 
     def _time_ids(self, view: View) -> Tensor | None:
-        placement = self._placement(view)
-        return self._backbone.time_ids(placement.original, placement.corner, (self._size, self._size))
+        placement = view.of(self.pictures)
+        return self._backbone.time_ids(placement.original, placement.corner, placement.size)
 
     def _key(self, view: View) -> str:
-        placement = self._placement(view)
-        how = f"{VERSION} {placement.size} {placement.cut} {placement.mirrored}"
-        return content_key("latents", self.pictures[view.picture].content, how, self._encoder)
+        key = view.of(self.pictures).key
+        return content_key("latents", self.pictures[view.picture].content, key, self._encoder)
+
+
+def _chunks(views: Iterable[View]) -> Iterator[list[View]]:
+    """What is encoded together: neighbors of one size, a few at a time."""
+    for (height, width), group in groupby(views, key=lambda view: view.size):
+        most = max(1, min(64, _PIXELS_AT_ONCE // (height * width)))
+        yield from chunked(group, most)

@@ -10,7 +10,7 @@ from torch import Tensor
 from finetune.data.cache import Progress
 from finetune.data.decode import reading
 from finetune.data.folder import Picture
-from finetune.data.preprocess import as_pixels, place, square
+from finetune.data.preprocess import as_pixels, cropped, place
 from finetune.diffusion.random import picture_index, uniform
 from finetune.diffusion.reconstruction import PixelRows
 
@@ -29,13 +29,13 @@ class PixelSource:
         self.pictures, self.size, self.seed = pictures, size, seed
         self._cache, self._kept = cache, dict[int, Tensor]()
 
-    def batch(self, numbers: Sequence[int]) -> PixelRows:
-        """The pictures that these samples show."""
+    def batches(self, numbers: Sequence[int]) -> list[PixelRows]:
+        """The pictures that these samples show, in one batch."""
         index = [picture_index(self.seed, n, len(self.pictures)) for n in numbers]
         pixels = self.pixels(index)
         mirrored = uniform(self.seed, numbers, "flip") < 0.5
         pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
-        return PixelRows(tuple(numbers), tuple(str(self.pictures[i].path) for i in index), pixels)
+        return [PixelRows(tuple(numbers), tuple(str(self.pictures[i].path) for i in index), pixels)]
 
     def pixels(self, index: Sequence[int]) -> Tensor:
         """These pictures as `[B, 3, size, size]` fp32 in [-1, 1]."""
@@ -63,4 +63,4 @@ class PixelSource:
     def _square(self, index: int) -> Tensor:
         picture = self.pictures[index]
         with picture.opened() as image:
-            return square(image, place((picture.height, picture.width), self.size))
+            return cropped(image, place((picture.height, picture.width), (self.size, self.size)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+
 from finetune.data.cache import Progress
 from finetune.data.folder import Folder
 from finetune.data.record import Entry
@@ -32,11 +34,19 @@ class PriorSource:
         """The subject's pictures."""
         return self.instances.folder
 
-    def batch(self, numbers: Sequence[int]) -> Batch:
-        """The rows of the subject, then as many of the class."""
+    def __len__(self) -> int:
+        """Samples of an epoch: the subject's."""
+        return len(self.instances)
+
+    def batches(self, numbers: Sequence[int]) -> list[Batch]:
+        """The rows of the subject and as many of the class, those of one shape together."""
         # The subject's samples never have negative numbers, so no draw is shared (P1).
-        prior = self.classes.batch([-1 - number for number in numbers])
-        return Batch.join([self.instances.batch(numbers), replace(prior, weight=prior.weight * self.weight)])
+        prior = self.classes.batches([-1 - number for number in numbers])
+        rows = [*self.instances.batches(numbers), *(replace(b, weight=b.weight * self.weight) for b in prior)]
+        by_shape: dict[torch.Size, list[Batch]] = {}
+        for batch in rows:
+            by_shape.setdefault(batch.latents.shape[1:], []).append(batch)
+        return [Batch.join(alike) for alike in by_shape.values()]
 
     def captions(self) -> list[str]:
         """The distinct captions of the subject's pictures."""

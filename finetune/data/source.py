@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 
 from finetune.config import DataSection
+from finetune.data.buckets import Order, trained_sizes
 from finetune.data.cache import Progress, cache_of
 from finetune.data.folder import Folder
-from finetune.data.latents import Companion, View
+from finetune.data.latents import Companion, View, every_view
 from finetune.data.masks import Masks
-from finetune.data.notes import MANY, count, listing, skipped_notes
+from finetune.data.notes import MANY, count, cropped_notes, listing, shapes_note, skipped_notes
 from finetune.data.pictures import PictureLatents
+from finetune.data.preprocess import Size
 from finetune.data.record import Entry
 from finetune.data.texts import HiddenTexts, TokenTexts
 from finetune.diffusion.batch import Batch
-from finetune.diffusion.random import normal, picture_index, uniform
-from finetune.errors import ConfigError
+from finetune.diffusion.random import normal, uniform
 
 if TYPE_CHECKING:
     from finetune.backbones import Backbone
@@ -31,9 +32,8 @@ if TYPE_CHECKING:
 class PictureSource:
     """Batches from a folder of pictures.
 
-    Sample `n` shows picture `picture_index(seed, n)` (each once per epoch, in a new order), mirrored,
-    cropped and with its caption drawn (if it has several) and dropped as drawn for `n`, and with its latents
-    drawn from the VAE's posterior.
+    Which picture sample `n` shows is said by an `Order`; it is mirrored and cropped, its caption is drawn (if
+    it has several) and dropped as drawn for `n`, and its latents are drawn from the VAE's posterior.
 
     Args:
         folder: From `scan_folder`.
@@ -42,6 +42,8 @@ class PictureSource:
         seed: Seed of every draw.
         train_text: Whether the text encoders are trained; batches then carry tokens instead of
             embeddings.
+        group: Samples that an optimizer step sees, over all processes; they have one shape where there are
+            enough of it.
         preserve: Prompts that must keep their meaning: a share of the samples gets one of them as its
             caption and is marked as preserved.
         preserve_share: That share, if there are such prompts.
@@ -49,7 +51,7 @@ class PictureSource:
         control_dropout: Probability that a sample's control picture is black.
 
     Raises:
-        ConfigError: If the resolution does not fit the model.
+        ConfigError: If a resolution or the buckets' step does not fit the model.
         DataError: If masks are missing or do not fit the pictures.
     """
 
@@ -61,6 +63,7 @@ class PictureSource:
         seed: int,
         train_text: bool = False,
         *,
+        group: int = 1,
         preserve: Sequence[str] = (),
         preserve_share: float = 0.0,
         control: Companion | None = None,
@@ -68,31 +71,35 @@ class PictureSource:
     ) -> None:
         self.folder, self.backbone, self.seed = folder, backbone, seed
         self.size = data.resolution or backbone.native_size
-        factor = backbone.latent_factor
-        if self.size % factor:
-            raise ConfigError(
-                f"A resolution of {self.size} is not a multiple of {factor}, the factor of this model's VAE.",
-                where="data.resolution",
-                fix=f"Use {max(1, self.size // factor) * factor}.",
-            )
-        self.latents = PictureLatents(folder.pictures, backbone, self.size, cache_of(data, "latents"))
+        pictures, factor = folder.pictures, backbone.latent_factor
+        self.items = trained_sizes([(p.height, p.width) for p in pictures], data, self.size, factor)
+        repeats = [pictures[index].repeats for index, _ in self.items]
+        self.order = Order([size for _, size in self.items], repeats, group, seed)
+        self.latents = PictureLatents(pictures, backbone, cache_of(data, "latents"))
         self.texts = TokenTexts(backbone) if train_text else HiddenTexts(backbone, cache_of(data, "texts"))
         self._flip, self._random_crop = data.flip, data.crop == "random"
-        self._dropout = data.caption_dropout
+        self._dropout, self._crop_warning = data.caption_dropout, data.crop_warning
         self._preserve, self._preserve_share = preserve, preserve_share
         self._control, self._control_dropout = control, control_dropout
-        self._mask = (
-            Masks(folder.pictures, data, self.size, factor, cache_of(data, "masks")) if data.masked else None
-        )
+        self._mask = Masks(pictures, data, factor, cache_of(data, "masks")) if data.masked else None
 
     def __len__(self) -> int:
-        """How many pictures there are (an epoch)."""
-        return len(self.latents)
+        """Samples of an epoch."""
+        return len(self.order)
 
-    def batch(self, numbers: Sequence[int]) -> Batch:
-        """The samples of these global numbers, on the CPU."""
-        pictures = [picture_index(self.seed, n, len(self)) for n in numbers]
-        views = self._views(numbers, pictures)
+    def batches(self, numbers: Sequence[int]) -> list[Batch]:
+        """The samples of these global numbers, on the CPU: a batch for each shape among them."""
+        by_size: dict[Size, tuple[list[int], list[int]]] = {}
+        for number in numbers:
+            picture, size = self.items[self.order.item(number)]
+            own, pictures = by_size.setdefault(size, ([], []))
+            own.append(number)
+            pictures.append(picture)
+        return [self._batch(*rows, size) for size, rows in by_size.items()]
+
+    def _batch(self, numbers: Sequence[int], pictures: Sequence[int], size: Size) -> Batch:
+        """Samples that show these pictures at one size."""
+        views = self._views(numbers, pictures, size)
         posterior = self.latents.posterior(views)
         noise = normal(self.seed, numbers, "latents", posterior.mean.shape[1:])
         preserved = self._preserved(numbers)
@@ -120,7 +127,9 @@ class PictureSource:
         """SHA-256, in hex, of the pictures, their captions and their order (promise P7)."""
         beside = [companion.digest() for companion in (self._control, self._mask) if companion]
         captions = [p.captions for p in self.folder.pictures]
-        content = json.dumps([self.latents.digest(), captions, *beside])
+        repeats = [p.repeats for p in self.folder.pictures]
+        more = [repeats] if set(repeats) != {1} else []
+        content = json.dumps([self.latents.digest(), captions, *beside, *more])
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _control_rows(self, numbers: Sequence[int], views: Sequence[View]) -> Tensor | None:
@@ -145,12 +154,12 @@ class PictureSource:
             for s, u in rows
         ]
 
-    def _views(self, numbers: Sequence[int], pictures: Sequence[int]) -> list[View]:
+    def _views(self, numbers: Sequence[int], pictures: Sequence[int], size: Size) -> list[View]:
         mirrored = self._draw(numbers, "flip") if self._flip else [1.0] * len(numbers)
         places: Sequence[tuple[float, float] | None] = [None] * len(numbers)
         if self._random_crop:
             places = list(zip(self._draw(numbers, "crop top"), self._draw(numbers, "crop left"), strict=True))
-        return [View(p, m < 0.5, at) for p, m, at in zip(pictures, mirrored, places, strict=True)]
+        return [View(p, size, m < 0.5, at) for p, m, at in zip(pictures, mirrored, places, strict=True)]
 
     def _drawn_captions(self, numbers: Sequence[int], pictures: Sequence[int]) -> list[str]:
         several = [self.folder.pictures[p].captions for p in pictures]
@@ -169,10 +178,14 @@ class PictureSource:
     @property
     def to_encode(self) -> int:
         """How many pictures, mirrored ones too, and captions `prepare` encodes."""
-        return len(self) * (2 if self._flip else 1) + len(set(self._possible_captions()))
+        return len(self._views_to_encode) + len(set(self._possible_captions()))
+
+    @property
+    def _views_to_encode(self) -> list[View]:
+        return every_view(self.items, self._flip)
 
     def prepare(self, progress: Progress | None = None) -> None:
-        """Encodes pictures and captions into the caches; after it, `batch` needs no frozen encoder.
+        """Encodes pictures and captions into the caches; after it, `batches` needs no frozen encoder.
 
         With `cache: false` nothing is encoded.
 
@@ -186,8 +199,8 @@ class PictureSource:
         pictures = total - len(set(self._possible_captions()))
         report = progress or (lambda done, total: None)
         if self._mask and not self._random_crop:
-            self._mask.prepare(self._flip)
-        self.latents.prepare(self._flip, lambda done, _: report(done, total))
+            self._mask.prepare(self._views_to_encode)
+        self.latents.prepare(self._views_to_encode, lambda done, _: report(done, total))
         self.texts.prepare(self._possible_captions(), lambda done, _: report(pictures + done, total))
 
     def record(self) -> list[Entry]:
@@ -204,14 +217,15 @@ class PictureSource:
 
     def summary(self) -> list[str]:
         """Lines for the user: what is trained on, and everything unexpected about it."""
-        pictures, size = self.folder.pictures, self.size
-        lines = [f"{count(len(pictures), 'picture')} from {self.folder.path}, at {size}x{size} pixels"]
+        pictures = self.folder.pictures
+        shapes = shapes_note([size for _, size in self.items])
+        lines = [f"{count(len(pictures), 'picture')} from {self.folder.path}, {shapes}"]
         lines += skipped_notes((s.name, s.reason) for s in self.folder.skipped)
         if len(self.folder.skipped) > MANY:
             lines.append("every skipped file is named in skipped.txt in the run folder")
-        small = [f"{p.name} ({p.width}x{p.height})" for p in pictures if min(p.width, p.height) < size]
-        if small:
-            lines.append(f"enlarged, because smaller than {size} pixels: {listing(small)}")
+        views = every_view(self.items, flip=False)
+        placements = [(pictures[view.picture].name, view.of(pictures)) for view in views]
+        lines += cropped_notes(placements, self._crop_warning)
         for caption in self.captions():
             if lost := self.backbone.truncated(caption):
                 whose = [p.name for p in pictures if caption in p.captions]

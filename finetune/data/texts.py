@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from finetune.data.cache import ContentCache, Encoded, Progress, Row, content_key
+from finetune.data.cache import ContentCache, Encoded, Progress, Row, chunked, content_key
 from finetune.diffusion.batch import Conditioning
 
 if TYPE_CHECKING:
@@ -63,11 +63,11 @@ class HiddenTexts:
         self._encoder = "these text encoders"
         if cache is not None and cache.directory is not None:
             self._encoder = f"{backbone.fingerprint_text()} {backbone.text_dtype}"
-        self._encoded = Encoded(self._encode, self._key, cache, _AT_ONCE)
+        self._encoded = Encoded(self._encode, self._key, cache)
 
     def prepare(self, captions: Sequence[str], progress: Progress | None = None) -> None:
         """Encodes those captions that are not in the cache."""
-        self._encoded.prepare(list(dict.fromkeys(captions)), progress)
+        self._encoded.prepare(list(chunked(dict.fromkeys(captions), _AT_ONCE)), progress)
 
     def conditioning(self, captions: Sequence[str]) -> Conditioning:
         """`hidden` `[B, T, D]` and, for SDXL, `pooled` `[B, P]`, both fp32."""

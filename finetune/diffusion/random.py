@@ -52,9 +52,10 @@ def uniform(seed: int, numbers: Sequence[int], purpose: str) -> Tensor:
 def picture_index(seed: int, number: int, count: int) -> int:
     """Which of `count` pictures the n-th sample shows: a fresh permutation each epoch."""
     epoch, position = divmod(number, count)
-    return int(_permutation(seed, epoch, count)[position])
+    return int(permutation(seed, epoch, count)[position])
 
 
 @lru_cache(maxsize=1)
-def _permutation(seed: int, epoch: int, count: int) -> Tensor:
+def permutation(seed: int, epoch: int, count: int) -> Tensor:
+    """The numbers below `count` in an epoch's random order: `[count]` int64."""
     return torch.randperm(count, generator=generator(seed, epoch, "order"))

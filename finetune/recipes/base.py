@@ -29,6 +29,7 @@ from finetune.config import (
 from finetune.config.adapters import AllWeightsSection
 from finetune.config.base import LONGEST_NAME, Fault
 from finetune.recipes.fields import sections, setting_fields
+from finetune.recipes.length import samples_per_step
 from finetune.recipes.plain_yaml import write_yaml
 from finetune.recipes.reporter import SILENT, Reporter
 
@@ -161,7 +162,14 @@ class Recipe(Section, ABC):
         """
         from finetune.data import PictureSource
 
-        return PictureSource(pictures, backbone, self.data, self.training.seed, adapter.trains_text)
+        return PictureSource(
+            pictures,
+            backbone,
+            self.data,
+            self.training.seed,
+            adapter.trains_text,
+            group=samples_per_step(self.training),
+        )
 
     def make_preview(
         self, adapter: Adapter, source: PictureSource | PriorSource, path: Callable[[int], Path]

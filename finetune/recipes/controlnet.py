@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from finetune.config import ControlNetSection, PairsSection, WeightsOutputSection
 from finetune.recipes.base import Recipe
+from finetune.recipes.length import samples_per_step
 from finetune.recipes.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class ControlNetRecipe(Recipe):
         from finetune.data import PairedFolder, PairSource
 
         assert isinstance(pictures, PairedFolder)
-        return PairSource(pictures, backbone, self.data, self.training.seed)
+        return PairSource(pictures, backbone, self.data, self.training.seed, samples_per_step(self.training))
 
     def make_preview(
         self, adapter: Adapter, source: PictureSource | PriorSource, path: Callable[[int], Path]

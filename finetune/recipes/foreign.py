@@ -104,8 +104,8 @@ def tell_if_foreign(
         return
     measure = Measure.read(file)
     seen = pictures[:: math.ceil(len(pictures) / LOOKED_AT)]
-    views = [View(index) for index in range(len(seen))]
-    means = PictureLatents(seen, backbone, backbone.native_size).posterior(views).mean
+    views = [View(index, (backbone.native_size, backbone.native_size)) for index in range(len(seen))]
+    means = PictureLatents(seen, backbone).posterior(views).mean
     with computing_in(torch.float32, [backbone.unet]):
         strange = strangeness(backbone, means, measure) > measure.limit
     if count := int(strange.sum()):

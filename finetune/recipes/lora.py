@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from finetune.config import LoRASection
+from finetune.config.base import Fault
 from finetune.recipes.reporter import SILENT, Reporter
 from finetune.recipes.subject import SubjectRecipe
 from finetune.recipes.words import scan_for, write_word
@@ -36,6 +37,20 @@ class LoRARecipe(SubjectRecipe):
     def learns_word(self) -> bool:
         """Whether a new word is learned too."""
         return self.adapter.placeholder is not None
+
+    def faults(self) -> Iterator[Fault]:
+        """As `SubjectRecipe.faults`, and dropout that would be drawn for other samples."""
+        yield from super().faults()
+        shapes = self.data.buckets or self.data.extra_resolutions
+        again = self.optimizer.in_backward and self.training.gradient_checkpointing
+        # All shapes have one backward pass then, and layers computed again know the last one's samples only.
+        if again and shapes and self.adapter.dropout:
+            yield Fault(
+                "Dropout, gradient checkpointing and steps inside the backward pass do not go together with "
+                "pictures of several shapes.",
+                "optimizer.in_backward",
+                "Set optimizer.in_backward, training.gradient_checkpointing or data.buckets to false.",
+            )
 
     def notes(self) -> Iterator[str]:
         """Which programs do not apply a DoRA as it was trained."""

@@ -10,6 +10,7 @@ from finetune.data.notes import listing
 from finetune.data.record import differences, read_record
 from finetune.errors import ConfigError
 from finetune.recipes.base import Recipe
+from finetune.recipes.length import in_steps
 from finetune.recipes.load import load_recipe
 from finetune.recipes.place import LOCK, State
 from finetune.recipes.reporter import Reporter
@@ -32,9 +33,12 @@ def asks_for_more_steps(recipe: Recipe, folder: Path) -> bool:
     Raises:
         ConfigError: If fewer are asked for.
     """
+    finished = load_recipe(folder / "recipe.yaml")
+    if recipe.training.epochs is not None:
+        recipe = in_steps(recipe, recipe.scan(), finished)
     if "steps" not in recipe.training.model_fields_set:
         return False
-    asked, taken = recipe.training.steps, load_recipe(folder / "recipe.yaml").training.steps
+    asked, taken = recipe.training.steps, finished.training.steps
     if asked < taken:
         raise ConfigError(
             f"The run is already finished at {taken} steps, more than the {asked} asked for.",

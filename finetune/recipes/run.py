@@ -30,9 +30,10 @@ from finetune.recipes.base import Recipe
 from finetune.recipes.faults import raise_faults
 from finetune.recipes.fields import flatten
 from finetune.recipes.foreign import tell_if_foreign
+from finetune.recipes.length import in_steps
 from finetune.recipes.load import load_recipe
 from finetune.recipes.place import claimed_by_all
-from finetune.recipes.presets import values_with_preset, warmup_note
+from finetune.recipes.presets import values_with_preset, warmup_note, with_preset
 from finetune.recipes.reporter import SILENT, Progress, Reporter, Tell, no_progress
 from finetune.recipes.resume import DATA, WEIGHTS, asks_for_more_steps, resume_run
 from finetune.recipes.room import check_room
@@ -41,8 +42,8 @@ from finetune.training import RunFolder, Trainer, check_trainable
 from finetune.training.speed import fastest_attention
 
 # Settings that may differ when a run is resumed, since they do not change the result.
-_FREE = ("preview.", "output.", "data.cache", "training.log_every", "training.tensorboard",
-         "training.checkpoint_every", "training.keep_checkpoints")  # fmt: skip
+_FREE = ("preview.", "output.", "data.cache", "data.crop_warning", "training.log_every",
+         "training.tensorboard", "training.checkpoint_every", "training.keep_checkpoints")  # fmt: skip
 # How long processes wait for the first one, which may have a thousand class pictures to sample.
 _PATIENCE = timedelta(days=1)
 
@@ -133,6 +134,7 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
     pictures = recipe.scan(report)
     given, backbone = recipe.load(pictures, report)
     content = backbone.fingerprint()  # before an adapter is attached, which changes it
+    given = in_steps(given, pictures, with_preset(given, _preset_of(given, backbone)))
     recipe = resolve(given, backbone, folder.path.resolve().name)
     if shortened := warmup_note(given, recipe, _preset_of(recipe, backbone)):
         report.tell(shortened)
@@ -243,7 +245,10 @@ def _train(this: Run, report: Reporter) -> None:
             write_skipped(this.folder.skipped, this.source.folder.skipped)
     steps, rows = recipe.training.steps, this.trainer.rows_per_step
     pictures = "picture" if rows == 1 else "pictures"
-    report.tell(f"Training {steps} steps of {rows} {pictures}; the results go to {this.folder.path}.")
+    report.tell(
+        f"Training {steps} steps of {rows} {pictures}, {round(len(this.source) / rows, 1):g} steps an epoch; "
+        f"the results go to {this.folder.path}."
+    )
     this.trainer.run()
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from finetune.config import SubjectSection
 from finetune.recipes.base import Recipe
+from finetune.recipes.length import samples_per_step
 from finetune.recipes.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
@@ -47,12 +48,20 @@ class SubjectRecipe(Recipe):
         from finetune.recipes.class_pictures import class_pictures
 
         data, seed, text = self.data, self.training.seed, adapter.trains_text
+        group = samples_per_step(self.training)
         instances = PictureSource(
-            pictures, backbone, data, seed, text, preserve=data.preserve, preserve_share=data.preserve_share
+            pictures,
+            backbone,
+            data,
+            seed,
+            text,
+            group=group,
+            preserve=data.preserve,
+            preserve_share=data.preserve_share,
         )
         if data.class_prompt is None:
             return instances
         # The adapter is attached, but has learned nothing yet.
         classes = class_pictures(data, backbone, self.training.precision, report)
-        prior = PictureSource(classes, backbone, data.without_masks(), seed, text)
+        prior = PictureSource(classes, backbone, data.without_masks(), seed, text, group=group)
         return PriorSource(instances, prior, data.prior_weight)

@@ -37,8 +37,8 @@ class Rows(Protocol):
 class Source(Protocol[RowsT_co]):
     """Gives the rows of sample numbers; a pure function of them."""
 
-    def batch(self, numbers: Sequence[int]) -> RowsT_co:
-        """The rows of these samples, on the CPU."""
+    def batches(self, numbers: Sequence[int]) -> Sequence[RowsT_co]:
+        """The rows of these samples, on the CPU: a batch for each shape among them."""
 
 
 class Trained(Protocol):

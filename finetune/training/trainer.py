@@ -99,7 +99,7 @@ class Trainer(Generic[RowsT]):
     @property
     def rows_per_step(self) -> int:
         """Samples that one optimizer step sees, over all processes."""
-        return self.training.batch_size * self.training.accumulation * int(self.accelerator.num_processes)
+        return self.training.samples_per_step(self.accelerator.num_processes)
 
     def run(self) -> None:
         """Trains up to `training.steps`, from wherever `resume` left off.
@@ -263,21 +263,27 @@ class Trainer(Generic[RowsT]):
         first = step * self.rows_per_step + self.accelerator.process_index * size
         starts = [first + k * size * processes for k in range(self.training.accumulation)]
         device = self.accelerator.device
-        return [self.source.batch(range(start, start + size)).to(device) for start in starts]
+        return [
+            batch.to(device) for start in starts for batch in self.source.batches(range(start, start + size))
+        ]
 
     def _step(self, batches: list[RowsT]) -> tuple[dict[str, float], float]:
         """One optimizer step on one or more accumulated batches: the mean losses, the gradient's norm."""
         set_rates(self.optimizer, self.groups, self.step, self.rate_factor(self.step))
         each: list[Tensor] = []
+        waiting: Tensor | float = 0.0
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 self.trained.set_samples(batch.numbers, self.training.seed)
                 losses = self.objective(self.model, batch)
-                # The backward pass averages over processes and sums over batches.
-                loss = losses.sum() * (self.accelerator.num_processes / self.rows_per_step)
-                self.accelerator.backward(loss)
                 each.append(losses.detach())
+                # The backward pass averages over processes and sums over batches.
+                loss = waiting + losses.sum() * (self.accelerator.num_processes / self.rows_per_step)
+                if self.in_backward and not last:
+                    waiting = loss  # a weight is stepped once, with the gradient of all rows
+                else:
+                    self.accelerator.backward(loss)
         norm = self._clip()
         # The only time that the step waits for a GPU: nothing is looked at before all of it is queued.
         *found, size = torch.cat([*each, norm.reshape(1)]).tolist()

@@ -15,7 +15,7 @@ from finetune.diffusion.batch import Conditioning
 from finetune.recipes.run import Run
 from tests.battery.cases import DECAY, Case, Trained
 from tests.battery.conftest import Assemble
-from tests.tiny import Family, load_state
+from tests.tiny import Family, load_state, only
 
 WORDS = ("a cat", "a dog on snow")  # every model of the family knows them
 
@@ -41,7 +41,7 @@ def answer(this: Run, words: Sequence[str] = WORDS) -> Tensor:
 
 def loss(this: Run, numbers: range = range(2)) -> Tensor:
     """The mean loss of some samples."""
-    return this.trainer.objective(this.adapter, this.source.batch(numbers)).mean()
+    return this.trainer.objective(this.adapter, only(this.source.batches(numbers))).mean()
 
 
 def test_attaching_changes_nothing(

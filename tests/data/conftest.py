@@ -8,6 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from finetune.data.latents import View, every_view
+
+SQUARE = (32, 32)
+
+
+def square_view(picture: int, mirrored: bool = False, at: tuple[float, float] | None = None) -> View:
+    """A square of a picture."""
+    return View(picture, SQUARE, mirrored, at)
+
+
+def squares(pictures: int, flip: bool) -> list[View]:
+    """The center square of so many pictures, and its mirror image if `flip`."""
+    return every_view([(index, SQUARE) for index in range(pictures)], flip)
+
 
 def painted(width: int, height: int, seed: int = 0) -> Image.Image:
     """A smooth picture that is the same for the same seed and differs everywhere."""

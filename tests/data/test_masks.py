@@ -14,17 +14,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from finetune.config import DataSection
-from finetune.data import PictureSource, View, scan_folder
+from finetune.data import PictureSource, scan_folder
 from finetune.data.cache import ContentCache, content_key
+from finetune.data.latents import View
 from finetune.data.masks import Masks
 from finetune.data.preprocess import cut_out, place
 from finetune.errors import DataError
-from tests.data.conftest import painted
+from tests.data.conftest import painted, square_view, squares
+from tests.tiny import only
 
 if TYPE_CHECKING:
     from finetune.backbones import Backbone
 
-VIEWS = [View(0), View(1, mirrored=True), View(3, at=(0.0, 0.9)), View(4, mirrored=True, at=(0.7, 0.2))]
+VIEWS = [
+    square_view(0),
+    square_view(1, mirrored=True),
+    square_view(3, at=(0.0, 0.9)),
+    square_view(4, mirrored=True, at=(0.7, 0.2)),
+]
 
 
 def grey(picture: Path) -> Image.Image:
@@ -44,13 +51,13 @@ def mask_dir(mycat: Path) -> Path:
 
 
 def masks(mycat: Path, cache: ContentCache | None = None, **data: Any) -> Masks:
-    return Masks(scan_folder(mycat).pictures, DataSection(**data), 32, 4, cache)
+    return Masks(scan_folder(mycat).pictures, DataSection(**data), 4, cache)
 
 
 def expected(mycat: Path, view: View) -> Tensor:
     """The same square of the same grey values, averaged over each latent, without the class under test."""
     image = grey(mycat / f"{view.picture}.png")
-    placement = place((image.height, image.width), 32, at=view.at, mirrored=view.mirrored)
+    placement = place((image.height, image.width), (32, 32), at=view.at, mirrored=view.mirrored)
     square = (cut_out(image.convert("RGB"), placement)[:1] + 1) / 2
     return square.view(1, 8, 4, 8, 4).mean((2, 4))
 
@@ -62,7 +69,7 @@ def test_rows_lie_where_the_pictures_do(mycat: Path, mask_dir: Path, cached: boo
         rows = made.rows(VIEWS)
         assert rows.shape == (4, 1, 8, 8)
         torch.testing.assert_close(rows, torch.stack([expected(mycat, view) for view in VIEWS]))
-    assert not torch.allclose(made.rows([View(1)]), made.rows([View(1, mirrored=True)]))
+    assert not torch.allclose(made.rows([square_view(1)]), made.rows([square_view(1, mirrored=True)]))
 
 
 def test_alpha_masks_are_the_same_as_files_of_the_same_values(mycat: Path, mask_dir: Path) -> None:
@@ -96,7 +103,7 @@ def test_a_mask_turned_by_exif_is_upright(mycat: Path) -> None:
     exif[0x0112] = 6  # the camera was turned: rows become columns
     for path in mycat.glob("*.png"):
         image.save(path, exif=exif)
-    row = masks(mycat, mask="alpha").rows([View(0)])[0, 0]
+    row = masks(mycat, mask="alpha").rows([square_view(0)])[0, 0]
     assert torch.allclose(row, row[:, :1].expand(8, 8), atol=1e-3)  # it now changes downwards only
     assert row[0, 0] < row[-1, 0]
 
@@ -108,9 +115,9 @@ def test_where_masks_are_black_counts_the_floor(mycat: Path, mask_dir: Path) -> 
 
 
 def test_a_smaller_mask_of_the_same_shape_is_enlarged(mycat: Path, mask_dir: Path) -> None:
-    whole = masks(mycat, mask_dir=mask_dir).rows([View(2)])
+    whole = masks(mycat, mask_dir=mask_dir).rows([square_view(2)])
     grey(mycat / "2.png").resize((20, 20), Image.Resampling.BOX).save(mask_dir / "2.webp", lossless=True)
-    halved = masks(mycat, mask_dir=mask_dir).rows([View(2)])
+    halved = masks(mycat, mask_dir=mask_dir).rows([square_view(2)])
     assert float(F.l1_loss(halved, whole)) < 0.02
 
 
@@ -133,8 +140,8 @@ def test_the_digest_sees_every_mask(mycat: Path, mask_dir: Path) -> None:
 def test_a_cache_on_disk_is_found_by_content(mycat: Path, mask_dir: Path, tmp_path: Path) -> None:
     def rows() -> Tensor:
         made = masks(mycat, ContentCache(tmp_path / "cache"), mask_dir=mask_dir)
-        made.prepare(flip=True)
-        return made.rows([View(3), View(3, mirrored=True)])
+        made.prepare(squares(5, flip=True))
+        return made.rows([square_view(3), square_view(3, mirrored=True)])
 
     before = rows()
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 10
@@ -148,12 +155,12 @@ def test_a_cache_is_read_and_holds_what_was_prepared(mycat: Path, mask_dir: Path
         return set((tmp_path / "cache").rglob("*.safetensors"))
 
     made = masks(mycat, ContentCache(tmp_path / "cache"), mask_dir=mask_dir)
-    made.prepare(flip=False)
+    made.prepare(squares(5, flip=False))
     assert len(files()) == 5
-    rows = made.rows([View(3)])
+    rows = made.rows([square_view(3)])
     again = masks(mycat, ContentCache(tmp_path / "cache"), mask_dir=mask_dir)
     Image.new("L", (64, 33), 255).save(mask_dir / "3.png")
-    assert torch.equal(again.rows([View(3)]), rows)  # known by the bytes that were scanned: not read again
+    assert torch.equal(again.rows([square_view(3)]), rows)  # known by the scanned bytes: not read again
     assert len(files()) == 5
 
 
@@ -163,18 +170,18 @@ def test_rows_of_the_same_bytes_are_told_apart(mycat: Path, mask_dir: Path, tmp_
     (mycat / "3.png").write_bytes((mask_dir / "3.png").read_bytes())
     for i in (0, 1, 2, 4):
         painted(32, 32).convert("RGBA").save(mycat / f"{i}.png")
-    assert masks(mycat, cache, mask="alpha").rows([View(3)]).min() == 1
+    assert masks(mycat, cache, mask="alpha").rows([square_view(3)]).min() == 1
     pictures = scan_folder(mycat).pictures[3:4]
-    fine, coarse = (Masks(pictures, DataSection(mask_dir=mask_dir), 32, n, cache) for n in (4, 8))
-    assert fine.rows([View(0)]).shape[-2:] == (8, 8)
-    assert fine.rows([View(0)]).min() < 1
-    assert coarse.rows([View(0)]).shape[-2:] == (4, 4)
+    fine, coarse = (Masks(pictures, DataSection(mask_dir=mask_dir), n, cache) for n in (4, 8))
+    assert fine.rows([square_view(0)]).shape[-2:] == (8, 8)
+    assert fine.rows([square_view(0)]).min() < 1
+    assert coarse.rows([square_view(0)]).shape[-2:] == (4, 4)
 
 
 def test_a_coloured_mask_counts_as_its_grey(mycat: Path, mask_dir: Path) -> None:
     Image.new("RGB", (64, 33), (255, 0, 0)).save(mask_dir / "3.png")
     grey_of_red = Image.new("RGB", (1, 1), (255, 0, 0)).convert("L").getpixel((0, 0))
-    assert masks(mycat, mask_dir=mask_dir).rows([View(3)]).unique().tolist() == pytest.approx(
+    assert masks(mycat, mask_dir=mask_dir).rows([square_view(3)]).unique().tolist() == pytest.approx(
         [grey_of_red / 255]  # type: ignore[operator]
     )
 
@@ -249,7 +256,7 @@ def test_pictures_without_a_mask_name_the_setting(mycat: Path, mask_dir: Path) -
 def test_a_black_mask_is_none_where_black_counts_too(mycat: Path, mask_dir: Path) -> None:
     _black(mask_dir)
     made = masks(mycat, mask_dir=mask_dir, unmasked_weight=0.5)
-    assert torch.equal(made.rows([View(3)]), torch.full((1, 1, 8, 8), 0.5))
+    assert torch.equal(made.rows([square_view(3)]), torch.full((1, 1, 8, 8), 0.5))
 
 
 def test_a_square_in_which_nothing_counts_is_told_before_training(mycat: Path, mask_dir: Path) -> None:
@@ -258,9 +265,9 @@ def test_a_square_in_which_nothing_counts_is_told_before_training(mycat: Path, m
     corner.save(mask_dir / "3.png")
     made = masks(mycat, mask_dir=mask_dir)
     with pytest.raises(DataError, match=r"The loss counts nowhere in the center crop[\s\S]*3\.png"):
-        made.prepare(flip=False)
-    assert made.rows([View(3, at=(0.0, 0.0))]).any()  # another crop has it
-    assert not made.rows([View(3, at=(0.0, 0.99))]).any()  # and one that has not is no error: it was drawn
+        made.prepare(squares(5, flip=False))
+    assert made.rows([square_view(3, at=(0.0, 0.0))]).any()  # another crop has it
+    assert not made.rows([square_view(3, at=(0.0, 0.99))]).any()  # one that has not is no error: it was drawn
 
 
 def test_pictures_without_alpha_are_named(mycat: Path) -> None:
@@ -277,7 +284,7 @@ def test_a_mask_that_changes_during_the_run_is_told(mycat: Path, mask_dir: Path)
     made = masks(mycat, mask_dir=mask_dir)
     Image.new("L", (64, 33), 255).save(mask_dir / "3.png")
     with pytest.raises(DataError, match="A mask was changed during the run"):
-        made.rows([View(3)])
+        made.rows([square_view(3)])
 
 
 def test_settings_for_pictures_without_masks_have_none() -> None:
@@ -292,22 +299,26 @@ def test_a_source_gives_each_row_its_mask(
 ) -> None:
     Image.new("L", (8, 8), 255).save(mask_dir / "other.png")
     data = DataSection(
-        mask_dir=mask_dir, flip=True, crop="random" if random_crop else "center", cache=not random_crop
+        mask_dir=mask_dir,
+        flip=True,
+        crop="random" if random_crop else "center",
+        cache=not random_crop,
+        buckets=False,
     )
     source = PictureSource(scan_folder(mycat), backbone, data, seed=7)
     source.prepare()
-    batch = source.batch([0, 1, 2, 8])
+    batch = only(source.batches([0, 1, 2, 8]))
     assert batch.mask is not None
     assert batch.mask.shape == (4, 1, *batch.latents.shape[2:])
     views = [
-        View(source.folder.pictures.index(p), v.mirrored, v.at)
-        for v in source._views([0, 1, 2, 8], [int(Path(name).stem) for name in batch.names])
+        square_view(source.folder.pictures.index(p), v.mirrored, v.at)
+        for v in source._views([0, 1, 2, 8], [int(Path(name).stem) for name in batch.names], (32, 32))
         for p in [source.folder.pictures[v.picture]]
     ]
     torch.testing.assert_close(batch.mask, torch.stack([expected(mycat, view) for view in views]))
-    assert torch.equal(source.batch([8]).mask, batch.mask[3:])  # P1
+    assert torch.equal(only(source.batches([8])).mask, batch.mask[3:])  # P1
     assert any("are white" in line for line in source.summary())
     assert any("other.png" in line for line in source.summary())
-    plain = PictureSource(scan_folder(mycat), backbone, DataSection(flip=True), seed=7)
-    assert plain.batch([0]).mask is None
+    plain = PictureSource(scan_folder(mycat), backbone, DataSection(flip=True, buckets=False), seed=7)
+    assert only(plain.batches([0])).mask is None
     assert plain.digest() != source.digest()

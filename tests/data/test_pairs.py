@@ -16,14 +16,15 @@ import torch
 from PIL import Image
 
 from finetune.config import PairsSection
-from finetune.data import PairSource, PictureSource, View, scan_pairs
+from finetune.data import PairSource, PictureSource, scan_pairs
 from finetune.data.cache import ContentCache, content_key
 from finetune.data.control import control_pixels
 from finetune.data.controls import Controls
 from finetune.data.preprocess import cut_out, place
 from finetune.diffusion.random import uniform
 from finetune.errors import ConfigError, DataError
-from tests.data.conftest import painted
+from tests.data.conftest import painted, square_view, squares
+from tests.tiny import only
 
 if TYPE_CHECKING:
     from finetune.backbones import Backbone
@@ -197,7 +198,7 @@ def test_control_pictures_given_twice(pairs: Path) -> None:
         scan_pairs(PairsSection(data_dir=pairs, conditioning_dir=pairs / "edges"))
 
 
-VIEWS = [View(0), View(0, mirrored=True), View(1, at=(0.9, 0.3)), View(2)]
+VIEWS = [square_view(0), square_view(0, mirrored=True), square_view(1, at=(0.9, 0.3)), square_view(2)]
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -206,11 +207,11 @@ def test_controls_are_cut_as_the_pictures(pairs: Path, cached: bool, tmp_path: P
     found = scan_pairs(section)
     cache = ContentCache(tmp_path / "cache") if cached else None
     for _ in range(1 + cached):  # the second time from the cache
-        rows = Controls(found, section, 32, cache).rows(VIEWS)
+        rows = Controls(found, section, cache).rows(VIEWS)
         assert rows.shape == (4, 3, 32, 32) and rows.dtype == torch.float32
         for row, view in zip(rows, VIEWS, strict=True):
             picture, control = found.pictures[view.picture], found.controls[view.picture]
-            cut = place((picture.height, picture.width), 32, at=view.at, mirrored=view.mirrored)
+            cut = place((picture.height, picture.width), (32, 32), at=view.at, mirrored=view.mirrored)
             expected = cut_out(Image.open(control.path), cut) / 2 + 0.5
             torch.testing.assert_close(row, expected, rtol=0, atol=1e-6)
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == (4 if cached else 0)
@@ -219,22 +220,22 @@ def test_controls_are_cut_as_the_pictures(pairs: Path, cached: bool, tmp_path: P
 @pytest.mark.parametrize("flip", [False, True])
 def test_what_is_prepared_is_all_that_is_needed(pairs: Path, flip: bool, tmp_path: Path) -> None:
     section = PairsSection(data_dir=pairs)
-    controls = Controls(scan_pairs(section), section, 32, ContentCache(tmp_path / "cache"))
-    controls.prepare(flip)
+    controls = Controls(scan_pairs(section), section, ContentCache(tmp_path / "cache"))
+    controls.prepare(squares(3, flip))
     files = set((tmp_path / "cache").rglob("*.safetensors"))
     assert len(files) == 3 * (1 + flip)
-    controls.rows([View(i, mirrored) for i in range(3) for mirrored in ((False, True) if flip else (False,))])
+    controls.rows(squares(3, flip))
     assert set((tmp_path / "cache").rglob("*.safetensors")) == files
-    Controls(scan_pairs(section), section, 32).prepare(flip)  # with no cache there is nothing to do
+    Controls(scan_pairs(section), section).prepare(squares(3, flip))  # with no cache there is nothing to do
 
 
 def test_made_controls_follow_the_view(pairs: Path) -> None:
     (pairs / "metadata.jsonl").unlink()
     section = PairsSection(data_dir=pairs, preprocess="edges")
     found = scan_pairs(section)
-    row, mirrored = Controls(found, section, 32).rows([View(0), View(0, mirrored=True)])
+    row, mirrored = Controls(found, section).rows([square_view(0), square_view(0, mirrored=True)])
     picture = found.pictures[0]
-    square = cut_out(Image.open(picture.path), place((picture.height, picture.width), 32))
+    square = cut_out(Image.open(picture.path), place((picture.height, picture.width), (32, 32)))
     levels = ((square + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     assert torch.equal(row, torch.from_numpy(control_pixels(levels, "edges")).permute(2, 0, 1) / 255)
     assert torch.equal(mirrored, row.flip(-1))
@@ -244,35 +245,35 @@ def test_the_digest_is_what_it_always_was(pairs: Path) -> None:
     # A run that was begun is known by it.
     section = PairsSection(data_dir=pairs)
     digests = [hashlib.sha256((pairs / "edges" / f"{i}.png").read_bytes()).hexdigest() for i in range(3)]
-    assert Controls(scan_pairs(section), section, 32).digest() == content_key("controls", "none", *digests)
+    assert Controls(scan_pairs(section), section).digest() == content_key("controls", "none", *digests)
 
 
 def test_digest_tells_what_matters(pairs: Path) -> None:
     section = PairsSection(data_dir=pairs)
-    before = Controls(scan_pairs(section), section, 32).digest()
+    before = Controls(scan_pairs(section), section).digest()
     painted(48, 32, 77).save(pairs / "edges" / "0.png")
-    assert Controls(scan_pairs(section), section, 32).digest() != before
+    assert Controls(scan_pairs(section), section).digest() != before
     (pairs / "metadata.jsonl").unlink()
     kinds = [PairsSection(data_dir=pairs, preprocess=kind) for kind in ("edges", "grayscale")]
-    assert len({Controls(scan_pairs(kind), kind, 32).digest() for kind in kinds}) == 2
+    assert len({Controls(scan_pairs(kind), kind).digest() for kind in kinds}) == 2
 
 
 def source(pairs: Path, backbone: Backbone, **changes: Any) -> PairSource:
-    section = PairsSection(data_dir=pairs, resolution=32, **changes)
+    section = PairsSection(data_dir=pairs, resolution=32, **{"buckets": False} | changes)
     return PairSource(scan_pairs(section), backbone, section, seed=3)
 
 
 @pytest.mark.parametrize("family", ["sd1"])
 def test_batches(pairs: Path, backbone: Backbone) -> None:
     whole = source(pairs, backbone, flip=True)
-    batch = whole.batch(range(6))
+    batch = only(whole.batches(range(6)))
     assert batch.conditioning.control is not None
     for row, view_name in zip(batch.conditioning.control, batch.names, strict=True):
         index = int(Path(view_name).stem)
-        either = whole.controls.rows([View(index), View(index, mirrored=True)])
-        assert any(torch.equal(row, one) for one in either)
+        either = whole.controls.rows([square_view(index), square_view(index, mirrored=True)])
+        assert any(torch.equal(row, side) for side in either)
     whole.prepare()
-    again = whole.batch(range(6))
+    again = only(whole.batches(range(6)))
     assert torch.equal(again.latents, batch.latents)
     assert again.conditioning.control is not None
     assert torch.equal(again.conditioning.control, batch.conditioning.control)
@@ -287,7 +288,7 @@ def test_what_is_told_and_shown(pairs: Path, backbone: Backbone) -> None:
     for number in (2, 5):
         shown = given.shown(number)
         assert [caption for caption, _ in shown] == [f"cat {i % 3}" for i in range(number)]
-        rows = given.controls.rows([View(i % 3) for i in range(number)])
+        rows = given.controls.rows([square_view(i % 3) for i in range(number)])
         assert all(torch.equal(control, row) for (_, control), row in zip(shown, rows, strict=True))
     (pairs / "metadata.jsonl").unlink()
     made = source(pairs, backbone, preprocess="grayscale")
@@ -299,14 +300,16 @@ def test_what_is_told_and_shown(pairs: Path, backbone: Backbone) -> None:
 @pytest.mark.parametrize("family", ["sd1"])
 def test_dropped_controls_depend_on_the_sample_alone(pairs: Path, backbone: Backbone) -> None:
     dropping, plain = source(pairs, backbone, control_dropout=0.2), source(pairs, backbone)
-    rows, all_rows = (s.batch(range(40)).conditioning.control for s in (dropping, plain))
+    rows, all_rows = (only(s.batches(range(40))).conditioning.control for s in (dropping, plain))
     assert rows is not None and all_rows is not None
     black = rows.flatten(1).sum(1) == 0
     assert torch.equal(black, uniform(3, range(40), "control dropout") < 0.2)
     assert 3 < int(black.sum()) < 15
     assert all_rows.flatten(1).any(1).all()
     assert torch.equal(rows[~black], all_rows[~black])
-    parts = [dropping.batch(range(start, start + 5)).conditioning.control for start in range(0, 40, 5)]
+    parts = [
+        only(dropping.batches(range(start, start + 5))).conditioning.control for start in range(0, 40, 5)
+    ]
     assert torch.equal(torch.cat([p for p in parts if p is not None]), rows)
 
 
@@ -359,4 +362,4 @@ def test_canny_without_opencv(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (pairs / "metadata.jsonl").unlink()
     section = PairsSection(data_dir=pairs, preprocess="canny")
     with pytest.raises(ConfigError, match=r"finetune\[canny\]"):
-        Controls(scan_pairs(section), section, 32)
+        Controls(scan_pairs(section), section)

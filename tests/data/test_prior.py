@@ -14,12 +14,13 @@ from finetune.config import DataSection
 from finetune.data import PictureSource, PriorSource, scan_folder
 from finetune.diffusion.batch import Conditioning
 from finetune.diffusion.objective import Objective
+from tests.tiny import only
 
 WEIGHT = 0.25
 
 
 def source(folder: Path, backbone: Backbone, prompt: str, **data: Any) -> PictureSource:
-    return PictureSource(scan_folder(folder, prompt), backbone, DataSection(**data), 7)
+    return PictureSource(scan_folder(folder, prompt), backbone, DataSection(buckets=False, **data), 7)
 
 
 @pytest.fixture
@@ -31,10 +32,10 @@ def prior(mycat: Path, backbone: Backbone) -> PriorSource:
 
 
 def test_each_sample_brings_one_of_the_class(prior: PriorSource) -> None:
-    batch = prior.batch(range(3))
+    batch = only(prior.batches(range(3)))
     assert batch.numbers == (0, 1, 2, -1, -2, -3)
     assert batch.weight.tolist() == [1, 1, 1, WEIGHT, WEIGHT, WEIGHT]
-    alone = prior.instances.batch(range(3))
+    alone = only(prior.instances.batches(range(3)))
     assert torch.equal(batch.latents[:3], alone.latents)
     assert batch.conditioning.hidden is not None and alone.conditioning.hidden is not None
     assert torch.equal(batch.conditioning.hidden[:3], alone.conditioning.hidden)
@@ -42,7 +43,7 @@ def test_each_sample_brings_one_of_the_class(prior: PriorSource) -> None:
 
 
 def test_a_row_does_not_depend_on_those_beside_it(prior: PriorSource) -> None:
-    whole, parts = prior.batch(range(5)), [prior.batch([n]) for n in range(5)]
+    whole, parts = only(prior.batches(range(5))), [only(prior.batches([n])) for n in range(5)]
     assert torch.equal(whole.latents[:5], torch.cat([part.latents[:1] for part in parts]))
     assert torch.equal(whole.latents[5:], torch.cat([part.latents[1:] for part in parts]))
 
@@ -64,14 +65,14 @@ def test_the_record_tells_subject_and_class_apart(prior: PriorSource) -> None:
 
 def test_every_class_picture_is_seen_once_an_epoch(prior: PriorSource) -> None:
     count = len(prior.classes)
-    assert len(set(prior.batch(range(count)).names[count:])) == count
+    assert len(set(only(prior.batches(range(count))).names[count:])) == count
 
 
 def test_the_loss_is_that_of_the_subject_and_lambda_times_that_of_the_class(
     prior: PriorSource, backbone: Backbone
 ) -> None:
     """L + λ·L_prior (arXiv:2208.12242, equation 2), as the trainer sums it: over rows, for each sample."""
-    batch = prior.batch(range(4))
+    batch = only(prior.batches(range(4)))
     seen: dict[str, Tensor] = {}
 
     def predict(noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:

@@ -20,7 +20,7 @@ from finetune.data import read
 from finetune.data.decode import PictureError, decode_picture
 from finetune.data.facts import FactsIndex
 from finetune.data.folder import Picture, scan_folder
-from finetune.data.preprocess import place, square
+from finetune.data.preprocess import cropped, place
 from finetune.data.read import Reader
 from finetune.errors import ConfigError
 from finetune.kernels import keep_freed_memory
@@ -179,7 +179,7 @@ def _peak(folder: Path, result: Connection) -> None:
 
     def shown(picture: Picture) -> None:
         with picture.opened() as image:
-            square(image, place((picture.height, picture.width), 64))
+            cropped(image, place((picture.height, picture.width), (64, 64)))
 
     before = kilobytes("VmRSS")
     reader = Reader()

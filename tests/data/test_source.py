@@ -16,6 +16,7 @@ from finetune.data.preprocess import cut_out, place
 from finetune.diffusion.batch import Batch, Conditioning
 from finetune.diffusion.random import normal, picture_index, uniform
 from tests.data.conftest import painted
+from tests.tiny import only
 
 if TYPE_CHECKING:
     from finetune.backbones import Backbone
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 def source(
     mycat: Path, backbone: Backbone, seed: int = 7, train_text: bool = False, **data: Any
 ) -> PictureSource:
-    made = PictureSource(scan_folder(mycat), backbone, DataSection(**data), seed, train_text)
+    settings = DataSection(**{"buckets": False} | data)
+    made = PictureSource(scan_folder(mycat), backbone, settings, seed, train_text)
     made.prepare()
     return made
 
@@ -52,11 +54,11 @@ def joined(batches: list[Batch]) -> Batch:
 
 def test_a_row_is_what_diffusers_makes_of_the_picture(mycat: Path, backbone: Backbone) -> None:
     made = source(mycat, backbone)
-    batch = made.batch([0, 9])
+    batch = only(made.batches([0, 9]))
     assert made.size == backbone.native_size == 32
     for row, number in enumerate([0, 9]):
         picture = made.folder.pictures[picture_index(7, number, 5)]
-        pixels = cut_out(picture.read(), place((picture.height, picture.width), 32))
+        pixels = cut_out(picture.read(), place((picture.height, picture.width), (32, 32)))
         with torch.no_grad():
             posterior = backbone.vae.encode(pixels[None]).latent_dist
             hidden, _ = backbone.encode_text(backbone.tokenize([picture.caption]))
@@ -74,7 +76,7 @@ def test_a_row_is_what_diffusers_makes_of_the_picture(mycat: Path, backbone: Bac
 def test_sdxl_is_told_sizes_and_corner(mycat: Path, backbone: Backbone) -> None:
     made = source(mycat, backbone, flip=True)
     numbers = range(40)
-    batch = made.batch(numbers)
+    batch = only(made.batches(numbers))
     assert batch.conditioning.time_ids is not None
     rows = zip(batch.names, batch.conditioning.time_ids.int().tolist(), strict=True)
     told = {(Path(name).name, *ids) for name, ids in rows}
@@ -90,7 +92,7 @@ def test_sdxl_is_told_sizes_and_corner(mycat: Path, backbone: Backbone) -> None:
 
 @pytest.mark.parametrize("family", ["sdxl"])
 def test_random_crops_lie_where_drawn(mycat: Path, backbone: Backbone) -> None:
-    batch = source(mycat, backbone, crop="random", cache=False).batch(range(10))
+    batch = only(source(mycat, backbone, crop="random", cache=False).batches(range(10)))
     assert batch.conditioning.time_ids is not None
     corners = [tuple(ids[2:4]) for ids in batch.conditioning.time_ids.int().tolist()]
     # Places downwards and to the right: of 48x32 pixels 1 and 17; 64x33 become 62x32, so 1 and 31.
@@ -104,7 +106,7 @@ def test_random_crops_lie_where_drawn(mycat: Path, backbone: Backbone) -> None:
 
 def test_every_epoch_shows_every_picture_once(mycat: Path, backbone: Backbone) -> None:
     made = source(mycat, backbone)
-    orders = [made.batch(range(5 * e, 5 * e + 5)).names for e in range(4)]
+    orders = [only(made.batches(range(5 * e, 5 * e + 5))).names for e in range(4)]
     assert all(len(set(order)) == 5 for order in orders)
     assert len(set(orders)) > 1
 
@@ -122,16 +124,16 @@ def test_splitting_a_batch_changes_nothing(
     mycat: Path, backbone: Backbone, train_text: bool, data: dict[str, Any]
 ) -> None:
     made = source(mycat, backbone, train_text=train_text, **data)
-    whole = made.batch(range(100, 108))
+    whole = only(made.batches(range(100, 108)))
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    pieces = joined([made.batch([n]) for n in range(100, 108)])
+    pieces = joined([only(made.batches([n])) for n in range(100, 108)])
     assert torch.equal(state, torch.get_rng_state())
     assert_same(whole, pieces, exactly=data.get("cache", True))
     again = source(mycat, backbone, train_text=train_text, **data)
-    again.batch([3])
-    assert_same(whole, again.batch(range(100, 108)))
-    other = source(mycat, backbone, seed=8, train_text=train_text, **data).batch(range(100, 108))
+    only(again.batches([3]))
+    assert_same(whole, only(again.batches(range(100, 108))))
+    other = only(source(mycat, backbone, seed=8, train_text=train_text, **data).batches(range(100, 108)))
     assert not torch.equal(other.latents, whole.latents)
 
 
@@ -139,14 +141,16 @@ def test_splitting_a_batch_changes_nothing(
 def test_cached_and_on_the_fly_are_the_same(mycat: Path, backbone: Backbone, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"flip": True, "caption_dropout": 0.5}
     numbers = list(range(16))
-    live = source(mycat, backbone, cache=False, **settings).batch(numbers)
-    memory = source(mycat, backbone, **settings).batch(numbers)
+    live = only(source(mycat, backbone, cache=False, **settings).batches(numbers))
+    memory = only(source(mycat, backbone, **settings).batches(numbers))
     assert_same(live, memory, exactly=False)
     disk = source(mycat, backbone, cache_dir=tmp_path / "cache", **settings)
-    assert_same(disk.batch(numbers), memory)
+    assert_same(only(disk.batches(numbers)), memory)
     backbone.encode_pixels = None  # type: ignore[method-assign,assignment]
     backbone.encode_text = None  # type: ignore[method-assign,assignment]
-    assert_same(source(mycat, backbone, cache_dir=tmp_path / "cache", **settings).batch(numbers), memory)
+    assert_same(
+        only(source(mycat, backbone, cache_dir=tmp_path / "cache", **settings).batches(numbers)), memory
+    )
 
 
 @pytest.mark.parametrize("family", ["sd1"])
@@ -165,7 +169,7 @@ def test_the_cache_follows_content_not_names(mycat: Path, backbone: Backbone, tm
     changed = source(mycat, backbone, **settings)
     assert files() == 6
     fresh = source(mycat, backbone)
-    assert_same(changed.batch(range(5)), fresh.batch(range(5)))
+    assert_same(only(changed.batches(range(5))), only(fresh.batches(range(5))))
     source(mycat, backbone, resolution=64, **settings)
     assert files() == 11
     source(mycat, backbone, flip=True, **settings)
@@ -186,7 +190,7 @@ def test_a_preparation_cut_short_goes_on_to_the_same_bytes(
         for file in sorted((tmp_path / "part" / kind).rglob("*.safetensors"))[:number]:
             file.unlink()
     part = source(mycat, backbone, cache_dir=tmp_path / "part")
-    assert_same(whole.batch(range(5)), part.batch(range(5)))
+    assert_same(only(whole.batches(range(5))), only(part.batches(range(5))))
     for file in (tmp_path / "whole").rglob("*.safetensors"):
         assert file.read_bytes() == (tmp_path / "part" / file.relative_to(tmp_path / "whole")).read_bytes()
 
@@ -200,7 +204,7 @@ def test_shares_of_flips_crops_and_empty_captions(mycat: Path, backbone: Backbon
         seed=0,
     )
     numbers, pictures = range(2000), [0] * 2000
-    views = made._views(numbers, pictures)
+    views = made._views(numbers, pictures, (32, 32))
     assert 0.45 < sum(v.mirrored for v in views) / 2000 < 0.55
     places = torch.tensor([v.at for v in views])
     assert torch.allclose(places.mean(0), torch.tensor([0.5, 0.5]), atol=0.03)
@@ -212,7 +216,7 @@ def test_shares_of_flips_crops_and_empty_captions(mycat: Path, backbone: Backbon
 @pytest.mark.parametrize("family", ["sd1"])
 def test_a_sample_draws_one_of_several_captions(mycat: Path, backbone: Backbone) -> None:
     (mycat / "0.txt").write_text("\n".join("abc"))
-    data = DataSection(captions="lines")
+    data = DataSection(captions="lines", buckets=False)
     made = PictureSource(scan_folder(mycat, None, data), backbone, data, 7)
     made.prepare()
     assert made.captions() == ["a", "b", "c", "a red cat", "a photo of mycat", "a blue dog"]
@@ -224,7 +228,8 @@ def test_a_sample_draws_one_of_several_captions(mycat: Path, backbone: Backbone)
     assert made._drawn_captions(numbers[50:60], [0] * 10) == drawn[50:60]
     assert made._drawn_captions([1, 2], [1, 3]) == ["a red cat", "a blue dog"]
     backbone.free_encoders()  # every caption is in the cache
-    hidden = made.batch(range(10)).conditioning.hidden
+    (batch,) = made.batches(range(10))
+    hidden = batch.conditioning.hidden
     assert hidden is not None and hidden.shape[0] == 10
 
 
@@ -267,16 +272,18 @@ def test_progress_counts_pictures_and_captions(mycat: Path, backbone: Backbone) 
 def test_summary_names_everything(mycat: Path, backbone: Backbone) -> None:
     (mycat / "2.txt").write_text("cat " * 200 + "at the very end")
     (mycat / "bad.jpg").write_bytes(b"")
-    made = PictureSource(scan_folder(mycat, "x"), backbone, DataSection(resolution=40), 0)
+    made = PictureSource(scan_folder(mycat, "x"), backbone, DataSection(resolution=40, buckets=False), 0)
     lines = made.summary()
     assert lines[0] == f"5 pictures from {mycat}, at 40x40 pixels"
     assert lines[1] == "skipped bad.jpg: the file is empty"
     assert lines[2] == (
-        "enlarged, because smaller than 40 pixels: 0.png (48x32), 1.png (32x48), 3.png (64x33), 4.png (33x64)"
+        "enlarged, because smaller than they are trained at: 0.png (48x32 to 40x40), 1.png (32x48 to 40x40), "
+        "3.png (64x33 to 40x40), 4.png (33x64 to 40x40)"
     )
-    assert lines[3].startswith("caption truncated")
-    assert lines[3].endswith('at the very end" (2.png)')
-    assert lines[4] == '3 pictures with a caption, the others get the prompt "x"'
+    assert lines[3] == "cropped by more than 10%: 4.png (49%), 3.png (49%), 1.png (33%), 0.png (33%)"
+    assert lines[4].startswith("caption truncated")
+    assert lines[4].endswith('at the very end" (2.png)')
+    assert lines[5] == '3 pictures with a caption, the others get the prompt "x"'
     assert made.captions() == ["x", "a red cat", "cat " * 200 + "at the very end", "a blue dog"]
 
 
@@ -295,7 +302,7 @@ def test_the_digest_is_of_contents(mycat: Path, backbone: Backbone) -> None:
 @pytest.mark.parametrize("family", ["sd1"])
 def test_trained_encoders_get_the_tokens_of_captions(mycat: Path, backbone: Backbone) -> None:
     made = source(mycat, backbone, train_text=True, caption_dropout=0.1)
-    batch = made.batch(range(400))
+    batch = only(made.batches(range(400)))
     assert batch.conditioning.tokens is not None and batch.conditioning.hidden is None
     own = {str(p.path): backbone.tokenize([p.caption])[0] for p in made.folder.pictures}
     empty = backbone.tokenize([""])[0]
@@ -312,11 +319,11 @@ def test_a_cached_row_costs_less_than_a_millisecond(
     mycat: Path, backbone: Backbone, tmp_path: Path, kind: str
 ) -> None:
     made = source(mycat, backbone, flip=True, cache_dir=tmp_path / "cache" if kind == "disk" else None)
-    made.batch([0])
+    only(made.batches([0]))
     seconds = []
     for repeat in range(5):
         start = time.process_time()  # of this process alone: the machine may be busy
-        made.batch(range(64 * repeat, 64 * repeat + 64))
+        only(made.batches(range(64 * repeat, 64 * repeat + 64)))
         seconds.append((time.process_time() - start) / 64)
     assert min(seconds) < 1e-3
 
@@ -324,9 +331,9 @@ def test_a_cached_row_costs_less_than_a_millisecond(
 def test_preserved_samples_get_their_prompts(mycat: Path, backbone: Backbone) -> None:
     prompts = ["a photo of a cat", "a dog"]
     asked: Any = {"preserve": prompts, "preserve_share": 0.25}
-    made = PictureSource(scan_folder(mycat), backbone, DataSection(), 7, True, **asked)
+    made = PictureSource(scan_folder(mycat), backbone, DataSection(buckets=False), 7, True, **asked)
     made.prepare()
-    batch = made.batch(range(400))
+    batch = only(made.batches(range(400)))
     assert batch.preserved is not None
     assert 70 <= int(batch.preserved.sum()) <= 130
     assert batch.conditioning.tokens is not None
@@ -335,8 +342,8 @@ def test_preserved_samples_get_their_prompts(mycat: Path, backbone: Backbone) ->
     assert set(seen) == wanted
     assert not wanted & {tuple(row) for row in batch.conditioning.tokens[~batch.preserved][:, 0].tolist()}
     # The same pictures, noised latents and all; only what is said about them differs.
-    plain = source(mycat, backbone, train_text=True).batch(range(400))
+    plain = only(source(mycat, backbone, train_text=True).batches(range(400)))
     assert plain.preserved is None
     assert torch.equal(plain.latents, batch.latents)
-    parts = [made.batch([n]).preserved for n in range(20)]
+    parts = [only(made.batches([n])).preserved for n in range(20)]
     assert torch.equal(torch.cat([p for p in parts if p is not None]), batch.preserved[:20])

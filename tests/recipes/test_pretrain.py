@@ -22,6 +22,7 @@ from finetune.recipes.load import Setting, parse_set
 from finetune.recipes.run import run
 from finetune.training import Trainer
 from tests.conftest import draw_pictures
+from tests.tiny import only
 
 SMALL = (
     *("architecture.autoencoder_channels=[16, 32]", "architecture.unet_channels=[16, 32]"),
@@ -171,7 +172,7 @@ def test_pixels_are_the_pictures_and_half_of_them_mirrored(cache: bool, captione
     source = PixelSource(pictures, 32, seed=3, cache=cache)
     source.prepare()
     plain = source.pixels(range(3))
-    rows = source.batch(range(60))
+    rows = only(source.batches(range(60)))
     names = [str(p.path) for p in pictures]
     mirrored = 0
     for name, pixels in zip(rows.names, rows.pixels, strict=True):
@@ -180,4 +181,4 @@ def test_pixels_are_the_pictures_and_half_of_them_mirrored(cache: bool, captione
         assert torch.equal(pixels, original) or torch.equal(pixels, original.flip(-1))
     assert 15 < mirrored < 45
     # The same samples whatever they come with (P1).
-    assert torch.equal(source.batch([7]).pixels[0], rows.pixels[7])
+    assert torch.equal(only(source.batches([7])).pixels[0], rows.pixels[7])

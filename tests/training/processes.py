@@ -38,12 +38,17 @@ def train_small(folder: Path, rows: int) -> dict[str, Tensor]:
 
 
 def train_lora(folder: Path, rows: int, model: Path, pictures: Path) -> dict[str, Tensor]:
-    """A LoRA with text encoders; the last layer of SDXL's first one gets no gradient."""
+    """A LoRA with text encoders; the last layer of SDXL's first one gets no gradient.
+
+    The pictures have several shapes, and in some step the processes have different numbers of batches.
+    """
     backbone = load_backbone(ModelSection(name=str(model)))
     # 1e-4 is far above these gradients' rounding, which Adam would otherwise blow up to whole steps.
     adapter = LoRA(backbone, LoRASection(rank=2, text_encoder=True, dropout=0.1))
-    source = PictureSource(scan_folder(pictures, "a cat"), backbone, DataSection(), 0, True)
+    source = PictureSource(scan_folder(pictures, "a cat"), backbone, DataSection(), 0, True, group=ROWS)
     source.prepare()
+    halves = [[len(source.batches(range(n, n + 2))) for n in (4 * s, 4 * s + 2)] for s in range(3)]
+    assert any(first != second for first, second in halves)
     training = TrainingSection(steps=3, batch_size=rows, precision="fp32")
     optimizer = OptimizerSection(lr=0.01, eps=1e-4)
     trainer = Trainer(adapter, Objective(backbone.scheduler, 0), source, training, optimizer,

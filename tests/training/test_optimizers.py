@@ -27,6 +27,7 @@ from finetune.recipes.presets import with_preset
 from finetune.training import RunFolder, check_trainable
 from finetune.training.checkpoint import optimizer_counters, read_checkpoint
 from finetune.training.optimizers import make_optimizer, rate_factor
+from tests.tiny import only
 from tests.training.test_trainer import Model, Source, killed_at, make, take_steps
 
 LIBRARIES: dict[str, Callable[[Any], Any]] = {
@@ -123,7 +124,7 @@ def test_schedule_free_is_its_formula_and_shows_its_average(tmp_path: Path) -> N
     v = {name: torch.zeros_like(value) for name, value in v.items()}
     for step in range(1, 5):
         y = {name: (0.1 * z[name] + 0.9 * x[name]).requires_grad_() for name in x}
-        rows = Source().batch(range(4 * step - 4, 4 * step))
+        rows = only(Source().batches(range(4 * step - 4, 4 * step)))
         out = torch.nn.functional.linear(rows.x, y["layer.weight"], y["layer.bias"])
         (out - rows.x.flip(1)).square().mean().backward()  # type: ignore[no-untyped-call]
         for name, at in y.items():

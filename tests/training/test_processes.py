@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.data.conftest import painted
 from tests.training import processes
 
 TIME_LIMIT = 60  # seconds; a deadlock, not slowness, is what comes near it
@@ -46,11 +47,11 @@ def launch(count: int, *arguments: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def folders(
-    tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Path], pictures: Path
-) -> tuple[Path, Path]:
+def folders(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Path]) -> tuple[Path, Path]:
     """What one process left, and what two left."""
-    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
+    one, two, pictures = (tmp_path_factory.mktemp(name) for name in ("one", "two", "pictures"))
+    for index, size in enumerate([(80, 32), (32, 32), (32, 48), (36, 32), (33, 32), (32, 80), (32, 50)]):
+        painted(*size, index).save(pictures / f"{index}.png")
     launch(2, two, tiny_models["sdxl"], pictures)
     processes.main(one, tiny_models["sdxl"], pictures)
     return one, two

@@ -18,6 +18,7 @@ from finetune.data.folder import scan_folder
 from finetune.data.source import PictureSource
 from finetune.diffusion.objective import Objective
 from finetune.diffusion.random import generator, normal, uniform
+from tests.tiny import only
 
 SEED, NUMBERS = 7, (0, 1, 2)
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -92,7 +93,7 @@ def test_loss_and_every_gradient(
     source = PictureSource(scan_folder(pictures, None), backbone, data, SEED, False)
     source.prepare()
 
-    own = Objective(backbone.scheduler, SEED)(adapter, source.batch(NUMBERS)).mean()
+    own = Objective(backbone.scheduler, SEED)(adapter, only(source.batches(NUMBERS))).mean()
     own.backward()  # type: ignore[no-untyped-call]
 
     loss, gradients = plain_step(model, pictures, family == "sdxl", prediction, adapter.state())

@@ -24,6 +24,7 @@ from finetune.errors import ConfigError, Interrupted, NonFiniteLoss, WeightsErro
 from finetune.files import sha256_of
 from finetune.training import RunFolder, Trainer
 from finetune.training.checkpoint import read_checkpoint, write_checkpoint
+from tests.tiny import only
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class Rows:
 
 
 class Source:
-    def batch(self, numbers: Sequence[int]) -> Rows:
+    def batches(self, numbers: Sequence[int]) -> list[Rows]:
         names, x = tuple(f"{n}.png" for n in numbers), normal(0, numbers, "x", (80,))
-        return Rows(tuple(numbers), names, x, (True,) * len(numbers))
+        return [Rows(tuple(numbers), names, x, (True,) * len(numbers))]
 
 
 class Model(nn.Module):
@@ -92,7 +93,7 @@ def make(folder: Path, *, optimizer: dict[str, Any] | None = None, objective: An
 def take_steps(count: int, model: Model, optimizer: torch.optim.Optimizer) -> None:
     """The first steps of a run of `make`, written out."""
     for step in range(count):
-        loss = mirror_loss(model, Source().batch(range(4 * step, 4 * step + 4))).mean()
+        loss = mirror_loss(model, only(Source().batches(range(4 * step, 4 * step + 4)))).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 0.5)
@@ -442,9 +443,9 @@ def test_tensorboard_files_are_written(tmp_path: Path) -> None:
 
 def test_the_loss_of_what_is_learned_is_told_apart(tmp_path: Path) -> None:
     class Mixed(Source):
-        def batch(self, numbers: Sequence[int]) -> Rows:
-            rows = super().batch(numbers)
-            return replace(rows, learned=tuple(n % 3 == 0 for n in numbers))
+        def batches(self, numbers: Sequence[int]) -> list[Rows]:
+            rows = only(super().batches(numbers))
+            return [replace(rows, learned=tuple(n % 3 == 0 for n in numbers))]
 
     plain, trainer = make(tmp_path / "plain", batch_size=2), make(tmp_path / "mixed", batch_size=2)
     trainer.source = Mixed()
@@ -455,5 +456,5 @@ def test_the_loss_of_what_is_learned_is_told_apart(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "mixed/metrics.jsonl").read_text().splitlines()]
     # Numbers 0-1, 2-3, 4-5, 6-7: the third step has no row of what is learned.
     assert ["loss" in line for line in lines] == [True, True, False, True]
-    first = mirror_loss(Model(), Source().batch([0, 1])).tolist()
+    first = mirror_loss(Model(), only(Source().batches([0, 1]))).tolist()
     assert (lines[0]["loss"], lines[0]["preserved_loss"]) == pytest.approx(tuple(first))
