@@ -267,9 +267,9 @@ class Backbone(ABC):
                 move(encoder, self.device, dtype)
         self.text_dtype = None if trained else dtype
 
-    def free_encoders(self) -> None:
+    def free_encoders(self, *, text: bool = True) -> None:
         """Moves frozen encoders to the CPU; if mapped from a file, they take no memory until used again."""
-        for module in (m for m in (self.vae, *self.text_encoders) if not is_trained(m)):
+        for module in (m for m in (self.vae, *(self.text_encoders if text else ())) if not is_trained(m)):
             move(module, "cpu", None)
             release(module)
         if torch.cuda.is_available():

@@ -6,6 +6,7 @@ file are all made from these types. A field's description is its help text.
 
 from finetune.config.adapters import ControlNetSection, EmbeddingSection, FullSection, LoRASection
 from finetune.config.base import Positive, Section
+from finetune.config.captions import CaptionsSection
 from finetune.config.data import CaptionedSection, ControlKind, DataSection, PairsSection, SubjectSection
 from finetune.config.model import ModelSection, public_name
 from finetune.config.objective import ObjectiveSection
@@ -21,6 +22,7 @@ from finetune.config.training import (
 
 __all__ = [
     "CaptionedSection",
+    "CaptionsSection",
     "ControlKind",
     "ControlNetSection",
     "DataSection",

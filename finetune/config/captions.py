@@ -64,3 +64,7 @@ class CaptionsSection(Section):
                 "captions.keep_tags",
                 "Remove captions.keep_tags or captions.keep_separator.",
             )
+
+
+AS_THEY_ARE = CaptionsSection()
+"""Captions that are not varied."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from finetune.config import ControlKind, PairsSection
+from finetune.config import CaptionsSection, ControlKind, PairsSection
+from finetune.config.captions import AS_THEY_ARE
 from finetune.data.cache import ContentCache, Progress, cache_of, content_key
 from finetune.data.control import check_control_kind, control_pixels
 from finetune.data.decode import quiet_pillow
@@ -96,13 +97,20 @@ class PairSource(PictureSource):
         data: The recipe's settings.
         seed: Seed of every draw.
         group: Samples that an optimizer step sees.
+        captions: How captions are varied.
 
     Raises:
         ConfigError: If the settings do not fit the model, or need a missing library.
     """
 
     def __init__(
-        self, folder: PairedFolder, backbone: Backbone, data: PairsSection, seed: int, group: int = 1
+        self,
+        folder: PairedFolder,
+        backbone: Backbone,
+        data: PairsSection,
+        seed: int,
+        group: int = 1,
+        captions: CaptionsSection = AS_THEY_ARE,
     ) -> None:
         self.controls = Controls(folder, data, cache_of(data, "controls"))
         super().__init__(
@@ -110,6 +118,7 @@ class PairSource(PictureSource):
             backbone,
             data,
             seed,
+            captions=captions,
             group=group,
             control=self.controls,
             control_dropout=data.control_dropout,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from finetune.config import DataSection
+from finetune.config import CaptionsSection, DataSection
+from finetune.config.captions import AS_THEY_ARE
 from finetune.data.buckets import Order, trained_sizes
 from finetune.data.cache import Progress, cache_of
+from finetune.data.captions import variant
 from finetune.data.folder import Folder
 from finetune.data.latents import Companion, View, every_view
 from finetune.data.masks import Masks
@@ -28,12 +31,14 @@ from finetune.diffusion.random import normal, uniform
 if TYPE_CHECKING:
     from finetune.backbones import Backbone
 
+_SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+
 
 class PictureSource:
     """Batches from a folder of pictures.
 
     Which picture sample `n` shows is said by an `Order`; it is mirrored and cropped, its caption is drawn (if
-    it has several) and dropped as drawn for `n`, and its latents are drawn from the VAE's posterior.
+    it has several), varied and dropped as drawn for `n`, and its latents are drawn from the VAE's posterior.
 
     Args:
         folder: From `scan_folder`.
@@ -42,6 +47,7 @@ class PictureSource:
         seed: Seed of every draw.
         train_text: Whether the text encoders are trained; batches then carry tokens instead of
             embeddings.
+        captions: How captions are varied.
         group: Samples that an optimizer step sees, over all processes; they have one shape where there are
             enough of it.
         preserve: Prompts that must keep their meaning: a share of the samples gets one of them as its
@@ -63,6 +69,7 @@ class PictureSource:
         seed: int,
         train_text: bool = False,
         *,
+        captions: CaptionsSection = AS_THEY_ARE,
         group: int = 1,
         preserve: Sequence[str] = (),
         preserve_share: float = 0.0,
@@ -76,7 +83,12 @@ class PictureSource:
         repeats = [pictures[index].repeats for index, _ in self.items]
         self.order = Order([size for _, size in self.items], repeats, group, seed)
         self.latents = PictureLatents(pictures, backbone, cache_of(data, "latents"))
-        self.texts = TokenTexts(backbone) if train_text else HiddenTexts(backbone, cache_of(data, "texts"))
+        self._varied = captions
+        # Captions that differ from sample to sample are not kept: there is no end of them.
+        texts = None if captions.varies else cache_of(data, "texts")
+        self.texts = (
+            TokenTexts(backbone, keep=not captions.varies) if train_text else HiddenTexts(backbone, texts)
+        )
         self._flip, self._random_crop = data.flip, data.crop == "random"
         self._dropout, self._crop_warning = data.caption_dropout, data.crop_warning
         self._preserve, self._preserve_share = preserve, preserve_share
@@ -121,7 +133,10 @@ class PictureSource:
 
     def captions(self) -> list[str]:
         """The distinct captions, in the order of the pictures."""
-        return list(dict.fromkeys(c for picture in self.folder.pictures for c in picture.captions))
+        return list(dict.fromkeys(self._first_variant(c) for p in self.folder.pictures for c in p.captions))
+
+    def _first_variant(self, caption: str) -> str:
+        return variant(caption, self._varied, self.seed, 0)
 
     def digest(self) -> str:
         """SHA-256, in hex, of the pictures, their captions and their order (promise P7)."""
@@ -167,6 +182,8 @@ class PictureSource:
         if any(len(texts) > 1 for texts in several):
             drawn = self._draw(numbers, "caption")
             captions = [texts[int(u * len(texts))] for texts, u in zip(several, drawn, strict=True)]
+        pairs = zip(captions, numbers, strict=True)
+        captions = [variant(caption, self._varied, self.seed, number) for caption, number in pairs]
         if self._dropout > 0:
             dropped = self._draw(numbers, "caption dropout")
             captions = ["" if u < self._dropout else c for c, u in zip(captions, dropped, strict=True)]
@@ -228,6 +245,8 @@ class PictureSource:
         lines += cropped_notes(placements, self._crop_warning)
         for caption in self.captions():
             if lost := self.backbone.truncated(caption):
-                whose = [p.name for p in pictures if caption in p.captions]
+                whose = [p.name for p in pictures if caption in map(self._first_variant, p.captions)]
                 lines.append(f'caption truncated, too long for the model; lost: "{lost}" ({listing(whose)})')
+        if self._flip and (told := [p.name for p in pictures if any(map(_SIDES.search, p.captions))]):
+            lines.append(f"data.flip mirrors pictures whose captions say left or right: {listing(told)}")
         return [*lines, *(self._mask.summary() if self._mask else []), *self.folder.notes]

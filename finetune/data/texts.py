@@ -22,15 +22,18 @@ class TokenTexts:
 
     Args:
         backbone: Whose tokenizers are used.
+        keep: Whether captions come again; if not, each is tokenized every time.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
-        self._backbone = backbone
+    def __init__(self, backbone: Backbone, *, keep: bool = True) -> None:
+        self._backbone, self._keep = backbone, keep
         self._rows: dict[str, int] = {}
         self._table: Tensor | None = None
 
     def prepare(self, captions: Sequence[str], progress: Progress | None = None) -> None:
-        """Tokenizes those captions that are new."""
+        """Tokenizes those captions that are new, if they are kept."""
+        if not self._keep:
+            return
         new = [c for c in dict.fromkeys(captions) if c not in self._rows]
         if not new:
             return
@@ -45,6 +48,8 @@ class TokenTexts:
 
     def conditioning(self, captions: Sequence[str]) -> Conditioning:
         """`tokens` `[B, encoders, T]` int64."""
+        if not self._keep:
+            return Conditioning(tokens=self._backbone.tokenize(captions))
         self.prepare(captions)
         assert self._table is not None
         return Conditioning(tokens=self._table[[self._rows[c] for c in captions]].long())

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import Self
 
 from finetune.config import (
+    CaptionsSection,
     DataSection,
     ModelSection,
     ObjectiveSection,
@@ -66,6 +67,7 @@ class Recipe(Section, ABC):
     kind: str
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
+    captions: CaptionsSection = CaptionsSection()
     adapter: Section
     objective: ObjectiveSection = ObjectiveSection()
     optimizer: OptimizerSection = OptimizerSection()
@@ -168,6 +170,7 @@ class Recipe(Section, ABC):
             self.data,
             self.training.seed,
             adapter.trains_text,
+            captions=self.captions,
             group=samples_per_step(self.training),
         )
 

@@ -60,7 +60,8 @@ class ControlNetRecipe(Recipe):
         from finetune.data import PairedFolder, PairSource
 
         assert isinstance(pictures, PairedFolder)
-        return PairSource(pictures, backbone, self.data, self.training.seed, samples_per_step(self.training))
+        group = samples_per_step(self.training)
+        return PairSource(pictures, backbone, self.data, self.training.seed, group, self.captions)
 
     def make_preview(
         self, adapter: Adapter, source: PictureSource | PriorSource, path: Callable[[int], Path]

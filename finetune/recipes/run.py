@@ -229,7 +229,7 @@ def prepare(this: Run, report: Reporter = SILENT) -> None:
     with report.progress("Encoding pictures and captions") as progress:
         this.source.prepare(progress)
     if recipe.data.cache:
-        this.backbone.free_encoders()
+        this.backbone.free_encoders(text=not recipe.captions.varies)
     give_back_freed_memory()  # what encoding needed
     move(this.backbone.unet, device, PRECISIONS[recipe.training.precision])
 

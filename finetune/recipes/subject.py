@@ -55,6 +55,7 @@ class SubjectRecipe(Recipe):
             data,
             seed,
             text,
+            captions=self.captions,
             group=group,
             preserve=data.preserve,
             preserve_share=data.preserve_share,

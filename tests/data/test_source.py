@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from finetune.config import DataSection
+from finetune.config import CaptionsSection, DataSection
 from finetune.data import PictureSource, scan_folder
 from finetune.data.preprocess import cut_out, place
+from finetune.data.texts import TokenTexts
 from finetune.diffusion.batch import Batch, Conditioning
 from finetune.diffusion.random import normal, picture_index, uniform
 from tests.data.conftest import painted
@@ -231,6 +232,33 @@ def test_a_sample_draws_one_of_several_captions(mycat: Path, backbone: Backbone)
     (batch,) = made.batches(range(10))
     hidden = batch.conditioning.hidden
     assert hidden is not None and hidden.shape[0] == 10
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+@pytest.mark.parametrize("train_text", [False, True])
+def test_varied_captions_are_computed_live_and_not_kept(
+    mycat: Path, backbone: Backbone, train_text: bool
+) -> None:
+    (mycat / "0.txt").write_text("sks cat, hat, snow, left")
+    section = CaptionsSection(shuffle=True, keep_tags=1, prefix="photo:")
+    data = DataSection(buckets=False, resolution=32, flip=True)
+    made = PictureSource(scan_folder(mycat, "x"), backbone, data, 7, train_text, captions=section)
+    made.prepare()
+    assert any("captions say left or right: 0.png" in line for line in made.summary())
+    numbers = range(40)
+    (batch,) = made.batches(numbers)
+    texts = made._drawn_captions(numbers, [made.items[made.order.item(n)][0] for n in numbers])
+    ours = [text for text in texts if "sks" in text]
+    assert len(set(ours)) > 3
+    assert all(text.startswith("photo: sks cat, ") for text in ours)
+    tokens = backbone.tokenize(texts)
+    if train_text:
+        assert torch.equal(batch.conditioning.tokens, tokens)  # type: ignore[arg-type]
+    else:
+        torch.testing.assert_close(batch.conditioning.hidden, backbone.encode_text(tokens)[0])
+    assert isinstance(made.texts, TokenTexts) == train_text
+    kept = made.texts._rows if isinstance(made.texts, TokenTexts) else made.texts._encoded._cache
+    assert not kept
 
 
 @pytest.mark.parametrize("family", ["sd1"])
