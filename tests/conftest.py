@@ -65,6 +65,15 @@ def inpainting_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     return {family: tiny_inpainting_folder(family, folder) for family in FAMILIES}
 
 
+@pytest.fixture(scope="session")
+def vision_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of a tiny random model of each way to be asked about a picture; do not write to them."""
+    from tests.captioning.models import MODELS
+
+    place = tmp_path_factory.mktemp("vision")
+    return {name: make(place / name) for name, make in MODELS.items()}
+
+
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> Family:
     """Runs the test once for each family."""

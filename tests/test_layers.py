@@ -20,7 +20,7 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"recipes"},
-    {"training", "export", "sampling"},
+    {"training", "export", "sampling", "captioning"},
     {"formats"},
     {"adapters", "data"},
     {"backbones"},

@@ -35,18 +35,19 @@ def download(repository: str, section: ModelSection) -> Path:
         ModelError: If there is no such model, no access, no network and no cached copy, or it is
             another kind of model.
     """
-    offline = _offline()
+    offline = is_offline()
     where: dict[str, Any] = {"revision": section.revision, "local_files_only": offline}
     try:
         index = _json(repository, "model_index.json", where)
         refuse_other_pipelines(index, repository)
         family_of(index, _json(repository, "unet/config.json", where), repository)
     except (OSError, errors.EntryNotFoundError, errors.HfHubHTTPError, errors.HFValidationError) as error:
-        raise _fault(error, repository) from error
+        raise hub_fault(error, repository) from error
     return _weights(repository, where, section.allow_pickle)
 
 
-def _offline() -> bool:
+def is_offline() -> bool:
+    """Whether the Hub cannot be reached, or is not to be."""
     # One short request instead of the library's half a minute of retries for each file.
     if is_offline_mode():
         return True
@@ -74,7 +75,7 @@ def _weights(repository: str, where: dict[str, Any], allow_pickle: bool) -> Path
         except (OSError, ValueError, errors.HfHubHTTPError) as error:
             # No safetensors (or only as fp16) is an OSError or ValueError too, so the next is tried.
             if number == len(attempts):
-                raise _fault(error, repository) from error
+                raise hub_fault(error, repository) from error
     raise AssertionError
 
 
@@ -82,7 +83,23 @@ def _json(repository: str, name: str, where: dict[str, Any]) -> dict[str, Any]:
     return read_json(Path(hf_hub_download(repository, name, **where)))
 
 
-def _fault(error: Exception, repository: str) -> ModelError:
+def hub_fault(
+    error: Exception,
+    repository: str,
+    *,
+    kind: str = "a diffusers model",
+    fix: str = SUPPORTED,
+    offline: str = "use --model storybook, or give a model that is on this machine",
+) -> ModelError:
+    """The error for a model that cannot be downloaded.
+
+    Args:
+        error: What the Hub's library raised.
+        repository: The Hub id.
+        kind: What it should have been.
+        fix: What to use if it is something else.
+        offline: What to do without a network.
+    """
     # Order matters: a gated repository and a missing local entry are subclasses of other errors.
     if isinstance(error, errors.GatedRepoError):
         what = "This model requires accepting its license."
@@ -93,9 +110,9 @@ def _fault(error: Exception, repository: str) -> ModelError:
         what, fix = "The model has no such revision.", "Leave out model.revision, or name one that exists."
     elif isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | ConnectionError):
         what = "The Hub cannot be reached, and the model is not in the local cache."
-        fix = "Connect to the network, use --model storybook, or give a model that is on this machine."
+        fix = f"Connect to the network, {offline}."
     elif isinstance(error, errors.EntryNotFoundError):
-        what, fix = "This Hub repository is not a diffusers model.", SUPPORTED
+        what = f"This Hub repository is not {kind}."
     else:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         what, fix = f"The model cannot be downloaded: {reason.rstrip('.')}.", _CHECK

@@ -12,8 +12,10 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from finetune.config import ModelSection
+from finetune.config.base import check_text
 from finetune.config.choices import choices_of
 from finetune.errors import ConfigError
 from finetune.recipes.faults import cut
@@ -152,6 +154,23 @@ def given_model(model: str | None, changes: Sequence[str]) -> ModelSection:
         ConfigError: All faults at once, each with its flag.
     """
     return build_model(flag_settings({"model": model, "changes": changes}))
+
+
+def check_words(text: str | Sequence[str], where: str, what: str = "The text") -> None:
+    """Refuses text that cannot be shown or is absurdly long.
+
+    Args:
+        text: What was given.
+        where: The flag or argument that it was given for.
+        what: What it is, for the message.
+
+    Raises:
+        ConfigError: Saying what it must be.
+    """
+    try:
+        check_text(text)
+    except PydanticCustomError as error:
+        raise ConfigError(f"{what} must be {error.message()}.", where=where, fix="Rewrite it.") from None
 
 
 def flag_settings(values: Mapping[str, Any]) -> list[Setting]:

@@ -13,6 +13,7 @@ from types import FrameType
 
 import click
 
+from finetune.cli.caption import caption_command
 from finetune.cli.export import export_command
 from finetune.cli.flags import SettingsCommand
 from finetune.cli.sample import sample_command
@@ -73,10 +74,15 @@ _TRAINING = {
     "embedding": "Teach a new word (textual inversion), in a tiny file.",
     "pretrain": "Train a new, small model on captioned pictures, from scratch.",
 }
-_GROUPS = {"Train": (*_TRAINING, "run"), "Use what was trained": ("sample", "export")}
+_GROUPS = {
+    "Train": (*_TRAINING, "run"),
+    "Prepare pictures": ("caption",),
+    "Use what was trained": ("sample", "export"),
+}
 for kind, summary in _TRAINING.items():
     cli.add_command(training_command(kind, summary))
 cli.add_command(run_command)
+cli.add_command(caption_command)
 cli.add_command(sample_command)
 cli.add_command(export_command)
 

@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
-from pydantic_core import PydanticCustomError
 
 from finetune.cli.controlnet import FORM, parse_controlnet
-from finetune.cli.flags import SettingsCommand, given_model, model_flags, setting_flag
+from finetune.cli.flags import SettingsCommand, check_words, given_model, model_flags, setting_flag
 from finetune.cli.imports import large_imports
 from finetune.cli.terminal import progress, quiet_loading, tell
 from finetune.config import ControlKind, TrainingSection
-from finetune.config.base import check_text
-from finetune.errors import ConfigError
 from finetune.files import check_writable
 from finetune.recipes.load import MODEL_KEYS
 from finetune.sampling.settings import (
@@ -37,7 +34,7 @@ def _sample(
     output_dir: Path,
     **values: Any,
 ) -> None:
-    _check_prompts(prompts)
+    check_words(prompts, "PROMPT", "A prompt")
     given = {name: value for name, value in values.items() if value is not None}
     settings = sampling_section(**given)
     section = given_model(model, changes)
@@ -72,15 +69,6 @@ def _sample(
     tell(
         f"Wrote {pictures}" + (f" to {output_dir}, and {saved.grid} with all of them." if saved.grid else ".")
     )
-
-
-def _check_prompts(prompts: tuple[str, ...]) -> None:
-    try:
-        check_text(prompts)
-    except PydanticCustomError as error:
-        raise ConfigError(
-            f"A prompt must be {error.message()}.", where="PROMPT", fix="Rewrite the prompt."
-        ) from None
 
 
 sample_command = SettingsCommand(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -113,6 +114,8 @@ def test_the_command_line_is_frozen() -> None:
         --output-dir --precision --scheduler --seed --set --size --steps"""
     assert flags["run"] == ["--output-dir", "--resume", "--set"]
     assert flags["sample"] == sample.split()
+    caption = "--batch-size --max-tokens --model --precision --prefix --prompt"
+    assert flags["caption"] == caption.split()
     assert flags["export"] == ["--as-lora", "--dtype", "--merged", "--model", "--rank", "--set"]
 
 
@@ -183,6 +186,12 @@ def test_every_flag_stands_for_a_setting_and_shows_its_description(kind: str, ca
         (["export", "none", "--merged", "out", "--rank", "4"], "--rank requires --as-lora"),
         (["export", "none", "--as-lora", "out", "--dtype", "fp16"], "--dtype requires --merged"),
         (["sample", "a cat", "--control-preprocess", "edges"], "--control-preprocess requires"),
+        (["caption"], "FOLDER"),
+        (["caption", "none"], "where: none"),
+        (["caption", "."], "There are no pictures"),
+        (["caption", ".", "--overwrite"], "There is no flag --overwrite"),
+        (["caption", ".", "--batch-size", "0"], "--batch-size"),
+        (["caption", ".", "--prefix", "my\x1bcat"], "must be text without control characters"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -243,10 +252,11 @@ def test_a_fault_of_our_own_is_exit_code_1(capsys: Output, monkeypatch: pytest.M
 def test_help_shows_every_command_in_its_group(capsys: Output) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    train, use = shown.partition("Train:")[2].split("Use what was trained:")
+    groups = re.split("Train:|Prepare pictures:|Use what was trained:", shown)[1:]
     for name in cli.commands:
-        assert (f"  {name} " in train) != (f"  {name} " in use), name
-    assert "  pretrain " in train and "  export " in use
+        assert sum(f"  {name} " in group for group in groups) == 1, name
+    for name, group in zip(("pretrain", "caption", "export"), groups, strict=True):
+        assert f"  {name} " in group
 
 
 def test_no_arguments_show_help(capsys: Output) -> None:
