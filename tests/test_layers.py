@@ -24,7 +24,7 @@ LAYERS = [
     {"formats"},
     {"adapters", "data"},
     {"backbones"},
-    {"diffusion", "kernels"},
+    {"diffusion", "kernels", "drawing"},
     {"config"},
     {"errors", "files", "signals", "version"},
 ]

@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
+
+from finetune.drawing import font_for, line_height, wrapped
 
 _PAPER, _INK = (255, 255, 255), (60, 60, 67)
 _LEAST, _MOST = 192, 512  # sides that a picture is enlarged or reduced to, in pixels
@@ -45,9 +47,9 @@ def grid(
     pictures = _scaled(images)
     width, height = max(p.width for p in pictures), max(p.height for p in pictures)
     gap = max(8, width // 24)
-    font = ImageFont.load_default(size=max(13, round(width / 15)))
-    texts = [_wrapped(label, font, width) for label in labels or []]
-    line = sum(font.getmetrics()) if isinstance(font, ImageFont.FreeTypeFont) else 14
+    font = font_for(labels or [], max(13, round(width / 15)))
+    texts = [wrapped(label, font, width, _LINES) for label in labels or []]
+    line = line_height(font)
     # A row is as high as its longest label.
     lines = [max((len(t) for t in texts[r * columns : (r + 1) * columns]), default=0) for r in range(rows)]
     tops = [gap]
@@ -78,26 +80,3 @@ def _scaled(images: Sequence[Image.Image]) -> list[Image.Image]:
         )
         for image in images
     ]
-
-
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """Lines no wider than `width` pixels, broken at spaces; a longer word is truncated."""
-    lines: list[str] = []
-    for word in text.split():
-        joined = f"{lines[-1]} {word}" if lines else word
-        if lines and font.getlength(joined) <= width:
-            lines[-1] = joined
-        else:
-            lines.append(word)
-    if len(lines) > _LINES:
-        lines = [*lines[: _LINES - 1], f"{lines[_LINES - 1]} …"]
-    return [_cut(line, font, width) for line in lines]
-
-
-def _cut(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    if font.getlength(line) <= width:
-        return line
-    kept = line.removesuffix(" …")
-    while kept and font.getlength(f"{kept}…") > width:
-        kept = kept[:-1]
-    return f"{kept}…"
