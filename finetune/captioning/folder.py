@@ -14,6 +14,7 @@ from finetune.captioning.captioner import Caption
 from finetune.data.cache import Progress
 from finetune.data.decode import SUFFIXES, PictureError, decode_picture, reading
 from finetune.data.folder import Skipped, entries, file_bytes
+from finetune.data.notes import unsupported
 from finetune.errors import DataError, memory_ran_out
 from finetune.files import whole_file
 
@@ -29,10 +30,12 @@ class Uncaptioned:
     Attributes:
         pictures: Those without a caption file, by path.
         captioned: How many pictures have one.
+        skipped: Pictures and folders that cannot be read, and why.
     """
 
     pictures: tuple[Path, ...]
     captioned: int
+    skipped: tuple[Skipped, ...]
 
 
 @dataclass
@@ -61,14 +64,24 @@ def find_uncaptioned(folder: Path) -> Uncaptioned:
     entries(folder)  # refuses what is no folder
     pictures: dict[Path, Path] = {}
     captions: set[Path] = set()
-    for here, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in sorted(names):
-            path = Path(here, name)
+    skipped: list[Skipped] = []
+
+    def unreadable(error: OSError) -> None:
+        skipped.append(Skipped(Path(error.filename), f"the folder cannot be read ({error.strerror})"))
+
+    for here, folders, names in os.walk(folder, onerror=unreadable):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        links = [path for name in folders if (path := Path(here, name)).is_symlink()]
+        skipped += [Skipped(path, "links to folders are not followed") for path in links]
+        for path in (Path(here, name) for name in sorted(names) if not name.startswith(".")):
             if path.suffix.lower() in _CAPTIONS:
                 captions.add(path.with_suffix(""))
-            elif path.suffix.lower() in SUFFIXES and not name.startswith(".") and path.is_file():
+            elif unsupported(path):
+                skipped.append(Skipped(path, "this format is not supported; save it as PNG or JPEG"))
+            elif path.suffix.lower() in SUFFIXES and path.is_file():
                 pictures.setdefault(path.with_suffix(""), path)
+            elif path.suffix.lower() in SUFFIXES:
+                skipped.append(Skipped(path, "it is not a file, or a link to none"))
     if not pictures:
         raise DataError(
             "There are no pictures in this folder, nor in those below it.",
@@ -76,7 +89,7 @@ def find_uncaptioned(folder: Path) -> Uncaptioned:
             fix="Give the folder that holds the pictures.",
         )
     missing = tuple(path for stem, path in sorted(pictures.items()) if stem not in captions)
-    return Uncaptioned(missing, len(pictures) - len(missing))
+    return Uncaptioned(missing, len(pictures) - len(missing), tuple(skipped))
 
 
 def write_captions(

@@ -12,7 +12,7 @@ from finetune.cli.imports import large_imports
 from finetune.cli.terminal import progress, quiet_loading, tell
 from finetune.config import TrainingSection
 from finetune.errors import DataError, Interrupted
-from finetune.files import check_writable
+from finetune.files import check_writable, remove_partials
 
 if TYPE_CHECKING:
     from finetune.captioning import Captioned
@@ -37,11 +37,14 @@ def _caption(
 
         quiet_loading()
     found = find_uncaptioned(folder)
+    for skip in found.skipped:
+        tell(f"skipped {skip.path.relative_to(folder).as_posix()}: {skip.reason}")
     if not found.pictures:
         tell(f"{count(found.captioned, 'picture')} in {folder}, and none without a caption file.")
         return
     for place in dict.fromkeys(path.parent for path in found.pictures):
         check_writable(place)
+        remove_partials(place)
     tell(f"Model: {model}.")
     captioner = load_captioner(model, prompt=prompt, max_tokens=max_tokens, precision=precision or "auto")
     tell(f"{count(len(found.pictures), 'picture')} without a caption file; {found.captioned} with one.")

@@ -40,6 +40,23 @@ def test_pictures_without_a_caption_are_found_in_all_folders(tmp_path: Path) -> 
         "deep/er/c.webp",
     ]
     assert found.captioned == 2
+    assert not found.skipped
+
+
+def test_what_is_left_out_is_named(tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+    (tmp_path / "b.HEIC").write_bytes(b"phone")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    found = find_uncaptioned(tmp_path)
+    assert [path.name for path in found.pictures] == ["a.png"]
+    assert {skip.path.name: skip.reason.split()[0] for skip in found.skipped} == {
+        "b.HEIC": "this",
+        "loop": "links",
+        "gone.png": "it",
+        "pipe.png": "it",
+    }
 
 
 def test_no_pictures_or_no_folder(tmp_path: Path) -> None:
