@@ -12,14 +12,13 @@ from PIL import Image
 
 from finetune.captioning.captioner import Caption
 from finetune.data.cache import Progress
-from finetune.data.decode import SUFFIXES, PictureError, decode_picture, reading
-from finetune.data.folder import Skipped, entries, file_bytes
-from finetune.data.notes import unsupported
+from finetune.data.decode import PictureError, decode_picture, reading
+from finetune.data.layouts import Skipped, list_folder
+from finetune.data.read import file_bytes
 from finetune.errors import DataError, memory_ran_out
 from finetune.files import whole_file
 
 Describe = Callable[[Sequence[Image.Image]], list[Caption]]
-_CAPTIONS = (".txt", ".caption")
 _SIDE = 1024  # pixels; models see less of a picture, and a batch of photographs is gigabytes
 
 
@@ -28,7 +27,7 @@ class Uncaptioned:
     """What there is to do in a folder.
 
     Attributes:
-        pictures: Those without a caption file, by path.
+        pictures: Those without a caption, by path.
         captioned: How many pictures have one.
         skipped: Pictures and folders that cannot be read, and why.
     """
@@ -54,42 +53,26 @@ class Captioned:
 
 
 def find_uncaptioned(folder: Path) -> Uncaptioned:
-    """Looks for pictures without a caption file in a folder and those below it; hidden ones are left out.
+    """Looks for pictures that no caption is given for, in any of the layouts that training understands.
 
     Pictures that differ only in their suffix share a caption file, and the first of them is described.
 
     Raises:
         DataError: If there is no such folder, or no picture in it.
     """
-    entries(folder)  # refuses what is no folder
-    pictures: dict[Path, Path] = {}
-    captions: set[Path] = set()
-    skipped: list[Skipped] = []
-
-    def unreadable(error: OSError) -> None:
-        skipped.append(Skipped(Path(error.filename), f"the folder cannot be read ({error.strerror})"))
-
-    for here, folders, names in os.walk(folder, onerror=unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        links = [path for name in folders if (path := Path(here, name)).is_symlink()]
-        skipped += [Skipped(path, "links to folders are not followed") for path in links]
-        for path in (Path(here, name) for name in sorted(names) if not name.startswith(".")):
-            if path.suffix.lower() in _CAPTIONS:
-                captions.add(path.with_suffix(""))
-            elif unsupported(path):
-                skipped.append(Skipped(path, "this format is not supported; save it as PNG or JPEG"))
-            elif path.suffix.lower() in SUFFIXES and path.is_file():
-                pictures.setdefault(path.with_suffix(""), path)
-            elif path.suffix.lower() in SUFFIXES:
-                skipped.append(Skipped(path, "it is not a file, or a link to none"))
-    if not pictures:
+    listed = list_folder(folder)
+    if not listed.found:
         raise DataError(
             "There are no pictures in this folder, nor in those below it.",
             where=str(folder),
             fix="Give the folder that holds the pictures.",
         )
-    missing = tuple(path for stem, path in sorted(pictures.items()) if stem not in captions)
-    return Uncaptioned(missing, len(pictures) - len(missing), tuple(skipped))
+    missing: dict[Path, Path] = {}
+    for one in listed.found:
+        if not one.captions:
+            missing.setdefault(one.path.with_suffix(""), one.path)
+    captioned = sum(bool(one.captions) for one in listed.found)
+    return Uncaptioned(tuple(missing.values()), captioned, listed.skipped)
 
 
 def write_captions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,18 +46,27 @@ def test_pictures_without_a_caption_are_found_in_all_folders(tmp_path: Path) -> 
 
 def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     put(tmp_path / "a.png")
-    (tmp_path / "b.HEIC").write_bytes(b"phone")
+    (tmp_path / "b.psd").write_bytes(b"layers")
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     os.mkfifo(tmp_path / "pipe.png")
     found = find_uncaptioned(tmp_path)
     assert [path.name for path in found.pictures] == ["a.png"]
     assert {skip.path.name: skip.reason.split()[0] for skip in found.skipped} == {
-        "b.HEIC": "this",
-        "loop": "links",
-        "gone.png": "it",
+        "b.psd": "this",
+        "gone.png": "the",
         "pipe.png": "it",
     }
+
+
+def test_a_picture_that_other_tools_captioned_is_left_alone(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        put(tmp_path / name)
+    (tmp_path / "a.caption").write_text("a cat")
+    (tmp_path / "meta_cap.json").write_text(json.dumps({"b": {"caption": "a dog"}}))
+    found = find_uncaptioned(tmp_path)
+    assert [path.name for path in found.pictures] == ["c.png"]
+    assert found.captioned == 2
 
 
 def test_no_pictures_or_no_folder(tmp_path: Path) -> None:
