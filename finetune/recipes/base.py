@@ -222,8 +222,7 @@ class Recipe(Section, ABC):
         """The faults in every section, and those between sections (P3)."""
         for own in sections(type(self)):
             yield from getattr(self, own).faults()
-        field = self.folder_field
-        if getattr(self.data, field) is None:
+        if getattr(self.data, field := self.folder_field) is None:
             flag = "--" + field.replace("_", "-")
             yield Fault("No pictures are given.", f"data.{field}", f"Give a folder with {flag}.")
         fields = setting_fields(type(self))
@@ -246,14 +245,7 @@ class Recipe(Section, ABC):
         # Where the preset decides the steps, this is checked again with them filled in.
         if "steps" in self.training.model_fields_set:
             yield from self.optimizer.too_long(self.training.steps)
-        if self.training.compile and getattr(self.adapter, "dropout", False):
-            yield Fault(
-                "Dropout draws a mask for each sample, which cannot be compiled.",
-                "training.compile",
-                "Leave it out, or set adapter.dropout=0.",
-            )
-        name = self.output.name
-        if name == Path(self.finished_by).stem:
+        if (name := self.output.name) == Path(self.finished_by).stem:
             yield Fault(f"Another file of the run is named {name}.", "output.name", "Choose another name.")
 
     def notes(self) -> Iterator[str]:

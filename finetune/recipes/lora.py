@@ -39,8 +39,14 @@ class LoRARecipe(SubjectRecipe):
         return self.adapter.placeholder is not None
 
     def faults(self) -> Iterator[Fault]:
-        """As `SubjectRecipe.faults`, and dropout that would be drawn for other samples."""
+        """As `SubjectRecipe.faults`, and dropout that cannot be compiled or would be another sample's."""
         yield from super().faults()
+        if self.training.compile and self.adapter.dropout:
+            yield Fault(
+                "Dropout draws a mask for each sample, which cannot be compiled.",
+                "training.compile",
+                "Leave it out, or set adapter.dropout=0.",
+            )
         shapes = self.data.buckets or self.data.extra_resolutions
         again = self.optimizer.in_backward and self.training.gradient_checkpointing
         # All shapes have one backward pass then, and layers computed again know the last one's samples only.

@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from finetune.config.optimizers import OPTIMIZERS
-from finetune.errors import WeightsError
+from finetune.errors import PlaceError, WeightsError, of_the_system
 from finetune.files import sha256_of, whole_folder
-from finetune.training.run_folder import step_of
+from finetune.training.run_folder import RunFolder, step_of
 
 SUMS = "SHA256SUMS"
 """What every other file of a checkpoint must hash to, as `sha256sum --check` reads it."""
@@ -60,6 +60,24 @@ class _Facts(BaseModel):
     counters: list[dict[str, Any]]
     scaler: dict[str, Any]
     run: dict[str, Any]
+
+
+def keep_checkpoint(folder: RunFolder, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint into its run folder.
+
+    Raises:
+        PlaceError: If it cannot be written; the last checkpoint is untouched.
+    """
+    path = folder.checkpoint(checkpoint.step)
+    try:
+        write_checkpoint(path, checkpoint)
+    except OSError as error:
+        reason = fault.what if (fault := of_the_system(error)) else error
+        raise PlaceError(
+            f"The checkpoint of step {checkpoint.step} cannot be written: {reason} {folder.last_good()}",
+            where=str(path),
+            fix="Free some space or choose another folder; --resume continues from the last checkpoint.",
+        ) from error
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

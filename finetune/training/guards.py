@@ -74,10 +74,5 @@ class Guards:
         flag = torch.tensor(float(here), device=self._accelerator.device)
         return bool(self._accelerator.reduce(flag, "sum"))
 
-    def last_good(self) -> str:
-        """Says which checkpoint is the newest."""
-        latest = self._folder.latest()
-        return f"The last good checkpoint is {latest}." if latest else "There is no checkpoint yet."
-
     def _error(self, what: str, fix: str) -> NonFiniteLoss:
-        return NonFiniteLoss(f"{what} {self.last_good()}\n  fix:   {fix}")
+        return NonFiniteLoss(f"{what} {self._folder.last_good()}\n  fix:   {fix}")

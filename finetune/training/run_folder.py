@@ -70,6 +70,11 @@ class RunFolder:
         found = self.checkpoints()
         return found[-1] if found else None
 
+    def last_good(self) -> str:
+        """Says which checkpoint is the newest."""
+        latest = self.latest()
+        return f"The last good checkpoint is {latest}." if latest else "There is no checkpoint yet."
+
     def prune(self, keep: int, every: int) -> None:
         """Removes all but the newest checkpoint and the regular ones before it, `keep` in all.
 

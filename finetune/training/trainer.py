@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from finetune.config import OptimizerSection, TrainingSection
-from finetune.errors import ConfigError, Interrupted, PlaceError, of_the_system
+from finetune.errors import ConfigError, Interrupted
 from finetune.kernels import give_back_freed_memory
 from finetune.training.average import make_average
 from finetune.training.checkpoint import (
     Checkpoint,
+    keep_checkpoint,
     load_optimizer_state,
     optimizer_counters,
-    write_checkpoint,
 )
 from finetune.training.device import check_alone, make_accelerator
 from finetune.training.groups import logged_rates, rate_groups, set_rates
@@ -86,10 +86,9 @@ class Trainer(Generic[RowsT]):
         self.rate_factor = rate_factor(optimizer, training.steps)
         if training.gradient_checkpointing:
             self.trained.enable_gradient_checkpointing()
-        self.in_backward: InBackward | None = None
-        if optimizer.in_backward:
+        if inside := optimizer.in_backward:
             check_alone(self.accelerator)
-            self.in_backward = InBackward(self.parameters.values(), self.optimizer)
+        self.in_backward = InBackward(self.parameters.values(), self.optimizer) if inside else None
         self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
         self.average = make_average(self.parameters, self.optimizer, training, optimizer)
         self.step = 0
@@ -161,22 +160,9 @@ class Trainer(Generic[RowsT]):
         )
         self.guards.weights(checkpoint)
         if self.accelerator.is_main_process:
-            self._write(checkpoint)
+            keep_checkpoint(self.folder, checkpoint)
+            self.folder.prune(self.training.keep_checkpoints, self.training.checkpoint_every)
         self.accelerator.wait_for_everyone()
-
-    def _write(self, checkpoint: Checkpoint) -> None:
-        path = self.folder.checkpoint(checkpoint.step)
-        try:
-            write_checkpoint(path, checkpoint)
-        except OSError as error:
-            reason = fault.what if (fault := of_the_system(error)) else error
-            raise PlaceError(
-                f"The checkpoint of step {checkpoint.step} cannot be written: {reason} "
-                f"{self.guards.last_good()}",
-                where=str(path),
-                fix="Free some space or choose another folder; --resume continues from the last checkpoint.",
-            ) from error
-        self.folder.prune(self.training.keep_checkpoints, self.training.checkpoint_every)
 
     def resume(
         self, words: Mapping[str, str] | None = None, again: str = "Use the settings it began with."
@@ -262,10 +248,8 @@ class Trainer(Generic[RowsT]):
         size, processes = self.training.batch_size, self.accelerator.num_processes
         first = step * self.rows_per_step + self.accelerator.process_index * size
         starts = [first + k * size * processes for k in range(self.training.accumulation)]
-        device = self.accelerator.device
-        return [
-            batch.to(device) for start in starts for batch in self.source.batches(range(start, start + size))
-        ]
+        batches = (batch for start in starts for batch in self.source.batches(range(start, start + size)))
+        return [batch.to(self.accelerator.device) for batch in batches]
 
     def _step(self, batches: list[RowsT]) -> tuple[dict[str, float], float]:
         """One optimizer step on one or more accumulated batches: the mean losses, the gradient's norm."""
