@@ -98,9 +98,31 @@ class DataSection(Section):
         0.0, description="How much the loss counts where a mask is black or a picture transparent."
     )
 
+    validation: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="Share of the pictures that is not trained on, chosen by content; its loss goes to "
+        "validation.jsonl.",
+    )
+    validation_dir: Path | None = Field(
+        None, description="Folder of pictures to validate with, instead of a share."
+    )
+    validation_every: Positive = Field(100, description="Steps between validations.")
+
     def faults(self) -> Iterator[Fault]:
         """As `Section.faults`."""
         yield from super().faults()
+        if self.validation and self.validation_dir is not None:
+            yield Fault(
+                "Pictures to validate with are given twice: by a share and by a folder.",
+                "data.validation",
+                "Remove data.validation or data.validation_dir.",
+            )
+        if self._given("validation_every") and not self.validation and self.validation_dir is None:
+            yield Fault(
+                "data.validation_every has no effect without pictures to validate with.",
+                "data.validation_every",
+                "Set data.validation=0.1 or data.validation_dir, or remove it.",
+            )
         if self.crop == "random" and self.cache:
             yield Fault(
                 "Cached latents are of one crop, so the crop cannot be drawn at random for each sample.",

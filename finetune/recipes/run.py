@@ -37,13 +37,15 @@ from finetune.recipes.presets import values_with_preset, warmup_note, with_prese
 from finetune.recipes.reporter import SILENT, Progress, Reporter, Tell, no_progress
 from finetune.recipes.resume import DATA, WEIGHTS, asks_for_more_steps, resume_run
 from finetune.recipes.room import check_room
+from finetune.recipes.validation import held_out, make_validation, validation_source
 from finetune.sampling.schedulers import make_scheduler
 from finetune.training import RunFolder, Trainer, check_trainable
 from finetune.training.speed import fastest_attention
 
 # Settings that may differ when a run is resumed, since they do not change the result.
-_FREE = ("preview.", "output.", "data.cache", "data.crop_warning", "training.log_every",
-         "training.tensorboard", "training.checkpoint_every", "training.keep_checkpoints")  # fmt: skip
+_FREE = ("preview.", "output.", "data.cache", "data.validation_every", "data.crop_warning",
+         "training.log_every", "training.tensorboard", "training.checkpoint_every",
+         "training.keep_checkpoints")  # fmt: skip
 # How long processes wait for the first one, which may have a thousand class pictures to sample.
 _PATIENCE = timedelta(days=1)
 
@@ -75,6 +77,7 @@ class Run:
     source: PictureSource | PriorSource
     trainer: Trainer[Any]
     folder: RunFolder
+    validation: PictureSource | PriorSource | None = None
 
 
 def run(
@@ -131,7 +134,7 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
     Raises:
         UserError: If pictures, model or settings cannot be used.
     """
-    pictures = recipe.scan(report)
+    pictures, held = held_out(recipe, recipe.scan(report), report)
     given, backbone = recipe.load(pictures, report)
     content = backbone.fingerprint()  # before an adapter is attached, which changes it
     given = in_steps(given, pictures, with_preset(given, _preset_of(given, backbone)))
@@ -153,11 +156,16 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
     objective = Objective(scheduler, recipe.training.seed, recipe.objective, adapter.predict_untrained)
     recipe.train_first(backbone, pictures, folder, report)
     source = recipe.make_source(pictures, backbone, adapter, report)
+    validation = validation_source(recipe, held, adapter) if held else None
     # Only now: class pictures come from the unmodified model. Previews and the exported model follow the
     # noise schedule of the training.
     backbone.scheduler = scheduler
     for line in source.summary():
         report.tell(line)
+    hooks = [(recipe.preview.every, recipe.make_preview(adapter, source, folder.sample))]
+    if validation:
+        hook = make_validation(recipe, validation, adapter, objective, folder)
+        hooks.append((recipe.data.validation_every, hook))
     trainer: Trainer[Any] = Trainer(
         adapter,
         objective,
@@ -165,10 +173,10 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
         recipe.training,
         recipe.optimizer,
         folder,
-        hooks=[(recipe.preview.every, recipe.make_preview(adapter, source, folder.sample))],
+        hooks=hooks,
         identity={**_identity(recipe, source), WEIGHTS: content, **recipe.started_from(adapter)},
     )
-    return Run(recipe, backbone, adapter, source, trainer, folder)
+    return Run(recipe, backbone, adapter, source, trainer, folder, validation)
 
 
 def resolve(recipe: Recipe, backbone: Backbone, name: str) -> Recipe:
@@ -228,6 +236,8 @@ def prepare(this: Run, report: Reporter = SILENT) -> None:
     this.backbone.to(device)
     with report.progress("Encoding pictures and captions") as progress:
         this.source.prepare(progress)
+        if this.validation:
+            this.validation.prepare()
     if recipe.data.cache:
         this.backbone.free_encoders(text=not recipe.captions.varies)
     give_back_freed_memory()  # what encoding needed

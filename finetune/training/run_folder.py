@@ -22,6 +22,7 @@ class RunFolder:
         pictures: One JSON line per picture: what the run is trained on.
         skipped: The files that it is not trained on, and why, if they are many.
         metrics: One JSON line per logged step.
+        validation: One JSON line each time the loss on held-out pictures was computed.
         logs: TensorBoard event files.
         samples: The preview grids.
     """
@@ -32,6 +33,7 @@ class RunFolder:
         self.pictures = path / "pictures.jsonl"
         self.skipped = path / "skipped.txt"
         self.metrics = path / "metrics.jsonl"
+        self.validation = path / "validation.jsonl"
         self.logs = path / "logs"
         self.samples = path / "samples"
 
@@ -54,7 +56,7 @@ class RunFolder:
         Raises:
             PlaceError: Naming it.
         """
-        files = (self.recipe, self.pictures, self.metrics)
+        files = (self.recipe, self.pictures, self.metrics, self.validation)
         folders = (self.path / "checkpoints", self.samples, self.logs)
         wrong = [path for path in files if path.is_dir()] + [path for path in folders if path.is_file()]
         if wrong:
