@@ -246,7 +246,9 @@ class PictureSource:
         for caption in self.captions():
             if lost := self.backbone.truncated(caption):
                 whose = [p.name for p in pictures if caption in map(self._first_variant, p.captions)]
-                lines.append(f'caption truncated, too long for the model; lost: "{lost}" ({listing(whose)})')
+                lines.append(
+                    f'caption truncated, too long for model.max_tokens; lost: "{lost}" ({listing(whose)})'
+                )
         if self._flip and (told := [p.name for p in pictures if any(map(_SIDES.search, p.captions))]):
             lines.append(f"data.flip mirrors pictures whose captions say left or right: {listing(told)}")
         return [*lines, *(self._mask.summary() if self._mask else []), *self.folder.notes]
