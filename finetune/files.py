@@ -8,13 +8,18 @@ import os
 import re
 import shutil
 import socket
+import sys
 import tempfile
 import uuid
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
+
+if sys.platform != "win32":
+    import fcntl
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)  # it can be read only by setting it
@@ -163,6 +168,41 @@ def remove_partials(folder: Path, *, deep: bool = False, owned: bool = False) ->
             shutil.rmtree(path, ignore_errors=True)
         elif dead:
             path.unlink(missing_ok=True)
+
+
+def use_folder(owner: object, folder: Path) -> None:
+    """Tells other processes that a folder is used, for as long as `owner` lives; see `only_user`.
+
+    The lock is the operating system's, on the folder itself: it leaves no file and ends with the process.
+    Where there are none (Windows, some network drives), nothing is told.
+    """
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    weakref.finalize(owner, os.close, descriptor)
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
+@contextmanager
+def only_user(folder: Path) -> Iterator[bool]:
+    """Yields whether nobody uses a folder, as far as can be told; inside, nobody begins to."""
+    if sys.platform == "win32":
+        yield True
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        alone = False
+    except OSError:  # there are no locks here
+        alone = True
+    else:
+        alone = True
+    try:
+        yield alone
+    finally:
+        os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:

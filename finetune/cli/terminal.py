@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from finetune.cli.streams import printable
 
@@ -56,6 +57,31 @@ def tell_error(message: str) -> None:
     print(f"{mark} {message}", file=sys.stderr, flush=True)
 
 
+class Pace:
+    """How fast work is done, and how long the rest will take, in words.
+
+    It is counted from the first call, so that what was done before at once, as from a cache, does not count.
+    """
+
+    def __init__(self) -> None:
+        self._first: tuple[int, float] | None = None
+
+    def __call__(self, done: int, total: int, now: float) -> str:
+        """E.g. "3.2/s, 0:01:30 left"; empty where it is not known yet.
+
+        Args:
+            done: The number of things done.
+            total: Their total.
+            now: Seconds of a clock.
+        """
+        before, start = self._first = self._first or (done, now)
+        if done <= before or now <= start:
+            return ""
+        rate = (done - before) / (now - start)
+        left = timedelta(seconds=round((total - done) / rate))
+        return f"{rate:.1f}/s, {left} left" if rate >= 1 else f"{1 / rate:.1f} s each, {left} left"
+
+
 @contextmanager
 def progress(label: str, every: float = 10.0) -> Iterator[Progress]:
     """Shows the progress of long work: a bar in a terminal, else a plain line from time to time.
@@ -68,20 +94,24 @@ def progress(label: str, every: float = 10.0) -> Iterator[Progress]:
         A function to call with the number of things done and their total.
     """
     if sys.stdout.isatty():
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as Bar
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Bar(*columns, transient=True) as bar:
-            task = bar.add_task(label, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Bar(*columns, TextColumn("{task.fields[pace]}"), transient=True) as bar:
+            task, pace = bar.add_task(label, total=None, pace=""), Pace()
+            yield lambda done, total: bar.update(
+                task, completed=done, total=total, pace=pace(done, total, time.monotonic())
+            )
         return
-    last = time.monotonic()
+    last, pace = time.monotonic(), Pace()
 
     def plain(done: int, total: int) -> None:
         nonlocal last
-        if time.monotonic() - last >= every:
-            last = time.monotonic()
-            tell(f"{label}: {done}/{total}")
+        now = time.monotonic()
+        words = pace(done, total, now)
+        if now - last >= every:
+            last = now
+            tell(f"{label}: {done}/{total}" + (f", {words}" if words else ""))
 
     yield plain

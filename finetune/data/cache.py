@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+import time
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Literal
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from finetune.config import DataSection
-from finetune.errors import ConfigError
-from finetune.files import remove_partials, whole_file
+from finetune.data.shards import Shards
+from finetune.files import remove_partials
 
-T = TypeVar("T")
 Row = dict[str, Tensor]
-Progress = Callable[[int, int], None]
-"""Called with the number of things done and their total."""
+Kind = Literal["latents", "texts", "controls", "masks"]
+"""What is cached, each in a folder of its own."""
 
-
-def chunked(things: Iterable[T], most: int) -> Iterator[list[T]]:
-    """The things in lists of at most so many."""
-    rest = iter(things)
-    while chunk := list(islice(rest, most)):
-        yield chunk
+# What is not written yet is lost at a kill, and each file costs a little at every start.
+_ROWS_A_FILE, _BYTES_A_FILE, _SECONDS_A_FILE = 256, 64 * 2**20, 30.0
 
 
 def content_key(*parts: str) -> str:
@@ -40,118 +33,81 @@ def content_key(*parts: str) -> str:
 
 
 class ContentCache:
-    """Named tensors by key, in memory and, if there is a directory, in one safetensors file per key.
+    """Named tensors by key, in memory or in the files of a directory.
 
-    Without a directory everything stays in memory. With one, as much stays in memory as `room`
-    allows and the rest is read from its file each time, so a data set may be larger than memory.
+    With a directory, rows are read from its files each time, so that a data set may be larger than memory.
+    A file has some hundred of them (`Shards`); until it is written they are in memory.
 
     Args:
-        directory: Folder of the files; made when first needed.
-        room: Bytes of tensors to keep in memory when there is a directory.
+        directory: Folder of the files; made when first needed. None to keep everything in memory.
+
+    Attributes:
+        encoder: Who makes the rows that are put, for people.
     """
 
-    def __init__(self, directory: Path | None = None, room: int = 4 * 2**30) -> None:
+    def __init__(self, directory: Path | None = None) -> None:
         self.directory = directory
-        self._room = room
-        self._held = 0
+        self.encoder = ""
         self._memory: dict[str, Row] = {}
+        self._shards = Shards(directory) if directory else None
+        self._waiting: dict[bytes, bytes] = {}
+        self._written = time.monotonic()
+
+    def __contains__(self, key: str) -> bool:
+        if self._shards is None:
+            return key in self._memory
+        return (own := bytes.fromhex(key)) in self._waiting or own in self._shards
 
     def get(self, key: str) -> Row | None:
-        """The tensors of `key`, or None if there are none or their file is damaged."""
-        if key in self._memory or self.directory is None:
+        """The tensors of `key`, or None if there are none or they are damaged."""
+        if self._shards is None:
             return self._memory.get(key)
+        own = bytes.fromhex(key)
+        data = self._waiting.get(own) or self._shards.read(own)
         try:
-            # Read, not mapped: a file that is removed or truncated during the run does no harm.
-            tensors: Row = load(self._file(self.directory, key).read_bytes())
-        except (OSError, SafetensorError):
+            return None if data is None else load(data)
+        except SafetensorError:
             return None
-        self._remember(key, tensors)
-        return tensors
 
     def put(self, key: str, tensors: Row) -> None:
-        """Keeps tensors under `key`; the file appears whole or not at all.
+        """Keeps tensors under `key`; in a directory they are after `flush`, whole or not at all."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        if self._shards is None:
+            # Copied: one row would keep the storage of its whole batch alive.
+            self._memory[key] = {name: tensor.clone() for name, tensor in tensors.items()}
+        else:
+            self._waiting[bytes.fromhex(key)] = save(tensors)
+
+    def flush(self, *, if_due: bool = False) -> None:
+        """Writes what is not in the directory yet, and learns what other processes wrote.
+
+        Args:
+            if_due: Only if it is enough for a file, or the last one was written long ago.
 
         Raises:
             ConfigError: If the directory cannot be written.
         """
-        # Copied: one row would keep the storage of its whole batch alive.
-        tensors = {
-            name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()
-        }
-        self._remember(key, tensors)
-        if self.directory is None:
+        if self._shards is None or (if_due and not self._is_due()):
             return
-        try:
-            with whole_file(self._file(self.directory, key)) as file:
-                save_file(tensors, file)
-        except (OSError, SafetensorError) as error:
-            raise ConfigError(
-                f"The cache cannot be written: {error}.",
-                where=f"data.cache_dir = {self.directory}",
-                fix="Choose a folder that can be written and has space, or leave data.cache_dir unset.",
-            ) from error
+        self._shards.write(self._waiting, self.encoder)
+        self._waiting.clear()
+        self._written = time.monotonic()
 
-    def _remember(self, key: str, tensors: Row) -> None:
-        size = sum(t.numel() * t.element_size() for t in tensors.values())
-        if self.directory is None or self._held + size <= self._room:
-            self._memory[key] = tensors
-            self._held += size
+    def mark_used(self, keys: list[str]) -> None:
+        """Notes in the directory that a run uses these, which are in the cache."""
+        if self._shards is not None:
+            self._shards.mark_used(map(bytes.fromhex, keys))
 
-    @staticmethod
-    def _file(directory: Path, key: str) -> Path:
-        return directory / key[:2] / f"{key}.safetensors"
+    def _is_due(self) -> bool:
+        size = sum(map(len, self._waiting.values()))
+        late = time.monotonic() - self._written >= _SECONDS_A_FILE
+        return late or len(self._waiting) >= _ROWS_A_FILE or size >= _BYTES_A_FILE
 
 
-class Encoded(Generic[T]):
-    """Things as an encoder gives them, each encoded once if there is a cache.
-
-    Args:
-        encode: From some things to the tensors of each.
-        key: Of a thing, from all that its tensors depend on.
-        cache: Where they are kept; None to encode them every time.
-    """
-
-    def __init__(
-        self,
-        encode: Callable[[Sequence[T]], list[Row]],
-        key: Callable[[T], str],
-        cache: ContentCache | None,
-    ) -> None:
-        self._encode, self._key, self._cache = encode, key, cache
-
-    def prepare(self, chunks: Sequence[Sequence[T]], progress: Progress | None = None) -> None:
-        """Fills the cache, if there is one; the things of a chunk are encoded together."""
-        if self._cache is None:
-            return
-        done, total = 0, sum(map(len, chunks))
-        for chunk in chunks:
-            # A chunk is encoded whole or not at all: matrix products of another batch size may round
-            # differently, and an interrupted preparation must end in the same bytes.
-            if any(self._cache.get(self._key(thing)) is None for thing in chunk):
-                self._encode_into(self._cache, chunk)
-            done += len(chunk)
-            if progress:
-                progress(done, total)
-
-    def rows(self, things: Sequence[T]) -> list[Row]:
-        """The tensors of each thing, those that the cache lacks encoded one by one."""
-        if self._cache is None:
-            return self._encode(things)
-        cache = self._cache
-        return [cache.get(self._key(thing)) or self._encode_into(cache, [thing])[0] for thing in things]
-
-    def _encode_into(self, cache: ContentCache, things: Sequence[T]) -> list[Row]:
-        rows = self._encode(things)
-        for thing, row in zip(things, rows, strict=True):
-            if cache.get(key := self._key(thing)) is None:
-                cache.put(key, row)
-        return rows
-
-
-def cache_of(data: DataSection, kind: str) -> ContentCache | None:
+def cache_of(data: DataSection, kind: Kind) -> ContentCache | None:
     """The cache for tensors of one kind, in a folder of its own; None if nothing is cached."""
     if not data.cache:
         return None
     if data.cache_dir:
-        remove_partials(data.cache_dir / kind, deep=True)
+        remove_partials(data.cache_dir / kind)
     return ContentCache(data.cache_dir / kind if data.cache_dir else None)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from finetune.config import CaptionsSection, ControlKind, PairsSection
 from finetune.config.captions import AS_THEY_ARE
-from finetune.data.cache import ContentCache, Progress, cache_of, content_key
+from finetune.data.cache import ContentCache, Row, cache_of, content_key
 from finetune.data.control import check_control_kind, control_pixels
 from finetune.data.decode import quiet_pillow
+from finetune.data.encoded import Encoded, Progress, chunked
 from finetune.data.latents import View
 from finetune.data.pairs import PairedFolder
 from finetune.data.preprocess import cropped
@@ -39,11 +40,13 @@ class Controls:
 
     def __init__(self, folder: PairedFolder, data: PairsSection, cache: ContentCache | None = None) -> None:
         check_control_kind(data.preprocess)
-        self._folder, self._data, self._cache = folder, data, cache
+        self._encoded = Encoded(self._encode, self._key, cache)
+        self._folder, self._data, self._packed = folder, data, cache is not None
 
     def rows(self, views: Sequence[View]) -> Tensor:
         """`[B, 3, H, W]` fp32 in [0, 1], on the CPU, of views of one size."""
-        return torch.stack([self._row(view) for view in views]).float() / 255
+        rows = [row["control"] for row in self._encoded.rows(views)]
+        return torch.stack([self._unpacked(*pair) for pair in zip(rows, views, strict=True)]).float() / 255
 
     def digest(self) -> str:
         """SHA-256, in hex, of the files in their order and of how they are used."""
@@ -55,8 +58,7 @@ class Controls:
 
     def prepare(self, views: Sequence[View]) -> None:
         """Fills the cache with these views."""
-        for view in views if self._cache else ():
-            self._row(view)
+        self._encoded.prepare(chunked(views, 1))
 
     @property
     def kind(self) -> ControlKind:
@@ -68,24 +70,33 @@ class Controls:
         kind, thresholds = self._data.preprocess, self._data.canny_thresholds
         return f"{kind} {thresholds}" if kind == "canny" else kind
 
-    def _row(self, view: View) -> Tensor:
+    def _encode(self, views: Sequence[View]) -> list[Row]:
+        """`[H, W, 3]` uint8 of each, compressed if they are kept."""
+        rows: list[Row] = []
+        for view in views:
+            with quiet_pillow(), self._folder.controls[view.picture].opened() as image:
+                placement = view.of(self._folder.pictures)
+                levels = cropped(image, placement).permute(1, 2, 0).contiguous().numpy()
+            pixels = control_pixels(levels, self._data.preprocess, self._data.canny_thresholds)
+            row = torch.from_numpy(pixels).contiguous()
+            if self._packed:
+                # Edges and silhouettes shrink to a hundredth; a large data set then fits into memory.
+                packed = bytearray(zlib.compress(row.numpy().tobytes(), 1))
+                row = torch.frombuffer(packed, dtype=torch.uint8)
+            rows.append({"control": row})
+        return rows
+
+    def _unpacked(self, row: Tensor, view: View) -> Tensor:
         """`[3, H, W]` uint8."""
+        if self._packed:
+            raw = bytearray(zlib.decompress(row.numpy().tobytes()))
+            row = torch.frombuffer(raw, dtype=torch.uint8).view(*view.size, 3)
+        return row.permute(2, 0, 1)
+
+    def _key(self, view: View) -> str:
         control, placement = self._folder.controls[view.picture], view.of(self._folder.pictures)
         where = f"{placement.resized} {placement.key}"
-        key = content_key("control", control.content, self._how, where)
-        shape = (*placement.size, 3)
-        kept = self._cache.get(key) if self._cache else None
-        if kept is not None:
-            raw = bytearray(zlib.decompress(kept["control"].numpy().tobytes()))
-            return torch.frombuffer(raw, dtype=torch.uint8).view(shape).permute(2, 0, 1)
-        with quiet_pillow(), control.opened() as image:
-            levels = cropped(image, placement).permute(1, 2, 0).contiguous().numpy()
-        pixels = torch.from_numpy(control_pixels(levels, self._data.preprocess, self._data.canny_thresholds))
-        if self._cache:
-            # Edges and silhouettes shrink to a hundredth; a large data set then fits into memory.
-            packed = bytearray(zlib.compress(pixels.contiguous().numpy().tobytes(), 1))
-            self._cache.put(key, {"control": torch.frombuffer(packed, dtype=torch.uint8)})
-        return pixels.permute(2, 0, 1)
+        return content_key("control", control.content, self._how, where)
 
 
 class PairSource(PictureSource):

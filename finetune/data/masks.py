@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from finetune.config import DataSection
-from finetune.data.cache import ContentCache, content_key
+from finetune.data.cache import ContentCache, Row, content_key
 from finetune.data.decode import PictureError, decode_alpha, decode_picture, quiet_pillow, reading
+from finetune.data.encoded import Encoded, chunked
 from finetune.data.folder import Picture, companions, unchanged
 from finetune.data.latents import View
 from finetune.data.notes import listing
@@ -61,7 +62,8 @@ class Masks:
         factor: int,
         cache: ContentCache | None = None,
     ) -> None:
-        self._pictures, self._factor, self._cache = pictures, factor, cache
+        self._encoded = Encoded(self._encode, self._key, cache)
+        self._pictures, self._factor = pictures, factor
         self._floor = data.unmasked_weight
         folder = data.mask_dir.expanduser() if data.mask_dir else None
         self._alpha = data.mask == "alpha"
@@ -80,7 +82,7 @@ class Masks:
         Raises:
             DataError: If the loss counts nowhere in a picture's center crop.
         """
-        rows = torch.stack([self._cached(view) for view in views])
+        rows = torch.stack([self._row(view) for view in views])
         return self._floor + (1 - self._floor) * rows
 
     def prepare(self, views: Sequence[View]) -> None:
@@ -89,8 +91,9 @@ class Masks:
         Raises:
             DataError: As `rows`.
         """
+        self._encoded.prepare(chunked(views, 1))
         for view in views:
-            self._cached(view)
+            self._row(view)
 
     def digest(self) -> str:
         """SHA-256 of the masks' files in their order, and of the weight where they are black."""
@@ -106,24 +109,27 @@ class Masks:
         elsewhere = f"; elsewhere it counts {self._floor:g}" if self._floor else ""
         return [f"the loss counts where the {self._where}{elsewhere}", *self._notes]
 
-    def _cached(self, view: View) -> Tensor:
-        mask, placement = self._masks[view.picture], view.of(self._pictures)
-        how = f"{placement.resized} {placement.key}"
-        key = content_key("alpha" if mask.alpha else "mask", mask.digest, how, str(self._factor))
-        row = self._cache.get(key) if self._cache else None
-        if row is None:
-            with quiet_pillow():
-                gray = cut_out(mask.read().convert("RGB"), placement)[:1] / 2 + 0.5
-            row = {"mask": F.avg_pool2d(gray, self._factor)}
-            if self._cache:
-                self._cache.put(key, row)
+    def _row(self, view: View) -> Tensor:
+        (row,) = self._encoded.rows([view])
         if view.at is None and not self._floor and not row["mask"].any():
             raise DataError(
                 "The loss counts nowhere in the center crop of a picture.",
-                where=str(mask.path),
+                where=str(self._masks[view.picture].path),
                 fix="Crop picture and mask to what should be learned, or set data.unmasked_weight above 0.",
             )
         return row["mask"]
+
+    def _encode(self, views: Sequence[View]) -> list[Row]:
+        with quiet_pillow():
+            images = [self._masks[view.picture].read().convert("RGB") for view in views]
+        placed = zip(images, (view.of(self._pictures) for view in views), strict=True)
+        grays = [cut_out(image, placement)[:1] / 2 + 0.5 for image, placement in placed]
+        return [{"mask": F.avg_pool2d(gray, self._factor)} for gray in grays]
+
+    def _key(self, view: View) -> str:
+        mask, placement = self._masks[view.picture], view.of(self._pictures)
+        how = f"{placement.resized} {placement.key}"
+        return content_key("alpha" if mask.alpha else "mask", mask.digest, how, str(self._factor))
 
     def _checked(self, picture: Picture, path: Path) -> _Mask:
         """The mask of a picture, read once in full to see that it is one."""

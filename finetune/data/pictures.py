@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from finetune.data.cache import ContentCache, Encoded, Progress, Row, chunked, content_key
+from finetune.data.cache import ContentCache, Row, content_key
 from finetune.data.decode import reading
+from finetune.data.encoded import Encoded, Progress, chunked
 from finetune.data.folder import Picture, digest_of
 from finetune.data.latents import Posterior, View
 from finetune.data.preprocess import cut_out
@@ -37,8 +38,10 @@ class PictureLatents:
     ) -> None:
         self.pictures, self._backbone = pictures, backbone
         # A cache in memory does not outlive the weights, and hashing them takes seconds.
-        on_disk = cache is not None and cache.directory is not None
-        self._encoder = backbone.fingerprint_vae() if on_disk else "this VAE"
+        self._encoder = "this VAE"
+        if cache is not None and cache.directory is not None:
+            self._encoder = backbone.fingerprint_vae()
+            cache.encoder = f"{backbone.name} {self._encoder[:8]}"
         self._encoded = Encoded(self._encode, self._key, cache)
 
     def digest(self) -> str:
@@ -48,7 +51,12 @@ class PictureLatents:
     def prepare(self, views: Sequence[View], progress: Progress | None = None) -> None:
         """Fills the cache with these views."""
         by_size = sorted(views, key=lambda view: view.size)
-        self._encoded.prepare(list(_chunks(by_size)), progress)
+        self._encoded.prepare(_chunks(by_size), progress)
+
+    @property
+    def found(self) -> tuple[int, int] | None:
+        """As of `Encoded`."""
+        return self._encoded.found
 
     def posterior(self, views: Sequence[View]) -> Posterior:
         """The posterior of views of one size: from the cache where there is one, else from the pictures."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from finetune.data.cache import Progress
 from finetune.data.decode import reading
+from finetune.data.encoded import Progress
 from finetune.data.folder import Picture
 from finetune.data.preprocess import as_pixels, cropped, place
 from finetune.diffusion.random import picture_index, uniform

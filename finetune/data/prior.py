@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from finetune.data.cache import Progress
+from finetune.data.encoded import Progress
 from finetune.data.folder import Folder
 from finetune.data.record import Entry
 from finetune.data.source import PictureSource
@@ -59,6 +59,10 @@ class PriorSource:
         total = first + self.classes.to_encode
         self.instances.prepare(lambda done, _: report(done, total))
         self.classes.prepare(lambda done, _: report(first + done, total))
+
+    def found(self) -> list[str]:
+        """As `PictureSource.found`, of both kinds of pictures."""
+        return [*self.instances.found(), *(f"class {line}" for line in self.classes.found())]
 
     def summary(self) -> list[str]:
         """Lines for the user about both kinds of pictures."""

@@ -12,7 +12,7 @@ from typing import TypeVar
 from typing_extensions import Self
 
 from finetune.config import DataSection
-from finetune.data.cache import Progress, content_key
+from finetune.data.cache import content_key
 from finetune.data.decode import (
     BACKGROUND,
     VERSION,
@@ -22,6 +22,7 @@ from finetune.data.decode import (
     decode_picture,
     reading,
 )
+from finetune.data.encoded import Progress
 from finetune.data.facts import Facts, FactsIndex
 from finetune.data.kinds import version_for
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from finetune.config import CaptionsSection, DataSection
 from finetune.config.captions import AS_THEY_ARE
 from finetune.data.buckets import Order, trained_sizes
-from finetune.data.cache import Progress, cache_of
+from finetune.data.cache import cache_of
 from finetune.data.captions import variant
+from finetune.data.encoded import Progress
 from finetune.data.folder import Folder
 from finetune.data.latents import Companion, View, every_view
 from finetune.data.masks import Masks
@@ -219,6 +220,11 @@ class PictureSource:
             self._mask.prepare(self._views_to_encode)
         self.latents.prepare(self._views_to_encode, lambda done, _: report(done, total))
         self.texts.prepare(self._possible_captions(), lambda done, _: report(pictures + done, total))
+
+    def found(self) -> list[str]:
+        """Lines for the user: how much `prepare` found in the cache folder, if there is one."""
+        kinds = {"latents": self.latents.found, "captions": self.texts.found}
+        return [f"{kind}: {f[0]} of {f[1]} from the cache" for kind, f in kinds.items() if f]
 
     def record(self) -> list[Entry]:
         """What each picture is, for `pictures.jsonl`."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from finetune.data.cache import ContentCache, Encoded, Progress, Row, chunked, content_key
+from finetune.data.cache import ContentCache, Row, content_key
+from finetune.data.encoded import Encoded, Progress, chunked
 from finetune.diffusion.batch import Conditioning
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ class TokenTexts:
         backbone: Whose tokenizers are used.
         keep: Whether captions come again; if not, each is tokenized every time.
     """
+
+    found: tuple[int, int] | None = None
+    """Of captions that are encoded; here none are."""
 
     def __init__(self, backbone: Backbone, *, keep: bool = True) -> None:
         self._backbone, self._keep = backbone, keep
@@ -68,11 +72,17 @@ class HiddenTexts:
         self._encoder = "these text encoders"
         if cache is not None and cache.directory is not None:
             self._encoder = f"{backbone.fingerprint_text()} {backbone.text_dtype}"
+            cache.encoder = f"{backbone.name} {self._encoder[:8]}"
         self._encoded = Encoded(self._encode, self._key, cache)
 
     def prepare(self, captions: Sequence[str], progress: Progress | None = None) -> None:
         """Encodes those captions that are not in the cache."""
-        self._encoded.prepare(list(chunked(dict.fromkeys(captions), _AT_ONCE)), progress)
+        self._encoded.prepare(chunked(dict.fromkeys(captions), _AT_ONCE), progress)
+
+    @property
+    def found(self) -> tuple[int, int] | None:
+        """As of `Encoded`."""
+        return self._encoded.found
 
     def conditioning(self, captions: Sequence[str]) -> Conditioning:
         """`hidden` `[B, T, D]` and, for SDXL, `pooled` `[B, P]`, both fp32."""

@@ -238,6 +238,8 @@ def prepare(this: Run, report: Reporter = SILENT) -> None:
         this.source.prepare(progress)
         if this.validation:
             this.validation.prepare()
+    for line in this.source.found():
+        report.tell(line)
     if recipe.data.cache:
         this.backbone.free_encoders(text=not recipe.captions.varies)
     give_back_freed_memory()  # what encoding needed

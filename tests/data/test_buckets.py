@@ -26,6 +26,7 @@ from finetune.diffusion.batch import Batch
 from finetune.diffusion.random import picture_index
 from finetune.errors import ConfigError
 from tests.data.conftest import painted
+from tests.data.entries import entries
 
 if TYPE_CHECKING:
     from finetune.backbones import Backbone
@@ -293,8 +294,8 @@ def test_class_pictures_join_the_rows_of_their_shape(five: Path, tmp_path: Path,
 
 @pytest.mark.parametrize("family", ["sd1"])
 def test_latents_of_squares_keep_their_keys(mycat: Path, backbone: Backbone, tmp_path: Path) -> None:
-    def files() -> set[str]:
-        return {file.stem for file in (tmp_path / "cache/latents").rglob("*.safetensors")}
+    def keys() -> set[str]:
+        return {key.hex() for key in entries(tmp_path / "cache/latents")}
 
     source(mycat, backbone, buckets=False, cache_dir=tmp_path / "cache")
     vae, pictures = backbone.fingerprint_vae(), scan_folder(mycat).pictures
@@ -303,11 +304,11 @@ def test_latents_of_squares_keep_their_keys(mycat: Path, backbone: Backbone, tmp
         content_key("latents", picture.digest, f"lanczos-2 32 {cut} False", vae)
         for picture, cut in zip(pictures, cuts, strict=True)
     ]
-    assert files() == set(squares)
+    assert keys() == set(squares)
     source(mycat, backbone, cache_dir=tmp_path / "cache")  # all but the square picture are in other shapes
-    assert len(files()) == 5 + 4
+    assert len(keys()) == 5 + 4
     source(mycat, backbone, cache_dir=tmp_path / "cache", extra_resolutions=[40])
-    assert len(files()) == 5 + 4 + 5
+    assert len(keys()) == 5 + 4 + 5
 
 
 @pytest.mark.parametrize("family", ["sd1"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ import torch
 
 from finetune.config import DataSection
 from finetune.data.cache import ContentCache, cache_of, content_key
+from finetune.data.shards import shard_files
 from finetune.errors import ConfigError
 from finetune.files import partial_name
+from tests.data.entries import entries
 
 
 def test_keys_tell_their_parts_apart() -> None:
@@ -36,43 +39,53 @@ def test_what_is_put_is_got(tmp_path: Path, on_disk: bool) -> None:
     assert cache.get(key) is None
     batch = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
     cache.put(key, {"mean": batch[1], "std": batch[2]})
-    for reader in [cache, ContentCache(cache.directory)] if on_disk else [cache]:
+    early = ContentCache(cache.directory)
+    assert early.get(key) is None
+    cache.flush()
+    early.flush()  # learns what others wrote
+    for reader in [cache, early, ContentCache(cache.directory)] if on_disk else [cache]:
         row = reader.get(key)
-        assert row is not None
+        assert row is not None and key in reader
         assert torch.equal(row["mean"], batch[1])
         assert torch.equal(row["std"], batch[2])
         assert row["mean"].untyped_storage().nbytes() == 3 * 2 * 2 * 4
-    left = [p for p in tmp_path.rglob("*") if p.is_file()]
-    assert left == ([tmp_path / "new" / "cache" / key[:2] / f"{key}.safetensors"] if on_disk else [])
+    left = [p.parent for p in tmp_path.rglob("*") if p.is_file()]
+    assert left == ([tmp_path / "new" / "cache"] if on_disk else [])
 
 
-def test_a_damaged_file_counts_as_absent_and_is_replaced(tmp_path: Path) -> None:
-    key, value = content_key("x"), {"mean": torch.ones(3)}
-    ContentCache(tmp_path).put(key, value)
-    (file,) = tmp_path.rglob("*.safetensors")
-    for damage in (b"", file.read_bytes()[:-2], b"rubbish" * 50):
-        file.write_bytes(damage)
-        cache = ContentCache(tmp_path)
-        assert cache.get(key) is None
-        cache.put(key, value)
-        assert ContentCache(tmp_path).get(key) is not None
+def test_nothing_stays_in_memory_when_there_is_a_directory(tmp_path: Path) -> None:
+    cache = ContentCache(tmp_path)
+    rows = {content_key(str(i)): torch.full((64,), float(i)) for i in range(600)}
+    held = 0
+    for key, row in rows.items():
+        cache.put(key, {"x": row})
+        cache.flush(if_due=True)
+        held = max(held, len(cache._waiting))
+    assert held == 255  # then a file is written
+    cache.flush()
+    assert len(shard_files(tmp_path)) == 3 and not cache._waiting
+    for key, row in rows.items():
+        found = cache.get(key)
+        assert found is not None and torch.equal(found["x"], row)
 
 
-def test_memory_is_bounded_when_there_is_a_directory(tmp_path: Path) -> None:
-    cache = ContentCache(tmp_path, room=100)
-    for i in range(10):
-        cache.put(content_key(str(i)), {"x": torch.full((10,), float(i))})
-    assert len(cache._memory) == 2
-    for i in range(10):
-        row = cache.get(content_key(str(i)))
-        assert row is not None
-        assert row["x"].tolist() == [i] * 10
+def test_what_waits_for_long_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = ContentCache(tmp_path)
+    cache.put(content_key("x"), {"x": torch.ones(1)})
+    cache.flush(if_due=True)
+    assert not shard_files(tmp_path)
+    later = time.monotonic() + 31
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    cache.flush(if_due=True)
+    assert len(entries(tmp_path)) == 1
 
 
 def test_a_folder_that_cannot_be_written_is_the_users_to_fix(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    cache = ContentCache(tmp_path / "file" / "cache")
+    cache.put(content_key("x"), {"x": torch.ones(1)})
     with pytest.raises(ConfigError, match="cannot be written"):
-        ContentCache(tmp_path / "file" / "cache").put(content_key("x"), {"x": torch.ones(1)})
+        cache.flush()
 
 
 def test_the_settings_tell_where_the_cache_is(tmp_path: Path) -> None:
@@ -83,8 +96,10 @@ def test_the_settings_tell_where_the_cache_is(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_in_the_cache_is_removed(tmp_path: Path) -> None:
-    ContentCache(tmp_path / "latents").put(content_key("x"), {"x": torch.ones(1)})
-    (kept,) = (tmp_path / "latents").rglob("*.safetensors")
+    cache = ContentCache(tmp_path / "latents")
+    cache.put(content_key("x"), {"x": torch.ones(1)})
+    cache.flush()
+    (kept,) = shard_files(tmp_path / "latents")
     own = partial_name(kept)
     # As by a process of this one's number that started at another time.
     left = own.with_name(re.sub(r"\d+(-\w+\.partial)$", r"1\1", own.name))

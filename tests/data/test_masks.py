@@ -21,6 +21,7 @@ from finetune.data.masks import Masks
 from finetune.data.preprocess import cut_out, place
 from finetune.errors import DataError
 from tests.data.conftest import painted, square_view, squares
+from tests.data.entries import entries
 from tests.tiny import only
 
 if TYPE_CHECKING:
@@ -144,24 +145,21 @@ def test_a_cache_on_disk_is_found_by_content(mycat: Path, mask_dir: Path, tmp_pa
         return made.rows([square_view(3), square_view(3, mirrored=True)])
 
     before = rows()
-    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 10
+    assert len(entries(tmp_path / "cache")) == 10
     assert torch.equal(rows(), before)
     Image.new("L", (64, 33), 255).save(mask_dir / "3.png")  # the same name, another mask
     assert torch.equal(rows(), torch.ones(2, 1, 8, 8))
 
 
 def test_a_cache_is_read_and_holds_what_was_prepared(mycat: Path, mask_dir: Path, tmp_path: Path) -> None:
-    def files() -> set[Path]:
-        return set((tmp_path / "cache").rglob("*.safetensors"))
-
     made = masks(mycat, ContentCache(tmp_path / "cache"), mask_dir=mask_dir)
     made.prepare(squares(5, flip=False))
-    assert len(files()) == 5
+    assert len(entries(tmp_path / "cache")) == 5
     rows = made.rows([square_view(3)])
     again = masks(mycat, ContentCache(tmp_path / "cache"), mask_dir=mask_dir)
     Image.new("L", (64, 33), 255).save(mask_dir / "3.png")
     assert torch.equal(again.rows([square_view(3)]), rows)  # known by the scanned bytes: not read again
-    assert len(files()) == 5
+    assert len(entries(tmp_path / "cache")) == 5
 
 
 def test_rows_of_the_same_bytes_are_told_apart(mycat: Path, mask_dir: Path, tmp_path: Path) -> None:

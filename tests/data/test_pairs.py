@@ -24,6 +24,7 @@ from finetune.data.preprocess import cut_out, place
 from finetune.diffusion.random import uniform
 from finetune.errors import ConfigError, DataError
 from tests.data.conftest import painted, square_view, squares
+from tests.data.entries import entries
 from tests.tiny import only
 
 if TYPE_CHECKING:
@@ -214,18 +215,20 @@ def test_controls_are_cut_as_the_pictures(pairs: Path, cached: bool, tmp_path: P
             cut = place((picture.height, picture.width), (32, 32), at=view.at, mirrored=view.mirrored)
             expected = cut_out(Image.open(control.path), cut) / 2 + 0.5
             torch.testing.assert_close(row, expected, rtol=0, atol=1e-6)
-    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == (4 if cached else 0)
+    if cache:
+        cache.flush()
+    assert len(entries(tmp_path / "cache")) == (4 if cached else 0)
 
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_what_is_prepared_is_all_that_is_needed(pairs: Path, flip: bool, tmp_path: Path) -> None:
     section = PairsSection(data_dir=pairs)
-    controls = Controls(scan_pairs(section), section, ContentCache(tmp_path / "cache"))
+    controls = Controls(scan_pairs(section), section, cache := ContentCache(tmp_path / "cache"))
     controls.prepare(squares(3, flip))
-    files = set((tmp_path / "cache").rglob("*.safetensors"))
-    assert len(files) == 3 * (1 + flip)
+    assert len(made := entries(tmp_path / "cache")) == 3 * (1 + flip)
     controls.rows(squares(3, flip))
-    assert set((tmp_path / "cache").rglob("*.safetensors")) == files
+    cache.flush()
+    assert entries(tmp_path / "cache") == made
     Controls(scan_pairs(section), section).prepare(squares(3, flip))  # with no cache there is nothing to do
 
 

@@ -17,6 +17,7 @@ from finetune.data.pictures import PictureLatents
 from finetune.data.read import Reader
 from finetune.data.record import differences
 from tests.data.conftest import squares
+from tests.data.entries import entries
 
 if TYPE_CHECKING:
     from finetune.backbones import Backbone
@@ -50,7 +51,7 @@ def test_another_background_makes_the_transparent_pictures_again_and_no_others(
     counts = []
     for source in sources:
         source.prepare()
-        counts.append(len(list((tmp_path / "cache" / "latents").rglob("*.safetensors"))))
+        counts.append(len(entries(tmp_path / "cache" / "latents")))
     assert counts == [6, 7]
     whites, blues = (source.latents.posterior(every_view(source.items, False)).mean for source in sources)
     assert [torch.equal(a, b) for a, b in zip(whites, blues, strict=True)] == [True] * 5 + [False]

@@ -155,48 +155,6 @@ def test_cached_and_on_the_fly_are_the_same(mycat: Path, backbone: Backbone, tmp
 
 
 @pytest.mark.parametrize("family", ["sd1"])
-def test_the_cache_follows_content_not_names(mycat: Path, backbone: Backbone, tmp_path: Path) -> None:
-    def files() -> int:
-        return len(list((tmp_path / "cache" / "latents").rglob("*.safetensors")))
-
-    settings: dict[str, Any] = {"cache_dir": tmp_path / "cache"}
-    source(mycat, backbone, **settings)
-    assert files() == 5
-    first, last = (mycat / f"{i}.png" for i in (0, 4))
-    first.rename(mycat / "renamed.png")
-    source(mycat, backbone, **settings)
-    assert files() == 5
-    painted(33, 64, 77).save(last)  # other content under an old name
-    changed = source(mycat, backbone, **settings)
-    assert files() == 6
-    fresh = source(mycat, backbone)
-    assert_same(only(changed.batches(range(5))), only(fresh.batches(range(5))))
-    source(mycat, backbone, resolution=64, **settings)
-    assert files() == 11
-    source(mycat, backbone, flip=True, **settings)
-    assert files() == 16
-    with torch.no_grad():
-        next(backbone.vae.parameters()).add_(0.1)
-    source(mycat, backbone, **settings)
-    assert files() == 21
-
-
-@pytest.mark.parametrize("family", ["sd1"])
-def test_a_preparation_cut_short_goes_on_to_the_same_bytes(
-    mycat: Path, backbone: Backbone, tmp_path: Path
-) -> None:
-    whole = source(mycat, backbone, cache_dir=tmp_path / "whole")
-    part = source(mycat, backbone, cache_dir=tmp_path / "part")
-    for kind, number in (("latents", 3), ("texts", 1)):
-        for file in sorted((tmp_path / "part" / kind).rglob("*.safetensors"))[:number]:
-            file.unlink()
-    part = source(mycat, backbone, cache_dir=tmp_path / "part")
-    assert_same(only(whole.batches(range(5))), only(part.batches(range(5))))
-    for file in (tmp_path / "whole").rglob("*.safetensors"):
-        assert file.read_bytes() == (tmp_path / "part" / file.relative_to(tmp_path / "whole")).read_bytes()
-
-
-@pytest.mark.parametrize("family", ["sd1"])
 def test_shares_of_flips_crops_and_empty_captions(mycat: Path, backbone: Backbone) -> None:
     made = PictureSource(
         scan_folder(mycat),

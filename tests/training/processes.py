@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from finetune.adapters.lora import LoRA
 from finetune.backbones import load_backbone
 from finetune.config import DataSection, LoRASection, ModelSection, OptimizerSection, TrainingSection
 from finetune.data import PictureSource, scan_folder
+from finetune.data.cache import ContentCache, content_key
+from finetune.data.encoded import Encoded, chunked
 from finetune.diffusion.objective import Objective
 from finetune.errors import Interrupted, NonFiniteLoss
 from finetune.training import RunFolder, Trainer
@@ -94,6 +97,23 @@ def overflown(folder: Path, rows: int) -> None:
         make(folder, batch_size=rows, checkpoint_every=1, optimizer=huge).run()
 
 
+def encoded_by_all(cache: Path) -> dict[str, Tensor]:
+    """Rows of a cache on disk that all processes share, and how often this one encoded each."""
+    count = torch.zeros(11)
+
+    def encode(things: Sequence[int]) -> list[dict[str, Tensor]]:
+        count[list(things)] += 1
+        return [{"x": torch.full((3,), float(thing))} for thing in things]
+
+    encoded = Encoded(encode, lambda thing: content_key(str(thing)), ContentCache(cache))
+    heard: list[tuple[int, int]] = []
+    encoded.prepare(chunked(range(4), 2))
+    encoded.prepare(chunked(range(11), 2), lambda *at: heard.append(at))
+    assert heard[0] == (4, 11) and heard[-1] == (11, 11)
+    rows = torch.stack([row["x"] for row in encoded.rows(range(11))])
+    return {"rows": rows, "count": count}
+
+
 def main(out: Path, model: Path, pictures: Path) -> None:
     """Trains all of it as one of the processes that the environment tells of, or as the only one."""
     state = PartialState(cpu=True)
@@ -103,6 +123,7 @@ def main(out: Path, model: Path, pictures: Path) -> None:
         "small": train_small(own / "small", rows),
         "lora": train_lora(own / "lora", rows, model, pictures),
         "interrupted": interrupted(out / "interrupted", rows),
+        "encoded": encoded_by_all(out / "cache"),
     }
     not_finite(own / "not finite", rows)
     overflown(own / "overflown", rows)

@@ -68,6 +68,15 @@ def test_both_processes_end_where_one_would(folders: tuple[Path, Path], case: st
             torch.testing.assert_close(trained[name], value, rtol=0, atol=1e-6, msg=name)
 
 
+def test_encoding_is_shared_out(folders: tuple[Path, Path]) -> None:
+    shares = [load_file(folders[1] / f"encoded-{rank}.safetensors") for rank in range(2)]
+    # Chunks of two and then one, in turn: each process has its share, and all rows.
+    assert shares[0]["count"].tolist() == [1, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0]
+    assert shares[1]["count"].tolist() == [0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1]
+    for share in shares:
+        assert share["rows"].tolist() == [[float(thing)] * 3 for thing in range(11)]
+
+
 def test_the_lora_learned_all_but_what_has_no_gradient(folders: tuple[Path, Path]) -> None:
     learned = load_file(folders[1] / "lora-0.safetensors")
     still = {name for name, value in learned.items() if "lora_B" in name and not value.any()}
