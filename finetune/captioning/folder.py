@@ -11,8 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from finetune.captioning.captioner import Caption
-from finetune.data.cache import Progress
 from finetune.data.decode import PictureError, decode_picture, reading
+from finetune.data.encoded import Progress
 from finetune.data.layouts import Skipped, list_folder
 from finetune.data.read import file_bytes
 from finetune.errors import DataError, memory_ran_out

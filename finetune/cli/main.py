@@ -13,6 +13,7 @@ from types import FrameType
 
 import click
 
+from finetune.cli.cache import cache_command
 from finetune.cli.caption import caption_command
 from finetune.cli.export import export_command
 from finetune.cli.flags import SettingsCommand
@@ -76,7 +77,7 @@ _TRAINING = {
 }
 _GROUPS = {
     "Train": (*_TRAINING, "run"),
-    "Prepare pictures": ("caption",),
+    "Prepare pictures": ("caption", "cache"),
     "Use what was trained": ("sample", "export"),
 }
 for kind, summary in _TRAINING.items():
@@ -85,6 +86,7 @@ cli.add_command(run_command)
 cli.add_command(caption_command)
 cli.add_command(sample_command)
 cli.add_command(export_command)
+cli.add_command(cache_command)
 
 
 class _Ending:

@@ -77,7 +77,7 @@ class DataSection(Section):
     cache_dir: Path | None = Field(
         None,
         description="Folder for cached latents, and for what is known of each picture, keyed by content; in "
-        "memory only if unset.",
+        "memory only if unset. `finetune cache` looks after it.",
     )
 
     background: str = Field(

@@ -48,6 +48,7 @@ def test_help_needs_no_torch() -> None:
         ["lora", "--help"],
         ["sample", "--help"],
         ["run", "--help"],
+        ["cache", "--help"],
         ["lora", "--rnak"],
     ):
         out = python(
@@ -116,6 +117,7 @@ def test_the_command_line_is_frozen() -> None:
     assert flags["sample"] == sample.split()
     caption = "--batch-size --max-tokens --model --precision --prefix --prompt"
     assert flags["caption"] == caption.split()
+    assert flags["cache"] == ["--max-size"]
     assert flags["export"] == ["--as-lora", "--dtype", "--merged", "--model", "--rank", "--set"]
 
 
@@ -185,6 +187,12 @@ def test_every_flag_stands_for_a_setting_and_shows_its_description(kind: str, ca
         (["export", "none"], "--merged FOLDER or --as-lora FILE"),
         (["export", "none", "--merged", "out", "--rank", "4"], "--rank requires --as-lora"),
         (["export", "none", "--as-lora", "out", "--dtype", "fp16"], "--dtype requires --merged"),
+        (["cache", "shwo", "x"], "'shwo' is not one of 'show', 'verify', 'prune'"),
+        (["cache", "show", "none"], "There is no such folder"),
+        (["cache", "prune", "."], "--max-size SIZE is required by prune"),
+        (["cache", "show", ".", "--max-size", "1GB"], "and by nothing else"),
+        (["cache", "prune", ".", "--max-size", "20XB"], "'20XB' is not a size"),
+        (["cache", "prune", ".", "--max-size", "20GB"], "This is not a cache folder"),
         (["sample", "a cat", "--control-preprocess", "edges"], "--control-preprocess requires"),
         (["caption"], "FOLDER"),
         (["caption", "none"], "where: none"),
