@@ -54,7 +54,7 @@ def load_folder(path: Path, section: ModelSection) -> Backbone:
         unet=part(UNet2DConditionModel, "unet"),
         vae=part(AutoencoderKL, "vae"),
         text_encoders=tuple(map(part, model.encoder_classes, numbered("text_encoder", count))),
-        tokenizers=tuple(_load_tokenizer(path / name) for name in numbered("tokenizer", count)),
+        tokenizers=tuple(load_tokenizer(path / name) for name in numbered("tokenizer", count)),
         scheduler=_load_scheduler(index, path / "scheduler", section),
         notes=tuple(notes),  # last: the parts add to them
     )
@@ -212,7 +212,12 @@ def check_finite(module: nn.Module, where: str) -> None:
         release_mapped(weight)
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
+    """A tokenizer of a model.
+
+    Raises:
+        ModelError: If it cannot be read.
+    """
     try:
         tokenizer = transformers.CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
         if int(tokenizer.model_max_length) < 3:  # beginning, end, and something between
