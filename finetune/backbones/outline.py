@@ -25,6 +25,7 @@ class Outline:
     Attributes:
         family: Its family.
         native_size: Side in pixels that it was trained at.
+        factor: Pixels per latent along a side.
         tokenizers: Those that differ in how they split a text.
         tokens: Of a piece of a caption, begin and end included.
         assumed: Whether all of this is a guess: the model is not on this machine.
@@ -32,6 +33,7 @@ class Outline:
 
     family: Family
     native_size: int
+    factor: int
     tokenizers: Sequence[Any]
     tokens: int = 77
     assumed: bool = False
@@ -60,15 +62,17 @@ def _of_folder(path: Path) -> Outline:
     unet, vae = (read_json(path / part / "config.json") for part in ("unet", "vae"))
     tokenizer = load_tokenizer(path / "tokenizer")
     family = family_of(read_json(path / "model_index.json"), unet, str(path))
-    return Outline(family, _native(unet, vae), (tokenizer,), int(tokenizer.model_max_length))
+    return Outline(family, *_sizes(unet, vae), (tokenizer,), int(tokenizer.model_max_length))
 
 
 def _published(family: Family, *, assumed: bool = False) -> Outline:
     with as_file(files("finetune.backbones").joinpath("published", family)) as configs:
         unet, vae = (read_json(configs / part / "config.json") for part in ("unet", "vae"))
-    return Outline(family, _native(unet, vae), clip_tokenizers(family)[:1], assumed=assumed)
+    return Outline(family, *_sizes(unet, vae), clip_tokenizers(family)[:1], assumed=assumed)
 
 
-def _native(unet: dict[str, Any], vae: dict[str, Any]) -> int:
+def _sizes(unet: dict[str, Any], vae: dict[str, Any]) -> tuple[int, int]:
+    """Native size and factor."""
     # The VAE halves the sides between its levels.
-    return int(unet["sample_size"]) * int(2 ** (len(vae["block_out_channels"]) - 1))
+    factor: int = 2 ** (len(vae["block_out_channels"]) - 1)
+    return int(unet["sample_size"]) * factor, factor

@@ -15,6 +15,7 @@ import click
 
 from finetune.cli.cache import cache_command
 from finetune.cli.caption import caption_command
+from finetune.cli.check import check_command
 from finetune.cli.export import export_command
 from finetune.cli.flags import SettingsCommand
 from finetune.cli.sample import sample_command
@@ -77,13 +78,14 @@ _TRAINING = {
 }
 _GROUPS = {
     "Train": (*_TRAINING, "run"),
-    "Prepare pictures": ("caption", "cache"),
+    "Prepare pictures": ("check", "caption", "cache"),
     "Use what was trained": ("sample", "export"),
 }
 for kind, summary in _TRAINING.items():
     cli.add_command(training_command(kind, summary))
 cli.add_command(run_command)
 cli.add_command(caption_command)
+cli.add_command(check_command)
 cli.add_command(sample_command)
 cli.add_command(export_command)
 cli.add_command(cache_command)

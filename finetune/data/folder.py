@@ -37,6 +37,7 @@ class Picture:
         background: The color under its transparent parts; None if it has none.
         mask: The file that says where its loss counts, if one is beside it.
         repeats: How often an epoch shows it, at least 1.
+        captioned: Whether the folder gave its captions; else they are the prompt or a default.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Picture:
     background: str | None = None
     mask: Path | None = None
     repeats: int = 1
+    captioned: bool = True
 
     @property
     def caption(self) -> str:
@@ -272,7 +274,8 @@ def _read(found: Found, root: Path, prompt: str | None, default: str, reader: Re
         picture, notes = read_picture(found.path, root, found.captions or (said,), reader)
     except PictureError as reason:
         return Skipped(found.path, str(reason), relative_name(found.path, root))
-    return _Read(replace(picture, repeats=found.repeats, mask=found.mask), notes)
+    own = bool(found.captions)
+    return _Read(replace(picture, repeats=found.repeats, mask=found.mask, captioned=own), notes)
 
 
 def _nothing(folder: Path, skipped: Sequence[Skipped], notes: Sequence[str]) -> DataError:

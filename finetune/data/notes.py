@@ -16,6 +16,9 @@ _UNSUPPORTED = (".psd", ".svg", ".dng", ".cr2", ".nef", ".arw")
 MANY = 20
 """More files than this are not all named; the run folder has a list of those that are skipped."""
 
+EMPTY = "empty caption"
+"""How the note of such pictures begins."""
+
 
 def listing(names: Sequence[str], limit: int = 5) -> str:
     """Names in one line, shortened: "a.png, b.png and 7 more"."""
@@ -111,7 +114,7 @@ def caption_notes(
     elif others and own:
         notes.append(f'{count(own, "picture")} with a caption, the others get the prompt "{prompt}"')
     empty = [name for name, texts in captions.items() if "" in texts]
-    return [*notes, f"empty caption: {listing(empty)}"] if empty else notes
+    return [*notes, f"{EMPTY}: {listing(empty)}"] if empty else notes
 
 
 def duplicate_notes(digests: Mapping[str, str]) -> list[str]:

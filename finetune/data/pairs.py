@@ -13,7 +13,7 @@ from finetune.data.folder import Folder, Picture, companions, how_to_list, read_
 from finetune.data.kinds import readable
 from finetune.data.layouts import Found, Listing, Skipped, list_folder, relative_name
 from finetune.data.layouts.metadata import Metadata, metadata_in, read_metadata
-from finetune.data.notes import duplicate_notes, listing, picture_notes, skipped_notes
+from finetune.data.notes import EMPTY, duplicate_notes, listing, picture_notes, skipped_notes
 from finetune.data.preprocess import alike
 from finetune.data.read import Reader
 from finetune.errors import DataError
@@ -77,7 +77,7 @@ def scan_pairs(section: PairsSection, reader: Reader | None = None) -> PairedFol
     empty = [p.picture.name for p in pairs if "" in p.picture.captions]
     notes = [*told, *listed.notes, *notes]
     notes += picture_notes((p.picture.name, note) for p in pairs for note in p.notes)
-    notes += [f"empty caption: {listing(empty)}"] if empty else []
+    notes += [f"{EMPTY}: {listing(empty)}"] if empty else []
     notes += duplicate_notes({p.picture.name: p.picture.digest for p in pairs})
     return PairedFolder(
         folder,
@@ -176,7 +176,8 @@ def _read(found: Found, folder: Path, default: str, reader: Reader) -> _Pair | S
         picture, notes = read_picture(found.path, folder, found.captions or (default,), reader)
     except PictureError as reason:
         return Skipped(found.path, str(reason), name)
-    picture = replace(picture, repeats=found.repeats, mask=found.mask)
+    own = bool(found.captions)
+    picture = replace(picture, repeats=found.repeats, mask=found.mask, captioned=own)
     if found.control is None:
         return _Pair(picture, picture, notes)
     try:

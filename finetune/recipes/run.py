@@ -27,6 +27,7 @@ from finetune.diffusion.schedule import scheduler_for
 from finetune.formats import DataFacts, run_metadata
 from finetune.kernels import give_back_freed_memory, keep_freed_memory
 from finetune.recipes.base import Recipe
+from finetune.recipes.check import told
 from finetune.recipes.faults import raise_faults
 from finetune.recipes.fields import flatten
 from finetune.recipes.foreign import tell_if_foreign
@@ -160,7 +161,7 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
     # Only now: class pictures come from the unmodified model. Previews and the exported model follow the
     # noise schedule of the training.
     backbone.scheduler = scheduler
-    for line in source.summary():
+    for line in [*source.summary(), *told(recipe, pictures)]:
         report.tell(line)
     hooks = [(recipe.preview.every, recipe.make_preview(adapter, source, folder.sample))]
     if validation:

@@ -19,9 +19,10 @@ def test_a_folder_is_known_as_it_is_loaded(
     family: Family, tiny_folder: Path, loaded: dict[str, Backbone]
 ) -> None:
     known, backbone = outline(ModelSection(name=str(tiny_folder))), loaded[family]
-    assert (known.family, known.native_size, known.tokens) == (
+    assert (known.family, known.native_size, known.factor, known.tokens) == (
         backbone.family,
         backbone.native_size,
+        backbone.latent_factor,
         backbone.token_length,
     )
     text = "a photo of mycat, 3 cats"
@@ -39,7 +40,7 @@ def test_a_folder_is_known_as_it_is_loaded(
 )
 def test_published_models_are_known_without_a_download(name: str, size: int) -> None:
     known = outline(ModelSection(name=name))
-    assert (known.native_size, known.tokens, known.assumed) == (size, 77, False)
+    assert (known.native_size, known.factor, known.tokens, known.assumed) == (size, 8, 77, False)
 
 
 def test_what_is_not_here_is_assumed() -> None:

@@ -114,6 +114,7 @@ def test_the_command_line_is_frozen() -> None:
     sample = """--control-preprocess --controlnet --embedding --guidance --lora --model --negative --num
         --output-dir --precision --scheduler --seed --set --size --steps"""
     assert flags["run"] == ["--output-dir", "--resume", "--set"]
+    assert flags["check"] == ["--json", "--model", "--output-dir", "--recipe", "--set", "--strict"]
     assert flags["sample"] == sample.split()
     caption = "--batch-size --max-tokens --model --precision --prefix --prompt"
     assert flags["caption"] == caption.split()

@@ -17,9 +17,12 @@ from finetune.data.layouts.onetrainer import CONCEPTS, list_concepts, onetrainer
 from finetune.data.layouts.tree import Tree, relative_name, walk
 from finetune.data.notes import count, listing, unsupported
 
-__all__ = ["LAYOUTS", "Found", "Listing", "Skipped", "list_folder", "relative_name", "walk"]
+__all__ = ["LAYOUTS", "ORPHANS", "Found", "Listing", "Skipped", "list_folder", "relative_name", "walk"]
 
 T = TypeVar("T")
+
+ORPHANS = "text without a picture of the same name"
+"""How the note of such files begins."""
 
 LAYOUTS: tuple[Callable[[Tree, bool], Offer], ...] = (
     onetrainer,
@@ -154,5 +157,5 @@ def _ignored(tree: Tree, offers: Sequence[Offer]) -> list[str]:
     rest = [file for file in tree.files if file not in used]
     orphans = [file for file in rest if file.suffix.lower() in TEXTS]
     others = [file for file in rest if file not in orphans]
-    told = {"text without a picture of the same name": orphans, "not pictures, ignored": others}
+    told = {ORPHANS: orphans, "not pictures, ignored": others}
     return [f"{what}: {tree.names(files)}" for what, files in told.items() if files]

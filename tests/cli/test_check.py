@@ -1,0 +1,164 @@
+"""`finetune check` from folder to report, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageFilter
+
+from finetune.cli import main
+from finetune.data.buckets import trained_sizes
+from finetune.recipes.lora import LoRARecipe
+from tests.data.doctor.conftest import scene
+
+Output = pytest.CaptureFixture[str]
+SMALL = [
+    "--model",
+    "sd15",
+    "--set",
+    "data.buckets=false",
+    "--set",
+    "data.resolution=64",
+    "--set",
+    "training.batch_size=8",
+]
+pytestmark = pytest.mark.usefixtures("here")
+
+
+@pytest.fixture
+def mycat(tmp_path: Path) -> Path:
+    """Four clean pictures, a blurred and a broken one."""
+    folder = tmp_path / "mycat"
+    folder.mkdir()
+    for seed in range(4):
+        scene(seed).save(folder / f"{seed}.png")
+    scene(4).filter(ImageFilter.GaussianBlur(5)).save(folder / "<soft>.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG no more")
+    return folder
+
+
+def test_the_report_fits_a_terminal_and_names_what_is_wrong(mycat: Path, capsys: Output) -> None:
+    assert main(["check", str(mycat), *SMALL]) == 0
+    said = capsys.readouterr().out
+    assert "5 pictures (5 PNG), 96x96 pixels" in said
+    assert "Trained at 64x64 (5). An epoch is 5 samples, 1 step of 8." in said
+    assert "Found 2 warnings, 1 note." in said
+    assert "1 picture blurred, even where sharpest: <soft>.png" in said
+    assert "broken.png" in said
+    assert all(len(line) <= 80 or str(mycat) in line for line in said.splitlines())
+    assert said.index("warning  ") < said.index("note  ")
+
+
+def test_a_long_report_is_cut_to_about_a_screen(tmp_path: Path, capsys: Output) -> None:
+    folder = tmp_path / "mycat"
+    folder.mkdir()
+    for number in range(40):
+        (folder / f"{number}.png").write_bytes(b"no picture" if number % 2 else b"")
+        Image.new("RGB", (20 + number, 20)).save(folder / f"gray{number}.png")
+        (folder / f"gray{number}.txt").write_text(f"a, b, c{number}")
+    for name in ("photo.psd", "lost.txt"):
+        (folder / name).write_text("a cat")
+    (folder / "gray0.txt").write_text("")
+    for number in range(4):
+        scene(number % 3).save(folder / f"{number}.bmp")
+    assert main(["check", str(folder), *SMALL]) == 0
+    said = capsys.readouterr().out
+    assert len(said.splitlines()) <= 30
+    assert " ".join(said.split()).count("and 17 more") == 2  # 3 of 20 names are shown
+    assert re.search(r"\n\d more, and what to do about each: --output-dir", said)
+
+
+def test_json_is_for_programs_and_strict_makes_warnings_fail(mycat: Path, capsys: Output) -> None:
+    assert main(["check", str(mycat), "--model", "sd15", "--json", "--strict"]) == 2
+    report = json.loads(capsys.readouterr().out)
+    assert report["shapes"] == {"512x512": 5}
+    assert report["formats"] == {"PNG": 5}
+    found = {finding["name"]: finding for finding in report["findings"]}
+    assert found["skipped"]["files"] == {"broken.png": ""}
+    assert found["enlarged"]["files"]["0.png"] == "96x96"
+    (mycat / "<soft>.png").unlink()
+    (mycat / "broken.png").unlink()
+    assert main(["check", str(mycat), *SMALL, "--strict"]) == 0
+
+
+def test_what_cannot_be_trained_on_is_an_error(tmp_path: Path, capsys: Output) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    (folder / "broken.png").write_bytes(b"no picture")
+    assert main(["check", str(folder), *SMALL, "--json"]) == 2
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert (finding["name"], finding["severity"]) == ("unusable", "error")
+    assert "broken.png" in finding["sentence"]
+    assert main(["check", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_the_page_and_the_sheets_show_what_the_model_will_see(mycat: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main(["check", str(mycat), *SMALL, "--output-dir", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {"check-1.png", "check.html"}
+    page = (out / "check.html").read_text(encoding="utf-8")
+    assert page.count("<figure") == page.count("data:image/jpeg;base64,") == 5
+    assert "<soft>" not in page and "&lt;soft&gt;.png" in page
+    assert not re.search(r"(src|href)=\"(?!data:)", page)  # self-contained
+    assert page.index("class=marked") < page.index("0.png</b>")  # what was found comes first
+    with Image.open(out / "check-1.png") as sheet:
+        assert sheet.width > 320
+
+
+def test_a_recipe_file_decides_what_the_pictures_are_for(mycat: Path, tmp_path: Path, capsys: Output) -> None:
+    file = tmp_path / "edges.yaml"
+    file.write_text("kind: controlnet\ndata: {data_dir: elsewhere, preprocess: edges, resolution: 32}\n")
+    assert main(["check", str(mycat), "--recipe", str(file), "--model", "sd15"]) == 0
+    said = capsys.readouterr().out
+    assert "finetune controlnet" in said
+    assert "Trained at 32x32 (5)." in said
+
+
+def test_control_pictures_of_another_shape_are_an_error(tmp_path: Path, capsys: Output) -> None:
+    for place, width in (("mycat", 96), ("edges", 48)):
+        (tmp_path / place).mkdir()
+        scene(0, width, 96).save(tmp_path / place / "a.png")
+    edges = f"data.conditioning_dir={tmp_path / 'edges'}"
+    assert (
+        main(["check", str(tmp_path / "mycat"), "--recipe", "controlnet", "--model", "sd15", "--set", edges])
+        == 2
+    )
+    said = " ".join(capsys.readouterr().out.split())
+    assert "error Picture and control picture differ in shape: a.png (96x96) and" in said
+    assert "Found 1 error." in said
+
+
+def test_training_tells_the_worst_in_short(
+    tiny_models: dict[str, Path], tmp_path: Path, capsys: Output
+) -> None:
+    folder = tmp_path / "mycat"
+    folder.mkdir()
+    for seed in range(3):
+        scene(seed).save(folder / f"{seed}.png")
+        (folder / f"{seed}.txt").write_text(f"{'mycat' if seed else 'a cat'} on a sofa, place {seed}")
+    model = ["--model", str(tiny_models["sd1"]), "--steps", "1", "--set", "preview.every=0"]
+    assert main(["lora", "--instance-dir", str(folder), *model]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert '1 caption without the trigger word "mycat": 0.png' in lines
+    assert any(line.startswith("only 3 pictures") for line in lines)
+    assert 'in every caption, so learned as one with the subject: "sofa", "place"' in lines
+
+
+def test_shapes_are_those_of_training(tmp_path: Path, capsys: Output) -> None:
+    folder = tmp_path / "mycat"
+    folder.mkdir()
+    for seed in range(4):
+        scene(seed, 192 if seed else 96, 96).save(folder / f"{seed}.png")
+    buckets = ["--model", "sd15", "--set", "data.resolution=64", "--output-dir", str(tmp_path / "out")]
+    assert main(["check", str(folder), *buckets, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    data = LoRARecipe(data={"instance_dir": folder}).data
+    sizes = [size for _, size in trained_sizes([(96, 96), (96, 192), (96, 192), (96, 192)], data, 64, 8)]
+    assert report["shapes"] == {
+        f"{width}x{height}": sizes.count((height, width)) for height, width in set(sizes)
+    }
+    assert len(report["shapes"]) == 2
