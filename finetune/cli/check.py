@@ -16,8 +16,10 @@ from finetune.cli.flags import SettingsCommand, flag_settings, set_flag, setting
 from finetune.cli.imports import large_imports
 from finetune.cli.terminal import progress, tell
 from finetune.config import ModelSection
+from finetune.errors import ConfigError
 from finetune.files import check_writable
 from finetune.recipes.base import Recipe
+from finetune.recipes.faults import cut, nearest
 from finetune.recipes.fields import setting_fields
 from finetune.recipes.load import RECIPES, Setting, build, read_recipe_file
 from finetune.recipes.reporter import SILENT, Reporter
@@ -62,9 +64,16 @@ def _recipe(folder: Path, recipe: str, model: str | None, changes: tuple[str, ..
     kind, settings = recipe, list[Setting]()
     if recipe not in RECIPES:
         file = Path(recipe)
+        if not file.exists():
+            near = nearest(recipe, RECIPES)
+            raise ConfigError(
+                "There is no recipe of this kind, and no such file.",
+                where=f"--recipe {cut(recipe)}",
+                fix=f"Did you mean {near}?" if near else f"Use one of {', '.join(RECIPES)}, or a YAML file.",
+            )
         kind, settings = read_recipe_file(file / "recipe.yaml" if file.is_dir() else file)
-    given = Setting(f"data.{RECIPES[kind].folder_field}", folder, str(folder))
-    return build(kind, [*settings, *flag_settings({"model": model, "changes": changes}), given])
+    values = {"model": model, "changes": changes, RECIPES[kind].folder_field: folder}
+    return build(kind, [*settings, *flag_settings(values)])
 
 
 def _lines(report: Report) -> Iterator[str]:

@@ -118,6 +118,13 @@ def test_a_recipe_file_decides_what_the_pictures_are_for(mycat: Path, tmp_path: 
     assert "Trained at 32x32 (5)." in said
 
 
+def test_a_mistyped_recipe_is_answered(mycat: Path, capsys: Output) -> None:
+    assert main(["check", str(mycat), "--recipe", "loar"]) == 2
+    assert "Did you mean lora?" in capsys.readouterr().err
+    assert main(["check", str(mycat), "--set", "data.instance_dir=elsewhere"]) == 2
+    assert "data.instance_dir is given twice." in capsys.readouterr().err
+
+
 def test_control_pictures_of_another_shape_are_an_error(tmp_path: Path, capsys: Output) -> None:
     for place, width in (("mycat", 96), ("edges", 48)):
         (tmp_path / place).mkdir()
