@@ -14,12 +14,13 @@ MANY_REPEATS = 100
 
 def skipped(data: DataSet) -> Iterator[Finding]:
     """Files that are not trained on, those of one reason together."""
-    reasons: dict[str, dict[str, str]] = {}
+    reasons: dict[tuple[str, bool], dict[str, str]] = {}
     for one in data.folder.skipped:
-        reasons.setdefault(one.reason, {})[one.name] = ""
-    for reason, files in reasons.items():
+        reasons.setdefault((one.reason, one.meant), {})[one.name] = ""
+    for (reason, meant), files in reasons.items():
         sentence = f"{count(len(files), 'file')} not trained on: {reason}"
-        yield Finding("skipped", "warning", sentence, files, "Replace or remove them.")
+        fix = "" if meant else "Replace or remove them."
+        yield Finding("skipped", "note" if meant else "warning", sentence, files, fix)
 
 
 def enlarged(data: DataSet) -> Iterator[Finding]:

@@ -88,6 +88,9 @@ def _join(tree: Tree, lines: bool) -> Listing:
     disagreeing: dict[tuple[str, str], list[str]] = {}
     for picture in dict.fromkeys([*tree.pictures, *(path for offer in offers for path in offer.named)]):
         said = [(offer.source, offer.captions[picture]) for offer in offers if picture in offer.captions]
+        if use := _first(picture, [offer.other_use for offer in offers]):
+            skipped.append(Skipped(picture, use, meant=True))
+            continue
         if reason := _reason(picture, offers, bool(said)):
             skipped.append(Skipped(picture, reason))
             continue

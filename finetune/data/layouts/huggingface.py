@@ -78,6 +78,6 @@ def _set_aside(tree: Tree, speaking: Mapping[Path, Metadata], offer: Offer) -> N
         if os.path.realpath(picture) in named:
             continue
         if picture in controls:
-            offer.aside[picture] = "it is a conditioning picture, for finetune controlnet"
+            offer.other_use[picture] = "it is a conditioning picture, for finetune controlnet"
         elif file := next((speaking[f].path for f in above(picture, tree.root) if f in speaking), None):
             offer.unclaimed[picture] = f"no line of {tree.name(file)} names it, and it has no caption file"

@@ -44,7 +44,7 @@ def kohya_folders(tree: Tree, lines: bool) -> Offer:
         folders = homes[picture.parent]
         folder = next((f for f in folders if f in speaking), None)
         if reg in folders and (image in parents or tree.root in parents):
-            offer.aside[picture] = "it is one of kohya's regularization pictures"
+            offer.other_use[picture] = "it is one of kohya's regularization pictures"
         elif image in parents and image not in folders:
             offer.aside[picture] = "it is beside img, the folder that kohya's tools train on"
         elif folder is not None and speaking[folder][0] == 0:

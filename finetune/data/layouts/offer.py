@@ -17,11 +17,13 @@ class Skipped:
         path: The file.
         reason: Why, as words that follow a colon.
         name: The file as people see it, relative to the folder.
+        meant: Whether the folder's layout has it for something else.
     """
 
     path: Path
     reason: str
     name: str = ""
+    meant: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Offer:
         masks: By picture.
         controls: Conditioning pictures, by picture.
         named: Pictures outside of what was searched that a file of the folder names.
-        aside: Pictures that are not trained on, and why.
+        other_use: Pictures that the layout has for something else, such as masks, and for what.
+        aside: Pictures that cannot be trained on, and why.
         unclaimed: Pictures that are trained on only if another layout has a caption, and why not else.
         used: Other files that were understood.
         notes: Lines for the user.
@@ -85,6 +88,7 @@ class Offer:
     masks: dict[Path, Path] = field(default_factory=dict)
     controls: dict[Path, Path] = field(default_factory=dict)
     named: list[Path] = field(default_factory=list)
+    other_use: dict[Path, str] = field(default_factory=dict)
     aside: dict[Path, str] = field(default_factory=dict)
     unclaimed: dict[Path, str] = field(default_factory=dict)
     used: set[Path] = field(default_factory=set)

@@ -37,7 +37,7 @@ def onetrainer(tree: Tree, lines: bool) -> Offer:
             pictures = tree.by_stem.get((folder, stem.removesuffix(ending)), [])
             found |= dict.fromkeys(pictures, files[0])
             reason = f"it is a {kind} of OneTrainer's" + ("" if pictures else " without a picture")
-            offer.aside |= dict.fromkeys(files, reason)
+            (offer.other_use if pictures else offer.aside).update(dict.fromkeys(files, reason))
     return offer
 
 

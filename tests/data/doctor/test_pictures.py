@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from finetune.config import PairsSection
 from finetune.data import scan_folder, scan_pairs
-from finetune.data.doctor import DataSet, look_at, worst
+from finetune.data.doctor import DataSet, examine, look_at, worst
 from finetune.data.doctor.copies import NEAR, nearest_before
 from finetune.data.doctor.look import jpeg_quality, perceptual_hash, sharpness
 from finetune.data.doctor.quality import shifted
@@ -165,3 +166,20 @@ def test_nothing_is_said_of_control_pictures_that_show_something_else(seed: int)
 
 def test_nothing_is_said_of_control_pictures_that_have_no_edges() -> None:
     assert shift_between(scene(0).convert("L"), Image.new("L", (96, 96))) == (0, 0)
+
+
+def test_what_the_layout_has_for_something_else_is_only_a_note(find: Find) -> None:
+    found = find({"clean0-masklabel.png": Image.new("L", (96, 96), 255), "lost-masklabel.png": scene(9)})
+    assert found["skipped"].severity == "warning"  # a mask of nothing; the last reason
+    assert set(found["skipped"].files) == {"lost-masklabel.png"}
+    assert find_severity({"img/10_sks dog/1.png", "reg/1_dog/2.png"}) == ["note"]
+
+
+def find_severity(names: set[str]) -> list[str]:
+    """How bad the skipped files of a folder in kohya's layout are."""
+    with TemporaryDirectory() as place:
+        for name in names:
+            (file := Path(place, name)).parent.mkdir(parents=True)
+            scene(len(name)).save(file)
+        data = DataSet(scan_folder(place))
+        return [finding.severity for finding in examine(data) if finding.name == "skipped"]
