@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finetune.cli.flags import SettingsCommand, check_words, setting_flag
+from finetune.cli.flags import SettingsCommand, check_words, precision_flag
 from finetune.cli.imports import large_imports
 from finetune.cli.terminal import progress, quiet_loading, tell
-from finetune.config import TrainingSection
 from finetune.errors import DataError, Interrupted
 from finetune.files import check_writable, remove_partials
 
@@ -33,12 +32,13 @@ def _caption(
         check_words(text, flag)
     with large_imports():
         from finetune.captioning import Captioned, find_uncaptioned, load_captioner, write_captions
+        from finetune.data.layouts import relative_name
         from finetune.data.notes import count
 
         quiet_loading()
     found = find_uncaptioned(folder)
     for skip in found.skipped:
-        tell(f"skipped {skip.path.relative_to(folder).as_posix()}: {skip.reason}")
+        tell(f"skipped {relative_name(skip.path, folder)}: {skip.reason}")
     if not found.pictures:
         tell(f"{count(found.captioned, 'picture')} in {folder}, and none without a caption file.")
         return
@@ -66,9 +66,10 @@ def _tell(done: Captioned, folder: Path, max_tokens: int) -> None:
     Raises:
         DataError: If nothing was.
     """
+    from finetune.data.layouts import relative_name
     from finetune.data.notes import count, listing
 
-    skipped = [f"{skip.path.relative_to(folder).as_posix()}: {skip.reason}" for skip in done.skipped]
+    skipped = [f"{relative_name(skip.path, folder)}: {skip.reason}" for skip in done.skipped]
     if not done.written:
         raise DataError(
             "\n".join(["None of the pictures could be captioned:", *(f"  {line}" for line in skipped)]),
@@ -78,7 +79,7 @@ def _tell(done: Captioned, folder: Path, max_tokens: int) -> None:
     for line in skipped:
         tell(f"skipped {line}")
     if done.cut:
-        cut = listing([file.relative_to(folder).as_posix() for file in done.cut])
+        cut = listing([relative_name(file, folder) for file in done.cut])
         tell(f"{count(len(done.cut), 'caption')} cut after {max_tokens} tokens (--max-tokens): {cut}")
     file, caption = next(iter(done.written.items()))
     tell(f'Wrote {count(len(done.written), "caption")}, such as {file}: "{caption}".')
@@ -124,10 +125,6 @@ caption_command = SettingsCommand(
             show_default=True,
             help="Pictures that are described at once.",
         ),
-        setting_flag(
-            "--precision",
-            TrainingSection.model_fields["precision"],
-            text="Precision to compute in; `auto` is bf16 or fp16 on a GPU, and on a CPU what is fastest.",
-        ),
+        precision_flag(),
     ],
 )

@@ -14,7 +14,7 @@ import click
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from finetune.config import ModelSection
+from finetune.config import ModelSection, TrainingSection
 from finetune.config.base import check_text
 from finetune.config.choices import choices_of
 from finetune.errors import ConfigError
@@ -145,6 +145,12 @@ def model_flags(default: str) -> list[click.Parameter]:
         setting_flag("--model", ModelSection.model_fields["name"], default=default),
         set_flag(f"Change another setting of the model ({others})"),
     ]
+
+
+def precision_flag() -> click.Option:
+    """`--precision` of what computes without training."""
+    text = "Precision to compute in; `auto` is bf16 or fp16 on a GPU, and on a CPU what is fastest."
+    return setting_flag("--precision", TrainingSection.model_fields["precision"], text=text)
 
 
 def given_model(model: str | None, changes: Sequence[str]) -> ModelSection:

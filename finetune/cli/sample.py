@@ -8,10 +8,17 @@ from typing import Any, get_args
 import click
 
 from finetune.cli.controlnet import FORM, parse_controlnet
-from finetune.cli.flags import SettingsCommand, check_words, given_model, model_flags, setting_flag
+from finetune.cli.flags import (
+    SettingsCommand,
+    check_words,
+    given_model,
+    model_flags,
+    precision_flag,
+    setting_flag,
+)
 from finetune.cli.imports import large_imports
 from finetune.cli.terminal import progress, quiet_loading, tell
-from finetune.config import ControlKind, TrainingSection
+from finetune.config import ControlKind
 from finetune.files import check_writable
 from finetune.recipes.load import MODEL_KEYS
 from finetune.sampling.settings import (
@@ -108,11 +115,7 @@ sample_command = SettingsCommand(
             help="Make the control pictures from those given, as the ControlNet's training did.",
         ),
         *(setting_flag(f"--{name}", field) for name, field in SamplingSection.model_fields.items()),
-        setting_flag(
-            "--precision",
-            TrainingSection.model_fields["precision"],
-            text="Precision to compute in; `auto` is bf16 or fp16 on a GPU, and on a CPU what is fastest.",
-        ),
+        precision_flag(),
         click.Option(
             ["--output-dir"],
             type=click.Path(path_type=Path, file_okay=False),

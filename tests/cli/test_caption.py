@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -105,3 +106,16 @@ def test_ctrl_c_leaves_what_is_written(mycat: Path, vision_models: dict[str, Pat
     assert done.stderr.endswith("Interrupted. 1 caption written; the same command writes the rest.\n")
     assert [name for name in contents(mycat) if name.endswith(".txt")] == ["0.txt"]
     assert not any(name.endswith(".partial") for name in contents(mycat))
+
+
+def test_pictures_elsewhere_that_metadata_names_are_told_too(
+    here: Path, mycat: Path, vision_models: dict[str, Path], capsys: Output
+) -> None:
+    (here / "set").mkdir()
+    names = [str(mycat.resolve() / name) for name in ("0.png", "broken.png")]
+    lines = [json.dumps({"file_name": name}) + "\n" for name in names]
+    (here / "set" / "metadata.jsonl").write_text("".join(lines))
+    assert main(["caption", "set", "--model", str(vision_models["blip"]), "--max-tokens", "4"]) == 0
+    out = capsys.readouterr().out
+    assert f"skipped {names[1]}: " in out
+    assert (mycat / "0.txt").is_file()
