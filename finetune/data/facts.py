@@ -9,7 +9,7 @@ import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from finetune.errors import ConfigError
+from finetune.data.shards import not_writable
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,7 @@ class FactsIndex:
                 finally:
                     os.close(descriptor)
             except OSError as error:
-                raise ConfigError(
-                    f"The cache cannot be written: {error}.",
-                    where=f"data.cache_dir = {self._directory.parent}",
-                    fix="Choose a folder that can be written and has space, or leave data.cache_dir unset.",
-                ) from error
+                raise not_writable(self._directory, error) from error
 
     def _file(self, shard: str) -> Path:
         return self._directory / f"{shard}.txt"

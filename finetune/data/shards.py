@@ -99,12 +99,17 @@ def write_shard(folder: Path, entries: Mapping[bytes, bytes], encoder: str) -> S
         with whole_file(path) as file:
             save_file(tensors, file, {"encoder": encoder})
     except (OSError, SafetensorError) as error:
-        raise ConfigError(
-            f"The cache cannot be written: {error}.",
-            where=f"data.cache_dir = {folder.parent}",
-            fix="Choose a folder that can be written and has space, or leave data.cache_dir unset.",
-        ) from error
+        raise not_writable(folder, error) from error
     return Shard(path)
+
+
+def not_writable(folder: Path, error: Exception) -> ConfigError:
+    """The error for a folder of one kind of cache that cannot be written."""
+    return ConfigError(
+        f"The cache cannot be written: {error}.",
+        where=f"data.cache_dir = {folder.parent}",
+        fix="Choose a folder that can be written and has space, or leave data.cache_dir unset.",
+    )
 
 
 def _checksum(key: bytes, data: bytes) -> int:
