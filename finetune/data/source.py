@@ -158,6 +158,9 @@ class PictureSource:
         return rows
 
     def _possible_captions(self) -> list[str]:
+        """Those that are encoded beforehand: none where there is no end of them."""
+        if self._varied.varies:
+            return []
         return [*self.captions(), *([""] if self._dropout > 0 else []), *self._preserve]
 
     def _preserved(self, numbers: Sequence[int]) -> list[str | None]:
