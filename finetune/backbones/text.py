@@ -52,7 +52,8 @@ def apart(tokens: Tensor, length: int) -> Tensor:
 def together(hidden: Tensor, pooled: Tensor | None, rows: int) -> tuple[Tensor, Tensor | None]:
     """What was encoded piece by piece, as one sequence a caption; the pooled text is that of the first piece.
 
-    So do A1111's programs with long prompts.
+    So does A1111's web UI with long prompts (modules/sd_hijack_clip.py), which also moves what follows a late
+    comma to the next piece.
 
     Args:
         hidden: `[rows x pieces, length, D]`.

@@ -13,7 +13,8 @@ from finetune.config.base import Fault, Fraction, Section
 class CaptionsSection(Section):
     """How captions are varied; a sample's variant depends on the seed and its number alone.
 
-    The settings with kohya's counterparts work as those do, and may be combined.
+    They follow kohya's (`process_caption` in its library/train_util.py), but prefix and suffix are put on
+    last, so that they are neither moved nor dropped.
     """
 
     prefix: str = Field("", description="Put before every caption, with a space between.")

@@ -1,7 +1,7 @@
 """Variants of a caption, each a pure function of (seed, sample number) (P1).
 
-A caption is a list of tags, separated by commas; a sentence is one tag. As in kohya's scripts, the order is:
-a wildcard is drawn, tags are split off, what is kept is set apart, the rest is shuffled and thinned out.
+A caption is a list of tags, separated by commas; a sentence is one tag. As in kohya's scripts, a wildcard is
+drawn first, then tags are split off, what is kept is set apart, and the rest is shuffled and thinned out.
 """
 
 from __future__ import annotations
