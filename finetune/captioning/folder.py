@@ -14,7 +14,7 @@ from finetune.captioning.captioner import Caption
 from finetune.data.decode import PictureError, decode_picture, reading
 from finetune.data.encoded import Progress
 from finetune.data.layouts import Skipped, list_folder
-from finetune.data.read import file_bytes
+from finetune.data.read import bytes_of
 from finetune.errors import DataError, memory_ran_out
 from finetune.files import whole_file
 
@@ -131,7 +131,7 @@ def _described(pictures: Sequence[Path], describe: Describe, pool: Executor) -> 
 
 def _read(path: Path) -> Image.Image | PictureError:
     try:
-        image = decode_picture(file_bytes(path)).image
+        image = decode_picture(bytes_of(path)).image
     except PictureError as reason:
         return reason
     image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)

@@ -17,6 +17,7 @@ from finetune.data.decode import BACKGROUND, PictureError, alone_if_large, decod
 from finetune.data.kinds import readable
 from finetune.data.layouts import Found, Listing, Skipped, list_folder, relative_name, walk
 from finetune.data.notes import caption_notes, count, duplicate_notes, listing, picture_notes, skipped_notes
+from finetune.data.origin import Origin, unchanged
 from finetune.data.read import Reader
 from finetune.errors import DataError
 
@@ -28,26 +29,26 @@ class Picture:
     """A picture that was read in full.
 
     Attributes:
-        path: Its file.
+        origin: Where its bytes are, usually a file.
         name: The file as people see it: relative to the folder, with `/`.
         captions: What is said about it, at least one; a sample draws one of them. May be empty strings.
         digest: SHA-256 of the file's bytes, in hex.
         width: Width in pixels, upright.
         height: Height in pixels, upright.
         background: The color under its transparent parts; None if it has none.
-        mask: The file that says where its loss counts, if one is beside it.
+        mask: What says where its loss counts, if it is beside it.
         repeats: How often an epoch shows it, at least 1.
         captioned: Whether the folder gave its captions; else they are the prompt or a default.
     """
 
-    path: Path
+    origin: Origin
     name: str
     captions: tuple[str, ...]
     digest: str
     width: int
     height: int
     background: str | None = None
-    mask: Path | None = None
+    mask: Origin | None = None
     repeats: int = 1
     captioned: bool = True
 
@@ -68,7 +69,7 @@ class Picture:
         Raises:
             DataError: If the file is gone or no longer holds the bytes it was scanned with.
         """
-        data = unchanged(self.path, self.digest, "picture")
+        data = unchanged(self.origin, self.digest, "picture")
         return decode_picture(data, self.background or BACKGROUND).image
 
     @contextmanager
@@ -136,7 +137,7 @@ def scan_folder(
     skipped = sorted([*listed.skipped, *(r for r in results if isinstance(r, Skipped))], key=lambda s: s.name)
     if not read:
         raise _nothing(folder, skipped, listed.notes)
-    names = {r.picture.path: r.picture for r in read}
+    names = {r.picture.origin: r.picture for r in read}
     here = [one for one in found if one.path in names]
     own = sum(bool(one.captions) for one in here)
     said = sum(prompt is None and not one.captions and one.default is not None for one in here)
@@ -176,7 +177,7 @@ def with_trigger(listed: Listing, prompt: str | None) -> tuple[list[Found], list
 
 
 def companions(
-    pictures: Sequence[tuple[str, Path]], folder: Path, kind: str, setting: str
+    names: Sequence[str], folder: Path, kind: str, setting: str
 ) -> tuple[list[Path | None], list[str]]:
     """For each picture, the file in another folder with its name, whatever the extension.
 
@@ -184,7 +185,7 @@ def companions(
     in the folder itself, if no other picture has that name.
 
     Args:
-        pictures: The relative name and the file of each.
+        names: The relative name of each.
         folder: The other folder.
         kind: What it holds, for messages: "masks".
         setting: The dotted key that gives the folder, for messages.
@@ -205,10 +206,11 @@ def companions(
                 where=f"{setting} = {folder}",
                 fix="Remove one of them.",
             )
-    alike = Counter(path.stem for _, path in pictures)
+    alike = Counter(PurePosixPath(name).stem for name in names)
     chosen: list[Path | None] = []
-    for name, path in pictures:
-        flat = found.get(path.stem) if alike[path.stem] == 1 else None
+    for name in names:
+        stem = PurePosixPath(name).stem
+        flat = found.get(stem) if alike[stem] == 1 else None
         chosen.append(found.get(_stem(name), flat))
     alone = [tree.name(file) for file in found.values() if file not in chosen]
     notes = [f"{kind} without a picture of the same name: {listing(alone)}"] if alone else []
@@ -219,61 +221,35 @@ def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def unchanged(path: Path, digest: str, kind: str) -> bytes:
-    """The bytes of a file of the run, a `kind`, if they still have the digest they were scanned with.
-
-    Raises:
-        DataError: If the file is gone or was changed.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"A {kind} of the run can no longer be read: {error.strerror}.",
-            where=str(path),
-            fix="Put the file back and run again.",
-        ) from error
-    # Its latents are cached under the scanned digest; with other bytes the cache would lie.
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise DataError(
-            f"A {kind} was changed during the run.",
-            where=str(path),
-            fix="Leave the folder alone during training, and run again.",
-        )
-    return data
-
-
 def read_picture(
-    path: Path, root: Path, captions: tuple[str, ...], reader: Reader
+    origin: Origin, name: str, captions: tuple[str, ...], reader: Reader
 ) -> tuple[Picture, tuple[str, ...]]:
-    """Reads a picture file, and what its owner should know about it; call it inside the reader's `map`.
+    """Reads a picture, and what its owner should know about it; call it inside the reader's `map`.
 
     Args:
-        path: The file.
-        root: The folder that its name is relative to.
+        origin: Where its bytes are.
+        name: What people know it by.
         captions: At least one.
         reader: How it is read.
 
     Raises:
         PictureError: If it cannot be trained on.
     """
-    digest, facts = reader.read(path)
+    digest, facts = reader.read(origin)
     seen = [f"transparent parts became {reader.background}"] if facts.transparent else []
     background = reader.background if facts.transparent else None
-    name = relative_name(path, root)
-    return (
-        Picture(path, name, captions, digest, facts.width, facts.height, background),
-        (*facts.notes, *seen),
-    )
+    picture = Picture(origin, name, captions, digest, facts.width, facts.height, background)
+    return picture, (*facts.notes, *seen)
 
 
 def _read(found: Found, root: Path, prompt: str | None, default: str, reader: Reader) -> _Read | Skipped:
     """Reads one picture in full; without captions of its own it gets the prompt or a default."""
     said = default if prompt is not None or found.default is None else found.default
+    name = relative_name(found.path, root)
     try:
-        picture, notes = read_picture(found.path, root, found.captions or (said,), reader)
+        picture, notes = read_picture(found.path, name, found.captions or (said,), reader)
     except PictureError as reason:
-        return Skipped(found.path, str(reason), relative_name(found.path, root))
+        return Skipped(found.path, str(reason), name)
     own = bool(found.captions)
     return _Read(replace(picture, repeats=found.repeats, mask=found.mask, captioned=own), notes)
 

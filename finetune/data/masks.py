@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from PIL import Image
@@ -16,11 +16,12 @@ from finetune.config import DataSection
 from finetune.data.cache import ContentCache, Row, content_key
 from finetune.data.decode import PictureError, decode_alpha, decode_picture, quiet_pillow, reading
 from finetune.data.encoded import Encoded, chunked
-from finetune.data.folder import Picture, companions, unchanged
+from finetune.data.folder import Picture, companions
 from finetune.data.latents import View
 from finetune.data.notes import listing
+from finetune.data.origin import Origin, unchanged
 from finetune.data.preprocess import alike, cut_out
-from finetune.data.read import file_bytes
+from finetune.data.read import bytes_of
 from finetune.errors import DataError
 
 
@@ -28,13 +29,13 @@ from finetune.errors import DataError
 class _Mask:
     """One picture's mask: a gray picture file, or the transparency of the picture's own file."""
 
-    path: Path
+    origin: Origin
     digest: str
     alpha: bool
 
     def read(self) -> Image.Image:
         """8-bit gray, upright; call it inside `quiet_pillow`."""
-        data = unchanged(self.path, self.digest, "mask")
+        data = unchanged(self.origin, self.digest, "mask")
         alpha = decode_alpha(data)
         return alpha if self.alpha and alpha is not None else decode_picture(data).image.convert("L")
 
@@ -70,11 +71,11 @@ class Masks:
         self._where = f"masks in {folder} are white" if folder else "masks beside the pictures are white"
         self._notes: list[str] = []
         if self._alpha:
-            paths, self._where = [p.path for p in pictures], "pictures are opaque"
+            origins, self._where = [p.origin for p in pictures], "pictures are opaque"
         else:
-            paths, self._notes = _mask_files(pictures, folder)
+            origins, self._notes = _mask_files(pictures, folder)
         with reading() as pool:
-            self._masks = list(pool.map(self._checked, pictures, paths))
+            self._masks = list(pool.map(self._checked, pictures, origins))
 
     def rows(self, views: Sequence[View]) -> Tensor:
         """`[B, 1, h, w]` fp32 in [0, 1]: how much the loss counts at each latent, in views of one size.
@@ -114,7 +115,7 @@ class Masks:
         if view.at is None and not self._floor and not row["mask"].any():
             raise DataError(
                 "The loss counts nowhere in the center crop of a picture.",
-                where=str(self._masks[view.picture].path),
+                where=str(self._masks[view.picture].origin),
                 fix="Crop picture and mask to what should be learned, or set data.unmasked_weight above 0.",
             )
         return row["mask"]
@@ -131,15 +132,15 @@ class Masks:
         how = f"{placement.resized} {placement.key}"
         return content_key("alpha" if mask.alpha else "mask", mask.digest, how, str(self._factor))
 
-    def _checked(self, picture: Picture, path: Path) -> _Mask:
+    def _checked(self, picture: Picture, origin: Origin) -> _Mask:
         """The mask of a picture, read once in full to see that it is one."""
         try:
-            data = file_bytes(path)
+            data = bytes_of(origin)
             alpha = decode_alpha(data)
             gray = alpha if self._alpha else decode_picture(data).image.convert("L")
         except PictureError as reason:
             raise DataError(
-                f"A mask cannot be used: {reason}.", where=str(path), fix="Save it again."
+                f"A mask cannot be used: {reason}.", where=str(origin), fix="Save it again."
             ) from None
         width, height = picture.width, picture.height
         if gray is None:
@@ -159,22 +160,25 @@ class Masks:
             what = "The loss counts nowhere in a picture."
             fix = "Make its mask white (or the picture opaque) where it shows what should be learned."
         else:
-            return _Mask(path, hashlib.sha256(data).hexdigest(), alpha=self._alpha)
-        raise DataError(what, where=str(path), fix=fix)
+            return _Mask(origin, hashlib.sha256(data).hexdigest(), alpha=self._alpha)
+        raise DataError(what, where=str(origin), fix=fix)
 
 
-def _mask_files(pictures: Sequence[Picture], folder: Path | None) -> tuple[list[Path], list[str]]:
+def _mask_files(pictures: Sequence[Picture], folder: Path | None) -> tuple[list[Origin], list[str]]:
     """The mask of each picture, by name or as the folder gives it, and a note of those without a picture."""
     notes: list[str] = []
+    files: list[Origin | None]
     if folder is None:
         files, where, example = [p.mask for p in pictures], "data.mask = files", "{}-masklabel.png beside it"
     else:
         where, example = f"data.mask_dir = {folder}", "{}.png"
-        files, notes = companions([(p.name, p.path) for p in pictures], folder, "masks", "data.mask_dir")
+        found, notes = companions([p.name for p in pictures], folder, "masks", "data.mask_dir")
+        files = list(found)
     if missing := [p for p, file in zip(pictures, files, strict=True) if file is None]:
+        stem = PurePosixPath(missing[0].name).stem
         raise DataError(
             f"Pictures without a mask of the same name: {listing([p.name for p in missing])}.",
             where=where,
-            fix=f"Add {example.format(missing[0].path.stem)} and so on, all white where everything counts.",
+            fix=f"Add {example.format(stem)} and so on, all white where everything counts.",
         )
     return [file for file in files if file], notes

@@ -127,7 +127,7 @@ def _with_controls(
     if section.conditioning_dir is None:
         return found, [], []
     place = section.conditioning_dir.expanduser()
-    names = [(relative_name(one.path, folder), one.path) for one in found]
+    names = [relative_name(one.path, folder) for one in found]
     controls, unused = companions(names, place, "control pictures", "data.conditioning_dir")
     pairs = list(zip(found, controls, strict=True))
     reason = f"no control picture of that name in {place}"
@@ -173,17 +173,17 @@ def _without(found: Sequence[Found], folder: Path, metadata: Path | None) -> lis
 def _read(found: Found, folder: Path, default: str, reader: Reader) -> _Pair | Skipped:
     name = relative_name(found.path, folder)
     try:
-        picture, notes = read_picture(found.path, folder, found.captions or (default,), reader)
+        picture, notes = read_picture(found.path, name, found.captions or (default,), reader)
     except PictureError as reason:
         return Skipped(found.path, str(reason), name)
     own = bool(found.captions)
     picture = replace(picture, repeats=found.repeats, mask=found.mask, captioned=own)
     if found.control is None:
         return _Pair(picture, picture, notes)
+    control = relative_name(found.control, folder)
     try:
-        return _Pair(picture, read_picture(found.control, folder, ("",), reader)[0], notes)
+        return _Pair(picture, read_picture(found.control, control, ("",), reader)[0], notes)
     except PictureError as reason:
-        control = relative_name(found.control, folder)
         return Skipped(found.path, f"its control picture {control}: {reason}", name)
 
 

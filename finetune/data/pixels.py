@@ -35,7 +35,7 @@ class PixelSource:
         pixels = self.pixels(index)
         mirrored = uniform(self.seed, numbers, "flip") < 0.5
         pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
-        return [PixelRows(tuple(numbers), tuple(str(self.pictures[i].path) for i in index), pixels)]
+        return [PixelRows(tuple(numbers), tuple(str(self.pictures[i].origin) for i in index), pixels)]
 
     def pixels(self, index: Sequence[int]) -> Tensor:
         """These pictures as `[B, 3, size, size]` fp32 in [-1, 1]."""

@@ -25,6 +25,7 @@ from finetune.data.decode import (
 from finetune.data.encoded import Progress
 from finetune.data.facts import Facts, FactsIndex
 from finetune.data.kinds import version_for
+from finetune.data.origin import Origin
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -77,14 +78,14 @@ class Reader:
                     self._progress(len(results), len(things))
         return results
 
-    def read(self, path: Path) -> tuple[str, Facts]:
-        """A file's digest (SHA-256, in hex) and what is in it; call it inside `map`.
+    def read(self, origin: Origin) -> tuple[str, Facts]:
+        """A picture's digest (SHA-256, in hex) and what is in it; call it inside `map`.
 
         Raises:
             PictureError: If it cannot be trained on.
         """
-        with alone_if_large(_size(path) // _BYTES_A_PIXEL):
-            data = file_bytes(path)
+        with alone_if_large(_size(origin) // _BYTES_A_PIXEL):
+            data = bytes_of(origin)
             digest = hashlib.sha256(data).hexdigest()
             facts = self._facts(data, digest)
         if facts.fault:
@@ -116,9 +117,9 @@ def _decoded(data: bytes) -> Facts:
     return Facts(*decoded.image.size, decoded.transparent, decoded.notes)
 
 
-def _size(path: Path) -> int:
+def _size(origin: Origin) -> int:
     try:
-        return path.stat().st_size
+        return origin.stat().st_size if isinstance(origin, Path) else 0
     except OSError:
         return 0
 
@@ -136,18 +137,18 @@ def _cannot(error: OSError) -> str:
     return f"the file cannot be read ({_REASONS.get(error.errno or 0, error.strerror)})"
 
 
-def file_bytes(path: Path) -> bytes:
-    """The bytes of a file. What is not a file is not opened: a pipe might never answer.
+def bytes_of(origin: Origin) -> bytes:
+    """The bytes of a file or another origin. What is not a file is not opened: a pipe might never answer.
 
     Raises:
         PictureError: If it cannot be read.
     """
-    if reason := not_a_file(path):
+    if isinstance(origin, Path) and (reason := not_a_file(origin)):
         raise PictureError(reason)
+    if (size := _size(origin)) > _MOST_BYTES:
+        raise PictureError(f"a file of {size / 1e9:.1f} GB is too large; scale it down")
     try:
-        if (size := path.stat().st_size) > _MOST_BYTES:
-            raise PictureError(f"a file of {size / 1e9:.1f} GB is too large; scale it down")
-        return path.read_bytes()
+        return origin.read_bytes()
     except OSError as error:
         raise PictureError(_cannot(error)) from error
     except MemoryError:

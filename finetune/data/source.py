@@ -127,7 +127,7 @@ class PictureSource:
                 control=self._control_rows(numbers, views),
             ),
             weight=torch.ones(len(numbers)),
-            names=tuple(str(self.folder.pictures[p].path) for p in pictures),
+            names=tuple(str(self.folder.pictures[p].origin) for p in pictures),
             preserved=torch.tensor([p is not None for p in preserved]) if self._preserve else None,
             mask=self._mask.rows(views) if self._mask else None,
         )

@@ -77,7 +77,7 @@ def class_pictures(data: SubjectSection, backbone: Backbone, precision: str, rep
     with report.progress("Reading class pictures") as progress:
         scanned = scan_folder(folder, data.class_prompt, data.without_masks(), Reader.of(data, progress))
     wanted = {*own, *(folder / _name(seed) for seed in seeds)}
-    return replace(scanned, pictures=tuple(p for p in scanned.pictures if p.path in wanted))
+    return replace(scanned, pictures=tuple(p for p in scanned.pictures if p.origin in wanted))
 
 
 def _name(seed: int) -> str:

@@ -17,13 +17,13 @@ from tests.data.conftest import painted
 
 def test_pictures_come_by_name_with_size_digest_and_caption(mycat: Path) -> None:
     folder = scan_folder(mycat, "a photo of sks")
-    assert [p.path.name for p in folder.pictures] == ["0.png", "1.png", "2.png", "3.png", "4.png"]
+    assert [p.name for p in folder.pictures] == ["0.png", "1.png", "2.png", "3.png", "4.png"]
     sizes = [(48, 32), (32, 48), (40, 40), (64, 33), (33, 64)]
     assert [(p.width, p.height) for p in folder.pictures] == sizes
     captions = ["a photo of sks", "a red cat", "a photo of sks", "a blue dog", "a photo of sks"]
     assert [p.caption for p in folder.pictures] == captions
     for picture in folder.pictures:
-        assert picture.digest == hashlib.sha256(picture.path.read_bytes()).hexdigest()
+        assert picture.digest == hashlib.sha256(picture.origin.read_bytes()).hexdigest()
     assert folder.skipped == ()
     assert folder.notes == ('2 pictures with a caption, the others get the prompt "a photo of sks"',)
 
@@ -176,9 +176,9 @@ def test_only_foreign_pictures(tmp_path: Path) -> None:
 
 def test_a_picture_that_changes_after_the_scan_is_refused(mycat: Path) -> None:
     first, second, *_ = scan_folder(mycat).pictures
-    painted(48, 32, 99).save(first.path)
+    painted(48, 32, 99).save(first.origin)
     with pytest.raises(DataError, match="A picture was changed during the run"):
         first.read()
-    second.path.unlink()
+    second.origin.unlink()
     with pytest.raises(DataError, match="A picture of the run can no longer be read"):
         second.read()

@@ -347,7 +347,7 @@ def test_names_in_any_script(tmp_path: Path, name: str) -> None:
     make(tmp_path, name)
     (tmp_path / name).with_suffix(".txt").write_text("a cat")
     (picture,) = scan_folder(tmp_path).pictures
-    assert picture.path == tmp_path / name and picture.caption == "a cat"
+    assert picture.origin == tmp_path / name and picture.caption == "a cat"
     assert picture.name.encode().decode().isprintable() or "🐈" in picture.name
     assert ("\\n" in picture.name) == ("\n" in name)
 

@@ -34,7 +34,7 @@ def test_preparation_tells_how_far_it_is_and_spares_the_files(
     latents.prepare(views, lambda done, of: heard.append((done, of)))
     assert heard == [(len(views), len(views))]
     for picture in pictures:
-        picture.path.unlink()
+        picture.origin.unlink()
     prepared = latents.posterior(views)
     assert torch.equal(prepared.mean, expected.mean) and torch.equal(prepared.std, expected.std)
 

@@ -68,7 +68,7 @@ def test_a_row_is_what_diffusers_makes_of_the_picture(mycat: Path, backbone: Bac
         torch.testing.assert_close(batch.latents[row : row + 1], expected)
         assert batch.conditioning.hidden is not None
         torch.testing.assert_close(batch.conditioning.hidden[row : row + 1], hidden)
-        assert batch.names[row] == str(picture.path)
+        assert batch.names[row] == str(picture.origin)
     assert batch.weight.tolist() == [1, 1]
     assert (batch.conditioning.time_ids is None) == (backbone.family != "sdxl")
 
@@ -290,7 +290,7 @@ def test_trained_encoders_get_the_tokens_of_captions(mycat: Path, backbone: Back
     made = source(mycat, backbone, train_text=True, caption_dropout=0.1)
     batch = only(made.batches(range(400)))
     assert batch.conditioning.tokens is not None and batch.conditioning.hidden is None
-    own = {str(p.path): backbone.tokenize([p.caption])[0] for p in made.folder.pictures}
+    own = {str(p.origin): backbone.tokenize([p.caption])[0] for p in made.folder.pictures}
     empty = backbone.tokenize([""])[0]
     dropped = 0
     for name, tokens in zip(batch.names, batch.conditioning.tokens, strict=True):

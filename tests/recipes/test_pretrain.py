@@ -173,7 +173,7 @@ def test_pixels_are_the_pictures_and_half_of_them_mirrored(cache: bool, captione
     source.prepare()
     plain = source.pixels(range(3))
     rows = only(source.batches(range(60)))
-    names = [str(p.path) for p in pictures]
+    names = [str(p.origin) for p in pictures]
     mirrored = 0
     for name, pixels in zip(rows.names, rows.pixels, strict=True):
         original = plain[names.index(name)]

@@ -12,7 +12,8 @@ from PIL import Image
 from finetune.data import kinds
 from finetune.data.decode import BACKGROUND, alone_if_large, decode_picture
 from finetune.data.doctor.shift import shift_between
-from finetune.data.folder import Picture, unchanged
+from finetune.data.folder import Picture
+from finetune.data.origin import unchanged
 
 Gray = NDArray[np.float64]
 
@@ -58,7 +59,7 @@ def look_at(picture: Picture, resolution: int, control: Picture | None = None) -
     Raises:
         DataError: If the file was changed since it was scanned.
     """
-    data = unchanged(picture.path, picture.digest, "picture")
+    data = unchanged(picture.origin, picture.digest, "picture")
     with alone_if_large(picture.width * picture.height):
         whole = decode_picture(data, picture.background or BACKGROUND).image.convert("L")
     gray = _reduced(whole, min(resolution, _SIDE))
