@@ -101,7 +101,7 @@ class LoRA(Adapter):
         return [module for module in super().packable() if id(module) not in read]
 
     def weights(self) -> LoRAWeights:
-        """What has been learned, as plain values for the file formats."""
+        """What has been learned, the new word too, as plain values for the file formats."""
         state, layers = self.state(), {}
         for key, update in self._updates.items():
             size, name = self._sizes[key], ".".join(key)
@@ -109,7 +109,8 @@ class LoRA(Adapter):
             # Files know only alpha/rank, so rsLoRA's alpha is multiplied by √rank.
             alpha = size.alpha * math.sqrt(size.rank) if self.section.rslora else size.alpha
             layers[key] = update.weights(values, alpha)
-        return LoRAWeights(layers)
+        word = self.word()
+        return LoRAWeights(layers, words=() if word is None else (word,))
 
     def word(self) -> Word | None:
         """The new word, as plain values for the file formats; None without a placeholder."""

@@ -12,6 +12,7 @@ from diffusers import ControlNetModel
 from torch import Tensor, nn
 
 from finetune.backbones.backbone import Backbone
+from finetune.backbones.branch_file import fill_branch
 from finetune.backbones.folder import load_part
 from finetune.backbones.memory import move
 from finetune.backbones.quiet import quiet
@@ -90,13 +91,17 @@ def read_branch(path: Path | str, backbone: Backbone) -> Any:
     """Loads a ControlNet in fp32, on the CPU and frozen.
 
     Args:
-        path: A diffusers folder, or a run folder with one.
+        path: A diffusers folder, a run folder with one, or a safetensors file (`branch_file`).
         backbone: The model that it is to be used with.
 
     Raises:
         WeightsError: If there is none, it is damaged, or it was made for another model.
     """
     folder = find_branch(path)
+    if folder.is_file():
+        branch = _empty_branch(backbone)
+        fill_branch(branch, folder, dict(backbone.unet.named_parameters()))
+        return branch.eval().requires_grad_(False)
     try:
         branch = load_part(ControlNetModel, folder, False, [])
         move(branch, "cpu", torch.float32)
@@ -108,12 +113,14 @@ def read_branch(path: Path | str, backbone: Backbone) -> Any:
 
 
 def find_branch(path: Path | str) -> Path:
-    """The folder that holds a ControlNet's configuration: `path` itself, or `controlnet` in a run folder.
+    """Where a ControlNet is: `path` itself, a folder or a file, or `controlnet` in a run folder.
 
     Raises:
         WeightsError: If there is none. No weights are read, so this is cheap.
     """
     given = Path(path).expanduser()
+    if given.is_file():
+        return given
     for folder in (given, given / FOLDER):
         config = folder / "config.json"
         if not config.is_file():
@@ -127,11 +134,11 @@ def find_branch(path: Path | str) -> Path:
         raise WeightsError(
             f"This is not a ControlNet: its class in config.json is {kind}.", where=str(config), fix=_GIVE
         )
-    what = "There is no such folder." if not given.exists() else "There is no ControlNet here."
+    what = "There is no such folder or file." if not given.exists() else "There is no ControlNet here."
     raise WeightsError(what, where=str(path), fix=_GIVE)
 
 
-_GIVE = "Give a run folder of `finetune controlnet`, or a diffusers folder of a ControlNet."
+_GIVE = "Give a run folder of `finetune controlnet`, a diffusers folder of a ControlNet, or its file."
 
 
 def _check_fit(branch: Any, backbone: Backbone, folder: Path) -> None:

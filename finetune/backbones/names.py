@@ -77,6 +77,38 @@ def original_unet_name(unet: nn.Module, name: str) -> str:
     return _join(f"output_blocks.{first + int(index)}.{int(kind == 'attentions')}", _inner(kind, rest))
 
 
+def original_branch_name(branch: nn.Module, name: str) -> str:
+    """The name of a ControlNet's parameter in the original ControlNet code (lllyasviel/ControlNet).
+
+    Args:
+        branch: The `ControlNetModel` the name is from.
+        name: A dotted name of diffusers.
+
+    Raises:
+        KeyError: If the original ControlNet has no such part.
+    """
+    module, _, kind = name.rpartition(".")
+    if own := own_branch_name(branch, module):
+        return f"{own}.{kind}"
+    return original_unet_name(branch, name)
+
+
+def own_branch_name(branch: nn.Module, module: str) -> str | None:
+    """The original name of a module that only a ControlNet has; None for those that a UNet has too."""
+    part, _, rest = module.partition(".")
+    if part == "controlnet_down_blocks":
+        return f"zero_convs.{rest}.0"
+    if part == "controlnet_mid_block":
+        return "middle_block_out.0"
+    if part == "controlnet_cond_embedding":
+        # Activations are numbered too, so convolutions have every second number.
+        blocks = len(branch.controlnet_cond_embedding.blocks)  # type: ignore[union-attr,arg-type]
+        ends = {"conv_in": 0, "conv_out": 2 * (blocks + 1)}
+        number = ends[rest] if rest in ends else 2 * (int(rest.partition(".")[2]) + 1)
+        return f"input_hint_block.{number}"
+    return None
+
+
 def classic_text_name(encoder: nn.Module, name: str) -> str:
     """The classic name (`text_model.encoder.layers.0…`) of a text encoder's live module or parameter."""
     return name if hasattr(encoder, "text_model") or name.startswith(_CLASSIC) else _CLASSIC + name

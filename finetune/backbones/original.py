@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from importlib.resources import files
 from typing import Any
 
 import torch
@@ -56,6 +58,23 @@ def original_state(backbone: Backbone) -> dict[str, Tensor]:
     if backbone.scheduler.config.get("rescale_betas_zero_snr"):
         state["ztsnr"] = torch.zeros(0)
     return {name: tensor.contiguous() for name, tensor in state.items()}
+
+
+_STRUCTURE = {
+    "unet": ("block_out_channels", "layers_per_block", "cross_attention_dim"),
+    "vae": ("block_out_channels", "latent_channels"),
+}
+
+
+def is_published(backbone: Backbone) -> bool:
+    """Whether a model is built like the published ones of its family, which readers of one file expect."""
+    folder = files("finetune.backbones").joinpath("published", backbone.family)
+    for part, keys in _STRUCTURE.items():
+        published = json.loads(folder.joinpath(part, "config.json").read_text(encoding="utf-8"))
+        own = json.loads(getattr(backbone, part).to_json_string())
+        if any(own[key] != published[key] for key in keys):
+            return False
+    return True
 
 
 def _vae_name(name: str, blocks: int) -> str:

@@ -1,8 +1,9 @@
-"""Other forms of a trained result: the whole model with the LoRA merged in, a DoRA as a plain LoRA."""
+"""Other forms of a trained result, such as the whole model with a LoRA merged in."""
 
 from __future__ import annotations
 
-from finetune.export.merge import export_merged
-from finetune.export.plain import export_plain
+from finetune.export.forms import check_form, export
+from finetune.export.job import Job
+from finetune.export.made import Made, what_is
 
-__all__ = ["export_merged", "export_plain"]
+__all__ = ["Job", "Made", "check_form", "export", "what_is"]

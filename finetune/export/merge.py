@@ -1,80 +1,91 @@
-"""A whole diffusers model with a LoRA merged into its weights."""
+"""A whole model, with a LoRA merged into its weights if there is one: a diffusers folder, or one file."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from finetune.backbones import Backbone
-from finetune.backbones.precision import PRECISIONS
+from finetune.backbones.original import is_published
 from finetune.backbones.saving import save_folder
-from finetune.errors import ConfigError, WeightsError
-from finetune.files import remove_partials, whole_folder
-from finetune.formats import apply_lora, find_lora, read_lora
+from finetune.errors import WeightsError
+from finetune.export.job import Job
+from finetune.files import whole_folder
+from finetune.formats import apply_lora, find_lora, read_lora, write_checkpoint
 
 ABOUT = "finetune.json"
 
 
-def export_merged(
-    lora: str | Path,
-    backbone: Backbone,
-    out_dir: str | Path,
-    *,
-    scale: float = 1.0,
-    dtype: Literal["fp32", "fp16"] = "fp32",
-) -> Path:
-    """Writes the model with the LoRA merged in, for `DiffusionPipeline.from_pretrained`.
+@contextmanager
+def _merged(job: Job) -> Iterator[dict[str, str]]:
+    """The job's model has its LoRA in its weights meanwhile; gives what is known of the LoRA (P7).
 
-    The same goes for a LoHa or LoKr; new words that were learned with it are in the model too. The folder
-    also holds `finetune.json`, which says what was merged and how it was made (P7).
-
-    Args:
-        lora: A run folder or a LoRA file in any layout.
-        backbone: The model to merge into, in fp32; afterwards it is what it was before, to the bit.
-        out_dir: The folder to write; it appears whole or not at all.
-        scale: Weight of the LoRA: 1 as trained.
-        dtype: Of the weights in the folder.
-
-    Returns:
-        `out_dir`.
+    The same goes for a LoHa or LoKr; new words that were learned with it are in the model too.
 
     Raises:
-        ConfigError: If `out_dir` exists and is not an empty folder.
-        WeightsError: If the LoRA is damaged or does not fit the model, or a weight is not finite; nothing is
-            written then.
+        WeightsError: If the LoRA is damaged or does not fit the model, or a weight is not finite.
     """
-    out = Path(out_dir)
-    check_free(out)
-    file = find_lora(Path(lora))
-    weights = read_lora(lora, backbone)
-    applied = apply_lora(backbone, weights, scale)
+    file = find_lora(job.source)
+    weights = read_lora(job.source, job.backbone)
+    applied = apply_lora(job.backbone, weights, job.weight)
     try:
         restore = applied.merge()
     except ValueError as error:
         raise WeightsError(
-            "Merged weights are not finite.", where=str(file), fix="Lower the scale."
+            "Merged weights are not finite.", where=str(file), fix="Lower the weight."
         ) from error
     try:
-        remove_partials(out.parent)
-        with whole_folder(out) as folder:
-            save_folder(backbone, folder, PRECISIONS[dtype])
-            about = {"merged": file.name, "scale": scale, "dtype": dtype, "metadata": dict(weights.metadata)}
-            (folder / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        yield {"merged": file.name, "weight": f"{job.weight:g}", **weights.metadata}
     finally:
         restore()
-    return out
 
 
-def check_free(out: Path) -> None:
-    """Makes sure that a result may be written to `out`.
+def write_merged(job: Job) -> str:
+    """The model with the LoRA in it, for `DiffusionPipeline.from_pretrained`."""
+    with _merged(job) as about:
+        return _folder(job, about)
 
-    Raises:
-        ConfigError: If it exists and is not an empty folder.
-    """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ConfigError(
-            "This already exists, and results are never overwritten.",
-            where=str(out),
-            fix="Give a name that does not exist yet.",
+
+def write_merged_file(job: Job) -> str:
+    """The model with the LoRA in it as one checkpoint."""
+    with _merged(job) as about:
+        return _file(job, about)
+
+
+def write_folder(job: Job) -> str:
+    """A whole model as a diffusers folder."""
+    return _folder(job, _known(job))
+
+
+def write_file(job: Job) -> str:
+    """A whole model as one checkpoint."""
+    return _file(job, _known(job))
+
+
+def _folder(job: Job, about: dict[str, str]) -> str:
+    with whole_folder(job.out) as folder:
+        save_folder(job.backbone, folder, job.dtype)
+        text = json.dumps(about, indent=2, sort_keys=True) + "\n"
+        (folder / ABOUT).write_text(text, encoding="utf-8")
+    return f"Use it with --model {job.out}, or DiffusionPipeline.from_pretrained({str(job.out)!r})."
+
+
+def _file(job: Job, about: dict[str, str]) -> str:
+    key = "modelspec.architecture"
+    whole = {name: value.removesuffix("/lora") if name == key else value for name, value in about.items()}
+    write_checkpoint(job.out, job.backbone, whole, job.dtype)
+    if not is_published(job.backbone):
+        return (
+            "No program can load it: a single file does not say how a model is built, and this one is not "
+            "built like a published Stable Diffusion. Use --to merged."
         )
+    return f"A1111, Forge and ComfyUI load it as a checkpoint, this program with --model {job.out}."
+
+
+def _known(job: Job) -> dict[str, str]:
+    """What a whole model that this program wrote says about itself."""
+    file = job.source / ABOUT
+    if not file.is_file():
+        return {}
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return {str(key): str(value) for key, value in content.items()} if isinstance(content, dict) else {}

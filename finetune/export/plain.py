@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,54 +10,40 @@ from torch.nn import functional
 
 from finetune.adapters.algorithms.lora import LowRank
 from finetune.adapters.inject import adaptable
-from finetune.adapters.weights import LayerWeights, LoRAWeights
+from finetune.adapters.weights import LayerWeights
 from finetune.backbones import Backbone
-from finetune.config import LoRASection
-from finetune.export.merge import check_free
-from finetune.files import remove_partials
-from finetune.formats import read_lora, write_tensors
-from finetune.formats.embeddings import bundle
-from finetune.formats.kohya import kohya_tensors, network_metadata
-from finetune.formats.read import DIFFUSERS_METADATA
-
-RANK = 64
+from finetune.export.job import Job
+from finetune.export.loras import metadata_of, section_of
+from finetune.formats import read_lora
+from finetune.formats.kohya import write_kohya_weights
 
 
-def export_plain(lora: str | Path, backbone: Backbone, out: str | Path, *, rank: int = RANK) -> float:
-    """Writes a LoRA file with kohya's key names whose update is that of a DoRA, as nearly as its rank allows.
+def write_plain(job: Job) -> str:
+    """A LoRA file with kohya's key names whose update is that of a DoRA, as nearly as its rank allows.
 
     The change of each layer with DoRA magnitudes, W' - W, is taken exactly and cut to its largest
-    singular values (Eckart and Young 1936). Other layers' changes stay exact.
+    singular values (Eckart and Young 1936). LoHas and LoKrs become equal LoRAs.
 
     Args:
-        lora: A run folder or a LoRA file in any layout.
-        backbone: The model it was made for, in fp32; it is not changed.
-        out: The file to write; it appears whole or not at all.
-        rank: Rank of the layers with DoRA magnitudes; smaller layers get their full rank.
+        job: Its rank is that of the layers with DoRA magnitudes; smaller layers get their full rank.
 
     Returns:
-        The relative error: the norm of what was cut off, divided by the norm of the whole change.
+        A sentence with the relative error: the norm of what was cut off, divided by the norm of the whole.
 
     Raises:
-        ConfigError: If `out` exists.
         WeightsError: If the LoRA is damaged or does not fit the model; nothing is written then.
     """
-    file = Path(out)
-    check_free(file)
-    weights = read_lora(lora, backbone)
+    weights = read_lora(job.source, job.backbone)
     layers: dict[tuple[str, str], LayerWeights] = {}
     lost = whole = 0.0
-    for key, weight in _base_weights(backbone).items():
+    for key, weight in _base_weights(job.backbone).items():
         if key in weights.layers:
-            layers[key], cut, change = plain(weights.layers[key], weight, rank)
+            layers[key], cut, change = plain(weights.layers[key], weight, job.rank)
             lost, whole = lost + cut, whole + change
     made = replace(weights, layers=layers)
-    tensors = kohya_tensors(made, backbone)
-    for word in weights.words:
-        tensors |= bundle(word)
-    remove_partials(file.parent)
-    write_tensors(file, tensors, _metadata(made))
-    return float((lost / whole) ** 0.5) if whole else 0.0
+    write_kohya_weights(job.out, made, job.backbone, section_of(made), metadata_of(made), job.dtype)
+    error = (lost / whole) ** 0.5 if whole else 0.0
+    return f"It differs from the original by {error:.2%}."
 
 
 @torch.no_grad()
@@ -95,9 +80,3 @@ def _base_weights(backbone: Backbone) -> dict[tuple[str, str], Tensor]:
         for part, module in backbone.module_roots().items()
         for live, layer in adaptable(module).items()
     }
-
-
-def _metadata(weights: LoRAWeights) -> dict[str, str]:
-    """How the original was made, with the kind of network that this file holds."""
-    kept = {key: value for key, value in weights.metadata.items() if key != DIFFUSERS_METADATA}
-    return kept | (network_metadata(weights, LoRASection()) if "unet" in weights.parts() else {})

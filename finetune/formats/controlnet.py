@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from finetune.adapters.controlnet import ControlNet
+from finetune.backbones.branch_file import MARK, PREFIX
 from finetune.backbones.controlnet import FOLDER, WEIGHTS
 from finetune.backbones.finite import refuse_non_finite
-from finetune.backbones.names import original_unet_name
+from finetune.backbones.names import original_branch_name, original_unet_name, own_branch_name
 from finetune.backbones.quiet import quiet
 from finetune.backbones.saving import forget_paths
 from finetune.formats.tensors import write_tensors
-
-MARK = "lora_controlnet"
-"""An empty tensor of this name marks a file as a Control-LoRA."""
 
 
 def write_controlnet(
@@ -35,10 +33,17 @@ def write_controlnet(
     Raises:
         WeightsError: If a weight is not finite in this precision.
     """
-    weights = {name: weight.to(dtype) for name, weight in adapter.weights().items()}
+    write_branch(folder, adapter.branch, adapter.weights(), metadata, dtype)
+
+
+def write_branch(
+    folder: Path, branch: Any, weights: Mapping[str, Tensor], metadata: Mapping[str, str], dtype: torch.dtype
+) -> None:
+    """As `write_controlnet`, of a `ControlNetModel` that may come from a file, with these weights."""
+    weights = {name: weight.to(dtype) for name, weight in weights.items()}
     refuse_non_finite(weights, f"{FOLDER}/{WEIGHTS}")
     with quiet():
-        adapter.branch.save_config(folder)
+        branch.save_config(folder)
     forget_paths(folder / "config.json")
     write_tensors(folder / WEIGHTS, weights, {"format": "pt", **_of_kind("controlnet", metadata)})
 
@@ -60,6 +65,26 @@ def write_control_lora(
     write_tensors(path, tensors | {MARK: torch.zeros(0)}, _of_kind("control-lora", metadata))
 
 
+def write_controlnet_file(
+    path: Path, branch: Any, metadata: Mapping[str, str], dtype: torch.dtype = torch.float32
+) -> None:
+    """Writes a ControlNet as one file with the names of the original code, as A1111's extension reads it.
+
+    Args:
+        path: The file; it appears whole or not at all.
+        branch: A `ControlNetModel`.
+        metadata: How it was made (P7).
+        dtype: Precision of the written weights.
+
+    Raises:
+        WeightsError: If a weight is not finite in this precision.
+    """
+    tensors = {
+        f"{PREFIX}{original_branch_name(branch, n)}": t.to(dtype) for n, t in branch.state_dict().items()
+    }
+    write_tensors(path, tensors, _of_kind("controlnet", metadata))
+
+
 def control_lora_tensors(adapter: ControlNet) -> dict[str, Tensor]:
     """The content of the file by the names of the original ControlNet code.
 
@@ -72,27 +97,12 @@ def control_lora_tensors(adapter: ControlNet) -> dict[str, Tensor]:
         tensors |= {f"{original}.up": up, f"{original}.down": down}
     for name, tensor in adapter.weights().items():
         module, _, kind = name.rpartition(".")
-        if own := _own_name(module, len(branch.controlnet_cond_embedding.blocks)):
+        if own := own_branch_name(branch, module):
             tensors[f"{own}.{kind}"] = tensor
         elif module == "conv_in" or (module.endswith("downsamplers.0.conv") and kind == "bias"):
             # The model has these too, but diffusers 0.42 counts blocks and finds downsamplers by them.
             tensors[f"{original_unet_name(branch, module)}.{kind}"] = tensor
     return tensors
-
-
-def _own_name(module: str, blocks: int) -> str | None:
-    """The original name of a part that only a ControlNet has; None for others."""
-    part, _, rest = module.partition(".")
-    if part == "controlnet_down_blocks":
-        return f"zero_convs.{rest}.0"
-    if part == "controlnet_mid_block":
-        return "middle_block_out.0"
-    if part == "controlnet_cond_embedding":
-        # Activations are numbered too, so convolutions have every second number.
-        ends = {"conv_in": 0, "conv_out": 2 * (blocks + 1)}
-        number = ends[rest] if rest in ends else 2 * (int(rest.partition(".")[2]) + 1)
-        return f"input_hint_block.{number}"
-    return None
 
 
 def _of_kind(kind: str, metadata: Mapping[str, str]) -> dict[str, str]:

@@ -41,9 +41,24 @@ def write_diffusers(
     Returns:
         Whether diffusers' pipelines load the file: all but a large LoHa or LoKr.
     """
-    weights = readable(lora.weights())
+    return write_diffusers_weights(path, lora.weights(), lora.section, metadata, dtype)
+
+
+def write_diffusers_weights(
+    path: Path, weights: LoRAWeights, section: LoRASection, metadata: Mapping[str, str], dtype: torch.dtype
+) -> bool:
+    """As `write_diffusers`, of weights that may come from a file.
+
+    Args:
+        path: The file.
+        weights: What has been learned.
+        section: What it was trained with.
+        metadata: How the file was made.
+        dtype: Of the weights in the file.
+    """
+    weights = readable(weights)
     tensors = {name: tensor.to(dtype) for name, tensor in diffusers_tensors(weights).items()}
-    settings = adapter_metadata(weights, lora.section)
+    settings = adapter_metadata(weights, section)
     write_tensors(path, tensors, {"format": "pt", **metadata, **settings})
     return all(isinstance(layer, LowRank) for layer in weights.layers.values())
 
@@ -82,11 +97,19 @@ def adapter_metadata(weights: LoRAWeights, section: LoRASection) -> dict[str, st
     """
     flat: dict[str, Any] = {}
     for part, layers in weights.parts().items():
-        flat |= {f"{part}.{setting}": value for setting, value in _config(part, layers, section).items()}
+        settings = part_settings(part, layers, section)
+        flat |= {f"{part}.{setting}": value for setting, value in settings.items()}
     return {DIFFUSERS_METADATA: json.dumps(flat, indent=2, sort_keys=True)}
 
 
-def _config(part: str, layers: Mapping[str, LayerWeights], section: LoRASection) -> dict[str, Any]:
+def part_settings(part: str, layers: Mapping[str, LayerWeights], section: LoRASection) -> dict[str, Any]:
+    """PEFT's settings of one part of the model, with alpha equal to the rank.
+
+    Args:
+        part: Its name, such as "unet".
+        layers: Its layers by name, of one algorithm.
+        section: What they were trained with.
+    """
     rank = Counter(layer.rank for layer in layers.values()).most_common(1)[0][0]
     others = {f"^{name}": layer.rank for name, layer in sorted(layers.items()) if layer.rank != rank}
     # transformers versions nest text encoders differently; endings match in all of them.

@@ -38,10 +38,33 @@ def write_kohya(
         metadata: How the file was made (`formats.metadata`); `ss_network_*` are added.
         dtype: Of the weights in the file.
     """
-    weights, word = lora.weights(), lora.word()
-    tensors = kohya_tensors(weights, lora.backbone) | (bundle(word) if word is not None else {})
+    write_kohya_weights(path, lora.weights(), lora.backbone, lora.section, metadata, dtype)
+
+
+def write_kohya_weights(
+    path: Path,
+    weights: LoRAWeights,
+    backbone: Backbone,
+    section: LoRASection,
+    metadata: Mapping[str, str],
+    dtype: torch.dtype,
+) -> None:
+    """As `write_kohya`, of weights that may come from a file.
+
+    Args:
+        path: The file.
+        weights: What has been learned, new words too.
+        backbone: The model, for the names.
+        section: What it was trained with.
+        metadata: How the file was made.
+        dtype: Of the weights in the file.
+    """
+    tensors = kohya_tensors(weights, backbone)
+    for word in weights.words:
+        tensors |= bundle(word)
     cast = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-    write_tensors(path, cast, {**metadata, **network_metadata(weights, lora.section)})
+    network = network_metadata(weights, section) if "unet" in weights.parts() else {}
+    write_tensors(path, cast, {**metadata, **network})
 
 
 def kohya_tensors(weights: LoRAWeights, backbone: Backbone) -> dict[str, Tensor]:

@@ -63,7 +63,7 @@ class LoRARecipe(SubjectRecipe):
         if self.adapter.dora:
             yield (
                 "DoRA: A1111 and Forge compute it differently, so their pictures are not what was trained; "
-                "for them, convert the result to a plain LoRA: `finetune export RUN --as-lora FILE`."
+                "for them, convert the result to a plain LoRA: `finetune export RUN --to plain-lora -o FILE`."
             )
 
     def scan(self, report: Reporter = SILENT) -> Folder:
@@ -101,13 +101,13 @@ class LoRARecipe(SubjectRecipe):
         loads = write_diffusers(diffusers, adapter, metadata)  # last: it marks the run as finished
         purpose = "for A1111, Forge, ComfyUI, InvokeAI"
         if self.adapter.dora:
-            purpose = "for ComfyUI (A1111, Forge: finetune export RUN --as-lora FILE)"
+            purpose = "for ComfyUI (A1111, Forge: finetune export RUN --to plain-lora -o FILE)"
         if word is not None:
             purpose += "; Forge needs the word's own file as well"
         return {
             kohya: purpose,
             diffusers: "for diffusers and finetune sample"
             if loads
-            else "for finetune sample; for diffusers, make a model with finetune export --merged",
+            else "for finetune sample; for diffusers, make a model with finetune export --to merged",
             **words,
         }

@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from finetune.backbones import resolve_model
 from finetune.backbones.controlnet import WEIGHTS, find_branch
 from finetune.config import ModelSection
-from finetune.errors import UserError
+from finetune.config.forms import Kind
+from finetune.errors import ConfigError, UserError
 from finetune.formats import find_lora
 from finetune.recipes.plain_yaml import parse_yaml
 
@@ -54,6 +55,31 @@ def choose_model(
             section, sentence = resolved(section.model_copy(update=changes))
             return section, f"{sentence.rstrip('.')}, because {made} was made for it."
     return resolved(given)
+
+
+def model_for(given: ModelSection, kind: Kind, made: Path) -> tuple[ModelSection, str]:
+    """The model that something was made for; of a whole model, itself.
+
+    Args:
+        given: What the user set.
+        kind: What was made.
+        made: Where it is.
+
+    Raises:
+        ConfigError: If it is a model, and another one is named beside it.
+        WeightsError: As `choose_model`.
+    """
+    if kind == "lora":
+        return choose_model(given, loras=[made])
+    if kind == "controlnet":
+        return choose_model(given, controlnets=[made])
+    if kind == "embedding":
+        return choose_model(given, embeddings=[made])
+    if "name" in given.model_fields_set:
+        raise ConfigError(
+            "--model has no effect: this is a whole model itself.", where=str(made), fix="Leave --model out."
+        )
+    return resolved(given.model_copy(update={"name": str(made)}))
 
 
 def model_of(made: Path) -> ModelSection | None:

@@ -57,6 +57,7 @@ class WholeModelRecipe(Recipe):
         self, adapter: Adapter, backbone: Backbone, folder: Path, name: str, metadata: dict[str, str]
     ) -> dict[Path, str]:
         """The model as a diffusers folder, and as one checkpoint file if asked for."""
+        from finetune.backbones.original import is_published
         from finetune.backbones.precision import PRECISIONS
         from finetune.backbones.saving import save_folder
         from finetune.files import whole_folder
@@ -67,7 +68,12 @@ class WholeModelRecipe(Recipe):
         if self.output.single_file:
             file = folder / f"{name}.safetensors"
             write_checkpoint(file, backbone, metadata, dtype)
-            written[file] = "for A1111, Forge, ComfyUI, InvokeAI"
+            standard = is_published(backbone)
+            written[file] = (
+                "for A1111, Forge, ComfyUI, InvokeAI"
+                if standard
+                else "for no program: this model is not built like a published one"
+            )
         model = folder / MODEL
         with whole_folder(model) as aside:
             save_folder(backbone, aside, dtype)

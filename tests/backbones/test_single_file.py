@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 
 from finetune.backbones import Backbone, load_backbone
@@ -19,7 +23,7 @@ from finetune.backbones.checkpoint import (
 )
 from finetune.backbones.folder import load_folder
 from finetune.backbones.known import FAMILIES
-from finetune.backbones.original import original_state
+from finetune.backbones.original import is_published, original_state
 from finetune.backbones.single_file import convert, probe_prediction, settle_prediction
 from finetune.config import ModelSection
 from finetune.errors import ModelError
@@ -251,3 +255,13 @@ def test_a_tiny_model_does_not_fit_the_published_structure(tmp_path: Path) -> No
     with pytest.raises(ModelError, match="cannot be read") as caught:
         load_backbone(ModelSection(name=str(file)))
     assert caught.value.where == str(file)
+
+
+def test_a_published_structure_is_known(family: Family, tiny_folder: Path) -> None:
+    tiny = load_folder(tiny_folder, ModelSection(name=str(tiny_folder)))
+    assert not is_published(tiny)
+    folder = files("finetune.backbones").joinpath("published", family)
+    unet, vae = (json.loads(folder.joinpath(part, "config.json").read_text()) for part in ("unet", "vae"))
+    with torch.device("meta"):
+        full = replace(tiny, unet=UNet2DConditionModel.from_config(unet), vae=AutoencoderKL.from_config(vae))
+    assert is_published(full)

@@ -177,7 +177,7 @@ class Attacks(Campaign):
 
     def export(self, out: str) -> list[str]:
         """Arguments that merge the LoRA of the undisturbed run into a model at `out`."""
-        return ["export", str(self.place / "straight-lora/runs/mycat-lora"), "--merged", out,
+        return ["export", str(self.place / "straight-lora/runs/mycat-lora"), "--to", "merged", "-o", out,
                 "--model", str(self.model)]  # fmt: skip
 
     def places(self, ended: Ended) -> str | None:

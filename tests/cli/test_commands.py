@@ -41,11 +41,11 @@ def test_train_sample_export(
     with Image.open("samples/a-dog-1.png") as picture:
         assert picture.text["parameters"].startswith("a dog <lora:mycat-lora:0.5>")  # type: ignore[attr-defined]
 
-    assert main(["export", "runs/mycat-lora", "--merged", "merged"]) == 0
+    assert main(["export", "runs/mycat-lora", "--to", "merged", "-o", "merged"]) == 0
     assert main(["sample", "a cat", "--model", "merged", "--steps", "1", "--output-dir", "more"]) == 0
     assert (here / "more" / "a-cat-0.png").is_file()
-    assert main(["export", "runs/mycat-lora", "--merged", "merged"]) == 2
-    assert main(["export", "runs/mycat-lora", "--as-lora", "plain.safetensors"]) == 0
+    assert main(["export", "runs/mycat-lora", "--to", "merged", "-o", "merged"]) == 2
+    assert main(["export", "runs/mycat-lora", "--to", "plain-lora", "-o", "plain.safetensors"]) == 0
     assert "differs from the original by 0.00%" in capsys.readouterr().out
     assert main(["sample", "a cat", "--lora", "plain.safetensors", "--model", model, "--steps", "1"]) == 0
 
@@ -64,7 +64,7 @@ def test_a_pickled_model_is_used_on_the_users_word(
         ["sample", "a cat", "--steps", "1", "--model", "old"],
         # A file's word, here the run's own recipe, is not the user's.
         ["sample", "a cat", "--steps", "1", "--lora", "runs/mycat-lora"],
-        ["export", "runs/mycat-lora", "--merged", "merged"],
+        ["export", "runs/mycat-lora", "--to", "merged", "-o", "merged"],
     ):
         capsys.readouterr()
         assert main(command) == 2

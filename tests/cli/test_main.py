@@ -119,7 +119,7 @@ def test_the_command_line_is_frozen() -> None:
     caption = "--batch-size --max-tokens --model --precision --prefix --prompt"
     assert flags["caption"] == caption.split()
     assert flags["cache"] == ["--max-size"]
-    assert flags["export"] == ["--as-lora", "--dtype", "--merged", "--model", "--rank", "--set"]
+    assert flags["export"] == ["--dtype", "--model", "--output", "--rank", "--set", "--to", "--weight", "-o"]
 
 
 @pytest.mark.parametrize("kind", RECIPES)
@@ -183,11 +183,9 @@ def test_every_flag_stands_for_a_setting_and_shows_its_description(kind: str, ca
         (["sample", "a cat", "--model", "x", "--set", "model.name=x"], "given twice"),
         (["sample", "a cat", "--set", "model.name=none"], "There is no model 'none'"),
         (["sample", "a cat", "--resume_from_checkpoint", "x"], "See finetune sample --help."),
-        (["export", "none", "--merged", "out"], "where: none"),
+        (["export", "none", "--to", "merged", "-o", "out"], "where: none"),
         (["export", "none", "--revision", "x"], "Use --set model.revision=VALUE"),
-        (["export", "none"], "--merged FOLDER or --as-lora FILE"),
-        (["export", "none", "--merged", "out", "--rank", "4"], "--rank requires --as-lora"),
-        (["export", "none", "--as-lora", "out", "--dtype", "fp16"], "--dtype requires --merged"),
+        (["export", "none"], "Missing option '--to'"),
         (["cache", "shwo", "x"], "'shwo' is not one of 'show', 'verify', 'prune'"),
         (["cache", "show", "none"], "There is no such folder"),
         (["cache", "prune", "."], "--max-size SIZE is required by prune"),
@@ -216,7 +214,7 @@ def test_bad_input_is_one_message_and_leaves_nothing(
     assert list(here.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", [["sample", "a cat"], ["export", "run", "--merged", "out"]])
+@pytest.mark.parametrize("command", [["sample", "a cat"], ["export", "run", "--to", "merged", "-o", "out"]])
 @pytest.mark.parametrize("name", ["a\x1b[2J", "caf\udce9", "x" * 20_000], ids=["escape", "latin-1", "long"])
 def test_a_model_that_cannot_be_called_so_is_told(command: list[str], name: str, capsys: Output) -> None:
     assert main([*command, "--model", name]) == 2
@@ -227,7 +225,7 @@ def test_a_model_that_cannot_be_called_so_is_told(command: list[str], name: str,
     assert "\x1b[2J" not in said
 
 
-@pytest.mark.parametrize("command", [["sample", "a cat"], ["export", "run", "--merged", "out"]])
+@pytest.mark.parametrize("command", [["sample", "a cat"], ["export", "run", "--to", "merged", "-o", "out"]])
 @pytest.mark.parametrize(
     ("change", "what", "fix"),
     [

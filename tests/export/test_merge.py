@@ -14,9 +14,16 @@ from safetensors.torch import load_file, save_file
 
 from finetune.backbones import Backbone
 from finetune.errors import ConfigError, WeightsError
-from finetune.export import export_merged
+from finetune.export import Job, Made, export
 from finetune.formats import write_diffusers, write_kohya
 from tests.formats.conftest import picture, trained_lora
+
+
+def merged(lora: Path, backbone: Backbone, out: Path, **how: Any) -> Path:
+    """The model with the LoRA in it, in a diffusers folder."""
+    export("merged", Made("lora", lora), Job(lora, backbone, out, **how))
+    return out
+
 
 WIDE = {"targets": "all", "text_encoder": True}
 DORA = {"dora": True, "conv_rank": 2}
@@ -34,14 +41,14 @@ def test_picture_equals_the_adapters(settings: dict[str, Any], backbone: Backbon
     write_diffusers(tmp_path / "run" / "pytorch_lora_weights.safetensors", lora, {"finetune.step": "9"})
     lora.detach()
     base = picture(backbone.pipeline())
-    out = export_merged(tmp_path / "run", backbone, tmp_path / "merged")
+    out = merged(tmp_path / "run", backbone, tmp_path / "merged")
 
     pipeline = DiffusionPipeline.from_pretrained(out, local_files_only=True)
     assert np.abs(picture(pipeline) - learned).max() < 1 < np.abs(base - learned).max()
     after = {n: t for m in backbone.module_roots().values() for n, t in m.state_dict().items()}
     assert before.keys() == after.keys() and all(torch.equal(before[n], after[n]) for n in before)
     about = json.loads((out / "finetune.json").read_text())
-    assert about["metadata"]["finetune.step"] == "9" and about["merged"] == "pytorch_lora_weights.safetensors"
+    assert about["finetune.step"] == "9" and about["merged"] == "pytorch_lora_weights.safetensors"
 
 
 @pytest.mark.parametrize("family", ["sd1"], indirect=True)
@@ -50,7 +57,7 @@ def test_half_precision_and_scale(backbone: Backbone, tmp_path: Path) -> None:
     write_kohya(tmp_path / "x.safetensors", lora, {})
     lora.detach()
     base = picture(backbone.pipeline())
-    out = export_merged(tmp_path / "x.safetensors", backbone, tmp_path / "out", scale=0.0, dtype="fp16")
+    out = merged(tmp_path / "x.safetensors", backbone, tmp_path / "out", weight=0.0, dtype=torch.float16)
     unet = load_file(out / "unet" / "diffusion_pytorch_model.safetensors")
     assert {t.dtype for t in unet.values()} == {torch.float16}
     pipeline = DiffusionPipeline.from_pretrained(out, dtype=torch.float32, local_files_only=True)
@@ -70,15 +77,15 @@ def test_nothing_is_overwritten_or_left(backbone: Backbone, tmp_path: Path) -> N
     empty.mkdir()
     for taken in (full, file):
         with pytest.raises(ConfigError, match="never overwritten"):
-            export_merged(tmp_path / "x.safetensors", backbone, taken)
+            merged(tmp_path / "x.safetensors", backbone, taken)
     assert (full / "precious").read_text() == file.read_text() == "mine"
 
     save_file({"lora_unet_x.alpha": torch.ones(1)}, tmp_path / "bad.safetensors")
     present = sorted(tmp_path.iterdir())
     with pytest.raises(WeightsError):
-        export_merged(tmp_path / "bad.safetensors", backbone, tmp_path / "new")
+        merged(tmp_path / "bad.safetensors", backbone, tmp_path / "new")
     with pytest.raises(WeightsError, match="finite"):
-        export_merged(tmp_path / "x.safetensors", backbone, tmp_path / "new", scale=float("inf"))
+        merged(tmp_path / "x.safetensors", backbone, tmp_path / "new", weight=float("inf"))
     assert sorted(tmp_path.iterdir()) == present
     assert not any("lora" in name for name in backbone.unet.state_dict())
-    assert export_merged(tmp_path / "x.safetensors", backbone, empty) == empty
+    assert merged(tmp_path / "x.safetensors", backbone, empty) == empty

@@ -19,7 +19,7 @@ from finetune.backbones import Backbone
 from finetune.backbones.words import AddedWord
 from finetune.config import EmbeddingSection
 from finetune.errors import WeightsError
-from finetune.export import export_merged
+from finetune.export import Job, Made, export
 from finetune.formats import (
     apply_lora,
     read_embedding,
@@ -110,7 +110,7 @@ def test_a_word_travels_with_its_lora(tiny_folder: Path, fresh: Fresh, tmp_path:
         assert np.array_equal(picture(other.pipeline()), base)
 
     other = fresh()
-    export_merged(run, other, tmp_path / "model")
+    export("merged", Made("lora", run), Job(run, other, tmp_path / "model"))
     assert np.array_equal(picture(other.pipeline()), base)  # left as it was
     pipeline = DiffusionPipeline.from_pretrained(tmp_path / "model", local_files_only=True)
     assert np.abs(picture(pipeline) - in_memory).max() < 1

@@ -18,7 +18,7 @@ from finetune.backbones.controlnet import read_branch
 from finetune.backbones.single_file import convert
 from finetune.config import ModelSection
 from finetune.errors import ModelError
-from finetune.export import export_merged
+from finetune.export import Job, Made, export
 from finetune.formats import apply_lora, read_lora, write_checkpoint
 from finetune.recipes import RECIPES, build
 from finetune.recipes.load import Setting, parse_set
@@ -81,7 +81,8 @@ def test_a_merged_lora_leaves_an_inpainting_model(
     pictures: Path,
 ) -> None:
     folder = train("lora", pictures, inpainting_models[family])
-    out = export_merged(folder, inpainting, Path("merged"))
+    out = Path("merged")
+    export("merged", Made("lora", folder), Job(folder, inpainting, out))
     theirs: Any = DiffusionPipeline.from_pretrained(out, local_files_only=True)
     index = json.loads((inpainting_models[family] / "model_index.json").read_text())
     assert type(theirs).__name__ == index["_class_name"]

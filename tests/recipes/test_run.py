@@ -104,7 +104,9 @@ def test_dora_says_where_it_is_not_shown_as_trained(tiny_models: dict[str, Path]
     warned = [line for line in said if "A1111 and Forge compute it differently" in line]
     (begun,) = (line for line in said if line.startswith("Training 2 steps"))
     assert len(warned) == 1 and said.index(warned[0]) < said.index(begun)
-    assert any("for ComfyUI (A1111, Forge: finetune export RUN --as-lora FILE)" in line for line in said)
+    assert any(
+        "for ComfyUI (A1111, Forge: finetune export RUN --to plain-lora -o FILE)" in line for line in said
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""Reads a ControlNet from one file: the original code's layout, or the updates of a Control-LoRA.
+
+| keys | what it is |
+|---|---|
+| `control_model.input_blocks…`, or without the first word | a whole ControlNet (lllyasviel/ControlNet) |
+| the same with `.up` and `.down`, and an empty `lora_controlnet` | updates of the UNet's own weights |
+| `adapter.…`, `body.…` | a T2I-Adapter, which is another kind of network |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from finetune.backbones.names import original_branch_name
+from finetune.errors import WeightsError
+
+MARK = "lora_controlnet"
+"""An empty tensor of this name marks a file as a Control-LoRA."""
+
+PREFIX = "control_model."
+"""What the names in a file of a whole ControlNet may begin with."""
+
+_T2I = ("adapter.", "body.", "conv_in.weight")
+
+
+def fill_branch(branch: Any, file: Path, unet: Mapping[str, Tensor]) -> None:
+    """Gives a branch the weights in a file, in fp32.
+
+    Args:
+        branch: A `ControlNetModel` of the right structure, without values.
+        file: A safetensors file.
+        unet: The weights of the UNet by name, which a Control-LoRA changes.
+
+    Raises:
+        WeightsError: If it cannot be read, is something else, or does not fit.
+    """
+    try:
+        tensors = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(file).items()}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise WeightsError(
+            "This is not a readable safetensors file, or it is truncated.",
+            where=str(file),
+            fix="Check that the download is complete; pickled weights (.pt, .pth) are not loaded.",
+        ) from error
+    weights: dict[str, Tensor] = {}
+    faults: list[str] = []
+    for name, empty in branch.state_dict().items():
+        weight = _weight(original_branch_name(branch, name), tensors, unet.get(name))
+        if weight is None:
+            faults.append(f"{name} is missing")
+        elif weight.shape != empty.shape:
+            faults.append(f"{name} is {tuple(weight.shape)} instead of {tuple(empty.shape)}")
+        elif not torch.isfinite(weight).all():
+            faults.append(f"{name} is not finite")
+        else:
+            weights[name] = weight
+    if faults:
+        raise _unfit(file, tensors, faults)
+    branch.load_state_dict(weights, assign=True)
+
+
+def _weight(original: str, tensors: Mapping[str, Tensor], own: Tensor | None) -> Tensor | None:
+    """A weight of the file, or in a Control-LoRA the UNet's with its update; None if there is none."""
+    if original in tensors:
+        return tensors[original].float()
+    if MARK not in tensors or own is None:
+        return None
+    base, (layer, _, kind) = own.detach().float(), original.rpartition(".")
+    up, down = tensors.get(f"{layer}.up"), tensors.get(f"{layer}.down")
+    if kind != "weight" or up is None or down is None:
+        return base
+    return base + (up.float().flatten(1) @ down.float().flatten(1)).view(base.shape)
+
+
+def _unfit(file: Path, tensors: Mapping[str, Tensor], faults: list[str]) -> WeightsError:
+    if any(name.startswith(_T2I) for name in tensors):
+        return WeightsError(
+            "This is a T2I-Adapter, not a ControlNet.", where=str(file), fix="Give a ControlNet."
+        )
+    if not any(name.startswith("zero_convs.") for name in tensors):
+        return WeightsError("This is not a ControlNet.", where=str(file), fix="Give a ControlNet.")
+    return WeightsError(
+        f"The ControlNet was made for another model: {'; '.join(faults[:2])}.",
+        where=str(file),
+        fix="Name the model that it was made for with --model, or give another ControlNet.",
+    )

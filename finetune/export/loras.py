@@ -1,0 +1,107 @@
+"""A LoRA, LoHa or LoKr in another layout."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from finetune.adapters.weights import LayerWeights, LoRAWeights
+from finetune.config import LoRASection
+from finetune.errors import WeightsError
+from finetune.export.job import Job
+from finetune.files import whole_folder
+from finetune.formats import read_lora
+from finetune.formats.diffusers import write_diffusers_weights
+from finetune.formats.kohya import write_kohya_weights
+from finetune.formats.peft import write_peft
+from finetune.formats.read import DIFFUSERS_FILE, DIFFUSERS_METADATA
+
+OF_LAYOUT = (DIFFUSERS_METADATA, "ss_network_")
+"""Metadata that tells of a layout: each writer gives its own."""
+
+
+def write_kohya_file(job: Job) -> str:
+    """With kohya's key names."""
+    weights = weighted(job)
+    section, about = section_of(weights), metadata_of(weights)
+    write_kohya_weights(job.out, weights, job.backbone, section, about, job.dtype)
+    return "A1111, Forge, ComfyUI and InvokeAI load it; this program with --lora."
+
+
+def write_diffusers_file(job: Job) -> str:
+    """With diffusers' key names."""
+    weights = weighted(job)
+    loads = write_diffusers_weights(job.out, weights, section_of(weights), metadata_of(weights), job.dtype)
+    folder, name = str(job.out.parent), job.out.name
+    if not loads:
+        return f"diffusers loads it with pipe.unet.load_lora_adapter({str(job.out)!r})."
+    named = "" if name == DIFFUSERS_FILE else f", weight_name={name!r}"
+    return f"diffusers loads it with pipe.load_lora_weights({folder!r}{named})."
+
+
+def write_peft_folder(job: Job) -> str:
+    """As PEFT's adapter folders."""
+    weights = weighted(job)
+    with whole_folder(job.out) as folder:
+        write_peft(folder, weights, job.backbone, section_of(weights), metadata_of(weights), job.dtype)
+    return f"PEFT loads it with PeftModel.from_pretrained(unet, {str(job.out / 'unet')!r})."
+
+
+def weighted(job: Job) -> LoRAWeights:
+    """What the job's LoRA has learned, with its weight multiplied into it.
+
+    Raises:
+        WeightsError: If it is damaged or does not fit the model, or has DoRA magnitudes and a weight.
+    """
+    weights = read_lora(job.source, job.backbone)
+    if job.weight == 1:
+        return weights
+    if weights.has_dora:
+        raise WeightsError(
+            "The weight of a DoRA cannot be changed in its file: its change is not in proportion to it.",
+            where=str(job.source),
+            fix="Leave --weight out, or write a plain LoRA with --to plain-lora first.",
+        )
+    layers = {key: _times(layer, job.weight) for key, layer in weights.layers.items()}
+    return replace(weights, layers=layers)
+
+
+def _times(layer: LayerWeights, weight: float) -> LayerWeights:
+    fields: Any = layer  # a data class with an alpha, whatever the algorithm
+    scaled: LayerWeights = replace(fields, alpha=layer.alpha * weight)
+    return scaled
+
+
+def section_of(weights: LoRAWeights) -> LoRASection:
+    """The settings that the layers of a LoRA show, whoever trained it."""
+    layers = list(weights.layers.values())
+    ranks: dict[bool, Counter[int]] = {False: Counter(), True: Counter()}
+    for layer in layers:
+        ranks[math.prod(layer.shape[2:]) > 1][layer.rank] += 1
+    (rank, _), *_ = (ranks[False] or ranks[True]).most_common(1)
+    return LoRASection(
+        algorithm=type(layers[0]).algorithm,
+        rank=rank,
+        alpha=float(rank),
+        conv_rank=ranks[True].most_common(1)[0][0] if ranks[True] else None,
+        factor=_factor(weights.metadata),
+        dora=weights.has_dora,
+    )
+
+
+def _factor(metadata: Mapping[str, str]) -> int | None:
+    """LoKr's, which its layers do not show: as kohya's scripts and LyCORIS note it."""
+    try:
+        factor = int(json.loads(metadata.get("ss_network_args", "{}"))["factor"])
+    except (ValueError, TypeError, KeyError):
+        return None
+    return factor if factor > 0 else None
+
+
+def metadata_of(weights: LoRAWeights) -> Mapping[str, str]:
+    """How the original was made."""
+    return {key: value for key, value in weights.metadata.items() if not key.startswith(OF_LAYOUT)}

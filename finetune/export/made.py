@@ -1,0 +1,75 @@
+"""What a run folder, a folder or a file holds: a LoRA, a ControlNet, a new word, or a whole model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.backbones.controlnet import find_branch
+from finetune.config.forms import Kind
+from finetune.errors import WeightsError
+from finetune.formats import find_lora, read_tensors
+from finetune.formats.embeddings import is_embedding, learned_words
+
+MODEL = "model"
+"""Where a run folder has its whole model."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """Something that was trained.
+
+    Attributes:
+        kind: What it is.
+        path: As the user gave it; for a run's whole model, the folder in the run.
+    """
+
+    kind: Kind
+    path: Path
+
+
+def what_is(path: Path) -> Made:
+    """Looks at names only, not at weights, except for those of a small file.
+
+    Args:
+        path: A run folder, a folder of diffusers, or a safetensors file.
+
+    Raises:
+        WeightsError: If there is nothing, or nothing that is known.
+    """
+    for folder in (path / MODEL, path):
+        if (folder / "model_index.json").is_file():
+            return Made("model", folder)
+    if path.is_dir():
+        try:
+            find_branch(path)
+        except WeightsError:
+            pass
+        else:
+            return Made("controlnet", path)
+        if learned_words(path) and not _has_lora(path):
+            return Made("embedding", path)
+        find_lora(path)
+        return Made("lora", path)
+    if not path.is_file():
+        raise WeightsError(
+            "There is no such file or folder.", where=str(path), fix="Give a run folder or a file of weights."
+        )
+    return Made(_kind_of_file(path), path)
+
+
+def _has_lora(folder: Path) -> bool:
+    try:
+        find_lora(folder)
+    except WeightsError:
+        return False
+    return True
+
+
+def _kind_of_file(path: Path) -> Kind:
+    tensors, _ = read_tensors(path)
+    if is_embedding(tensors):
+        return "embedding"
+    if any("zero_convs." in key for key in tensors):
+        return "controlnet"
+    return "model" if any(key.startswith("model.diffusion_model.") for key in tensors) else "lora"
