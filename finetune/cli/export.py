@@ -53,7 +53,13 @@ export_command = SettingsCommand(
     help=f"Write what was trained in another form. RUN is a run folder or a file.\n\n\b\nForms:\n{_ROWS}",
     params=[
         click.Argument(["run"], type=click.Path(path_type=Path), metavar="RUN"),
-        click.Option(["--to", "form"], type=click.Choice(list(FORMS)), required=True, help="The form."),
+        click.Option(
+            ["--to", "form"],
+            type=click.Choice(list(FORMS)),
+            required=True,
+            metavar="FORM",
+            help="One of the forms above.",
+        ),
         click.Option(
             ["--output", "-o"],
             type=click.Path(path_type=Path),
