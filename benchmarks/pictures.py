@@ -25,7 +25,7 @@ def draw_pictures(folder: Path, size: int, count: int, caption: str = "") -> Pat
     folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as aside:
         for number in range(count):
-            _scene(number, size).save(aside / f"{number}.png")
+            scene(number, size).save(aside / f"{number}.png")
             if caption:
                 (aside / f"{number}.txt").write_text(caption, encoding="utf-8")
     return folder
@@ -40,7 +40,7 @@ def draw_pairs(folder: Path, size: int, count: int, caption: str) -> Path:
     with whole_folder(folder) as aside:
         lines = []
         for number in range(count):
-            picture, names = _scene(number, size), (f"{number}.png", f"{number}-edges.png")
+            picture, names = scene(number, size), (f"{number}.png", f"{number}-edges.png")
             picture.save(aside / names[0])
             picture.convert("L").filter(ImageFilter.FIND_EDGES).convert("RGB").save(aside / names[1])
             lines.append({"file_name": names[0], "conditioning_image_file_name": names[1], "text": caption})
@@ -49,6 +49,7 @@ def draw_pairs(folder: Path, size: int, count: int, caption: str) -> Path:
     return folder
 
 
-def _scene(number: int, size: int) -> Image.Image:
+def scene(number: int, size: int) -> Image.Image:
+    """A drawn picture of this side in pixels; each number has its own."""
     rng = np.random.default_rng(number)
     return draw(sample_spec(rng), rng, size)
