@@ -22,6 +22,7 @@ def _export(
     dtype: Literal["fp32", "fp16", "bf16"],
     weight: float,
     rank: int | None,
+    thumbnail: Path | None,
     model: str | None,
     changes: tuple[str, ...],
 ) -> None:
@@ -29,7 +30,7 @@ def _export(
         from finetune.backbones import load_backbone
         from finetune.backbones.precision import PRECISIONS
         from finetune.export import Job, check_form, export, what_is
-        from finetune.export.job import RANK
+        from finetune.export.job import RANK, data_url
         from finetune.recipes.model import model_for
 
         quiet_loading()
@@ -37,10 +38,11 @@ def _export(
     made = what_is(run)
     check_form(form, made, output, weight, rank)
     check_writable(output.parent)
+    picture = data_url(thumbnail) if thumbnail else None
     section, sentence = model_for(given, made.kind, made.path)
     tell(sentence)
     backbone = load_backbone(section)
-    job = Job(made.path, backbone, output, PRECISIONS[dtype], weight, rank or RANK)
+    job = Job(made.path, backbone, output, PRECISIONS[dtype], weight, rank or RANK, picture)
     reads = export(form, made, job)
     tell(f"Wrote {output}. {reads}")
 
@@ -81,6 +83,12 @@ export_command = SettingsCommand(
             ["--rank"],
             type=click.IntRange(min=1),
             help="Rank of the plain LoRA made from a DoRA; 64 if not given.",
+        ),
+        click.Option(
+            ["--thumbnail"],
+            type=click.Path(path_type=Path),
+            metavar="PICTURE",
+            help="A picture for lists of models, kept in the file's metadata.",
         ),
         *model_flags("the model that it was made for"),
     ],

@@ -33,4 +33,4 @@ def write_controlnet_single(job: Job) -> str:
 def _metadata(job: Job) -> Mapping[str, str]:
     place = find_branch(job.source)
     _, metadata = read_tensors(place if place.is_file() else place / WEIGHTS)
-    return {key: value for key, value in metadata.items() if key != "format"}
+    return job.told({key: value for key, value in metadata.items() if key != "format"})

@@ -27,7 +27,7 @@ OF_LAYOUT = (DIFFUSERS_METADATA, "ss_network_")
 def write_kohya_file(job: Job) -> str:
     """With kohya's key names."""
     weights = weighted(job)
-    section, about = section_of(weights), metadata_of(weights)
+    section, about = section_of(weights), job.told(metadata_of(weights))
     write_kohya_weights(job.out, weights, job.backbone, section, about, job.dtype)
     return "A1111, Forge, ComfyUI and InvokeAI load it; this program with --lora."
 
@@ -35,7 +35,8 @@ def write_kohya_file(job: Job) -> str:
 def write_diffusers_file(job: Job) -> str:
     """With diffusers' key names."""
     weights = weighted(job)
-    loads = write_diffusers_weights(job.out, weights, section_of(weights), metadata_of(weights), job.dtype)
+    about = job.told(metadata_of(weights))
+    loads = write_diffusers_weights(job.out, weights, section_of(weights), about, job.dtype)
     folder, name = str(job.out.parent), job.out.name
     if not loads:
         return f"diffusers loads it with pipe.unet.load_lora_adapter({str(job.out)!r})."
@@ -47,7 +48,8 @@ def write_peft_folder(job: Job) -> str:
     """As PEFT's adapter folders."""
     weights = weighted(job)
     with whole_folder(job.out) as folder:
-        write_peft(folder, weights, job.backbone, section_of(weights), metadata_of(weights), job.dtype)
+        about = job.told(metadata_of(weights))
+        write_peft(folder, weights, job.backbone, section_of(weights), about, job.dtype)
     return f"PEFT loads it with PeftModel.from_pretrained(unet, {str(job.out / 'unet')!r})."
 
 

@@ -65,7 +65,7 @@ def write_file(job: Job) -> str:
 def _folder(job: Job, about: dict[str, str]) -> str:
     with whole_folder(job.out) as folder:
         save_folder(job.backbone, folder, job.dtype)
-        text = json.dumps(about, indent=2, sort_keys=True) + "\n"
+        text = json.dumps(job.told(about), indent=2, sort_keys=True) + "\n"
         (folder / ABOUT).write_text(text, encoding="utf-8")
     return f"Use it with --model {job.out}, or DiffusionPipeline.from_pretrained({str(job.out)!r})."
 
@@ -73,7 +73,7 @@ def _folder(job: Job, about: dict[str, str]) -> str:
 def _file(job: Job, about: dict[str, str]) -> str:
     key = "modelspec.architecture"
     whole = {name: value.removesuffix("/lora") if name == key else value for name, value in about.items()}
-    write_checkpoint(job.out, job.backbone, whole, job.dtype)
+    write_checkpoint(job.out, job.backbone, job.told(whole), job.dtype)
     if not is_published(job.backbone):
         return (
             "No program can load it: a single file does not say how a model is built, and this one is not "

@@ -41,7 +41,7 @@ def write_plain(job: Job) -> str:
             layers[key], cut, change = plain(weights.layers[key], weight, job.rank)
             lost, whole = lost + cut, whole + change
     made = replace(weights, layers=layers)
-    write_kohya_weights(job.out, made, job.backbone, section_of(made), metadata_of(made), job.dtype)
+    write_kohya_weights(job.out, made, job.backbone, section_of(made), job.told(metadata_of(made)), job.dtype)
     error = (lost / whole) ** 0.5 if whole else 0.0
     return f"It differs from the original by {error:.2%}."
 

@@ -38,5 +38,5 @@ def write_word_of_lora(job: Job) -> str:
 
 def _write(job: Job, word: Word, metadata: Mapping[str, str]) -> str:
     rows = tuple(row.to(job.dtype) for row in word.rows)
-    write_embedding(job.out, replace(word, rows=rows), metadata, named=False)
+    write_embedding(job.out, replace(word, rows=rows), job.told(metadata), named=False)
     return f"A1111, Forge and ComfyUI use it by its file's name, this program with --embedding {job.out}."

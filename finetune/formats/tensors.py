@@ -14,6 +14,7 @@ from torch import Tensor
 from finetune.backbones.finite import refuse_non_finite
 from finetune.errors import WeightsError
 from finetune.files import whole_file
+from finetune.formats.hashes import with_hashes
 
 FLOATS = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
@@ -31,7 +32,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Args:
         path: The file; it appears whole or not at all.
         tensors: By name; moved to the CPU and made contiguous.
-        metadata: Text by name.
+        metadata: Text by name; hashes are added where its standards have them (`formats.hashes`).
 
     Raises:
         WeightsError: If a tensor is not finite; nothing is written then.
@@ -40,13 +41,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     data = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
-    header = {"__metadata__": dict(sorted(metadata.items())), **header}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    content = memoryview(data)[8 + length :]
+
+    def beginning(known: Mapping[str, str]) -> bytes:
+        whole = {"__metadata__": dict(sorted(known.items())), **header}
+        text = json.dumps(whole, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+        return len(text).to_bytes(8, "little") + text
+
     with whole_file(path) as aside, aside.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
-        file.write(memoryview(data)[8 + length :])
+        file.write(beginning(with_hashes(metadata, content, beginning)))
+        file.write(content)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -119,7 +119,17 @@ def test_the_command_line_is_frozen() -> None:
     caption = "--batch-size --max-tokens --model --precision --prefix --prompt"
     assert flags["caption"] == caption.split()
     assert flags["cache"] == ["--max-size"]
-    assert flags["export"] == ["--dtype", "--model", "--output", "--rank", "--set", "--to", "--weight", "-o"]
+    assert flags["export"] == [
+        "--dtype",
+        "--model",
+        "--output",
+        "--rank",
+        "--set",
+        "--thumbnail",
+        "--to",
+        "--weight",
+        "-o",
+    ]
 
 
 @pytest.mark.parametrize("kind", RECIPES)

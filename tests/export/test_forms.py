@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel
 from peft import PeftModel
+from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,8 +24,9 @@ from finetune.backbones import Backbone
 from finetune.backbones.controlnet import read_branch
 from finetune.backbones.words import Word
 from finetune.config import ControlNetSection
-from finetune.errors import ConfigError, WeightsError
+from finetune.errors import ConfigError, DataError, WeightsError
 from finetune.export import Job, Made, check_form, export, what_is
+from finetune.export.job import data_url
 from finetune.formats import (
     read_embedding,
     read_lora,
@@ -254,3 +260,19 @@ def test_what_makes_no_sense_is_refused(
     with pytest.raises(ConfigError) as error:
         check_form(form, Made(kind, Path("run")), tmp_path / out, weight, rank)
     assert words.replace("\\", "") in str(error.value)
+
+
+@pytest.mark.parametrize("family", ["sd1"], indirect=True)
+def test_a_thumbnail_goes_into_the_metadata(fresh: Fresh, tmp_path: Path) -> None:
+    write_kohya(tmp_path / "k.safetensors", trained_lora(fresh()), {})
+    Image.new("RGB", (300, 700), "red").save(tmp_path / "cat.png")
+    url = data_url(tmp_path / "cat.png")
+    out = written("kohya", tmp_path / "k.safetensors", fresh(), tmp_path / "o.safetensors", thumbnail=url)
+    with safe_open(out, framework="pt") as file:
+        kind, _, content = file.metadata()["modelspec.thumbnail"].partition(";base64,")
+    picture = Image.open(io.BytesIO(base64.b64decode(content)))
+    assert kind == "data:image/jpeg" and picture.size == (256, 256)
+    assert np.abs(np.asarray(picture).astype(int) - (255, 0, 0)).max() < 5
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="thumbnail cannot be used"):
+        data_url(tmp_path / "no.png")
