@@ -4,7 +4,7 @@
 |---|---|---|
 | `modelspec.hash_sha256` | SHA-256 of all tensor content, with `0x` | Stability's metadata standard 1.0.0 |
 | `sshs_model_hash` | the same without `0x` | kohya's sd-scripts, for A1111's list of LoRAs |
-| `sshs_legacy_hash` | 8 digits of that of 64 KiB, 1 MiB into a file that has only `ss_*` metadata | the same |
+| `sshs_legacy_hash` | 8 digits of that of 64 KiB, 1 MiB into a file with only `ss_*` metadata | the same |
 """
 
 from __future__ import annotations
