@@ -32,6 +32,7 @@ class DataSection(Section):
     needs: ClassVar[tuple[Need, ...]] = (
         Need("data.bucket_step", "buckets", example="true"),
         Need("data.bucket_ratio", "buckets", example="true"),
+        Need("data.variants", "cache", example="true"),
     )
 
     resolution: Resolution | None = Field(
@@ -56,12 +57,23 @@ class DataSection(Section):
         3.0, description="How many times longer than wide the longest shape may be."
     )
     crop: Literal["center", "random"] = Field(
-        "center", description="Which part of a picture is kept that must be cropped."
+        "center",
+        description="Which part of a picture is kept that must be cropped; `random`: drawn for each sample.",
     )
     crop_warning: Fraction = Field(
         0.1, description="Pictures that lose more than this share of their area to cropping are named."
     )
     flip: bool = Field(False, description="Mirror samples at random, with probability 0.5.")
+    color_jitter: Fraction = Field(
+        0.0,
+        description="How much brightness, contrast, saturation and hue of each sample are changed at random; "
+        "0.1 is mild.",
+    )
+    variants: Annotated[int, Field(ge=2, le=1000)] = Field(
+        8,
+        description="With `crop: random` or `color_jitter`, how many crops and colors of each picture there "
+        "are, all of them encoded beforehand. Without `cache` there is no end of them.",
+    )
     nested: bool = Field(True, description="Also search the folder's subfolders for pictures.")
     captions: Literal["whole", "lines"] = Field(
         "whole",
@@ -123,11 +135,11 @@ class DataSection(Section):
                 "data.validation_every",
                 "Set data.validation=0.1 or data.validation_dir, or remove it.",
             )
-        if self.crop == "random" and self.cache:
+        if self._given("variants") and not self.varied:
             yield Fault(
-                "Cached latents are of one crop, so the crop cannot be drawn at random for each sample.",
-                "data.crop",
-                "Set data.cache to false (slower: every sample is encoded again), or data.crop to center.",
+                "data.variants has no effect while neither crops nor colors are drawn at random.",
+                "data.variants",
+                "Set data.crop=random or data.color_jitter=0.1, or remove it.",
             )
         if not is_color(self.background):
             yield Fault(
@@ -161,13 +173,19 @@ class DataSection(Section):
             )
 
     @property
+    def varied(self) -> bool:
+        """Whether crops or colors are drawn at random."""
+        return self.crop == "random" or self.color_jitter > 0
+
+    @property
     def masked(self) -> bool:
         """Whether the loss counts only in parts of the pictures."""
         return self.mask != "none" or self.mask_dir is not None
 
-    def without_masks(self) -> Self:
-        """The same settings for pictures that have no masks, such as those of the class."""
-        return self.model_copy(update={"mask": "none", "mask_dir": None, "unmasked_weight": 0.0})
+    def of_class(self) -> Self:
+        """The same settings for pictures of the class: they have no masks, and keep their colors."""
+        without = {"mask": "none", "mask_dir": None, "unmasked_weight": 0.0, "color_jitter": 0.0}
+        return self.model_copy(update=without)
 
 
 class SubjectSection(DataSection):

@@ -137,7 +137,7 @@ class PairSource(PictureSource):
 
     def prepare(self, progress: Progress | None = None) -> None:
         """As `PictureSource.prepare`, and the control pictures too."""
-        self.controls.prepare(self._views_to_encode)
+        self.controls.prepare(self.augmentation.places(self.items))
         super().prepare(progress)
 
     def shown(self, number: int) -> list[tuple[str, Tensor]]:

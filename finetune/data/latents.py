@@ -8,8 +8,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+from finetune.data.colors import Colors
 from finetune.data.folder import Picture
-from finetune.data.preprocess import Placement, Size, place
+from finetune.data.preprocess import Placement, Size, cropped, place
 
 
 @dataclass(frozen=True)
@@ -22,23 +23,28 @@ class View:
         mirrored: Whether left and right are swapped.
         at: Crop position as fractions in [0, 1) of the free range down and to the right; None for the
             center.
+        colors: How its colors are changed; None to leave them. Never those of what lies beside the picture.
     """
 
     picture: int
     size: Size
     mirrored: bool = False
     at: tuple[float, float] | None = None
+    colors: Colors | None = None
 
     def of(self, pictures: Sequence[Picture]) -> Placement:
         """Where in its picture it is."""
         picture = pictures[self.picture]
         return place((picture.height, picture.width), self.size, at=self.at, mirrored=self.mirrored)
 
+    def levels(self, pictures: Sequence[Picture]) -> Tensor:
+        """`[3, height, width]` uint8: what is trained on; call it inside `quiet_pillow`.
 
-def every_view(items: Sequence[tuple[int, Size]], flip: bool) -> list[View]:
-    """The center crop of each picture at its size, followed by its mirror image if `flip`."""
-    sides = (False, True) if flip else (False,)
-    return [View(picture, size, mirrored) for picture, size in items for mirrored in sides]
+        Raises:
+            DataError: If the picture's file was changed.
+        """
+        with pictures[self.picture].opened() as image:
+            return cropped(image, self.of(pictures), self.colors)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from finetune.data.decode import reading
 from finetune.data.encoded import Encoded, Progress, chunked
 from finetune.data.folder import Picture, digest_of
 from finetune.data.latents import Posterior, View
-from finetune.data.preprocess import cut_out
+from finetune.data.preprocess import as_pixels
 
 if TYPE_CHECKING:
     from finetune.backbones import Backbone
@@ -78,8 +78,7 @@ class PictureLatents:
         return rows
 
     def _pixels(self, view: View) -> Tensor:
-        with self.pictures[view.picture].opened() as image:
-            return cut_out(image, view.of(self.pictures))
+        return as_pixels(view.levels(self.pictures))
 
     def _time_ids(self, view: View) -> Tensor | None:
         placement = view.of(self.pictures)
@@ -87,7 +86,8 @@ class PictureLatents:
 
     def _key(self, view: View) -> str:
         key = view.of(self.pictures).key
-        return content_key("latents", self.pictures[view.picture].content, key, self._encoder)
+        colors = [view.colors.key] if view.colors else []
+        return content_key("latents", self.pictures[view.picture].content, key, self._encoder, *colors)
 
 
 def _chunks(views: Iterable[View]) -> Iterator[list[View]]:

@@ -1,7 +1,8 @@
 """A picture → the pixels that the VAE sees.
 
-The picture is resized (Lanczos) until it just covers the size it is trained at, then cropped to it, then it
-may be mirrored; the sizes are those of SDXL's micro-conditioning (Podell et al. 2023, arXiv:2307.01952).
+The picture is resized (Lanczos) until it just covers the size it is trained at, then cropped to it, then its
+colors may be jittered and it may be mirrored; the sizes are those of SDXL's micro-conditioning (Podell et al.
+2023, arXiv:2307.01952).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from finetune.data.colors import Colors
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -93,12 +96,13 @@ def place(
     return Placement(original, resized, (top, left), corner, size, mirrored)
 
 
-def cropped(image: Image.Image, placement: Placement) -> Tensor:
+def cropped(image: Image.Image, placement: Placement, colors: Colors | None = None) -> Tensor:
     """The crop as `[3, height, width]` uint8.
 
     Args:
         image: 8-bit RGB of the placement's original size.
         placement: From `place`.
+        colors: How its colors are changed.
     """
     height, width = placement.resized
     if image.size != (width, height):
@@ -106,6 +110,7 @@ def cropped(image: Image.Image, placement: Placement) -> Tensor:
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     (top, left), (rows, columns) = placement.cut, placement.size
     image = image.crop((left, top, left + columns, top + rows))
+    image = colors.of(image) if colors else image
     levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     return (levels.flip(-1) if placement.mirrored else levels).contiguous()
 

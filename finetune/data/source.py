@@ -14,12 +14,13 @@ from torch import Tensor
 
 from finetune.config import CaptionsSection, DataSection
 from finetune.config.captions import AS_THEY_ARE
+from finetune.data.augment import Augmentation
 from finetune.data.buckets import Order, trained_sizes
 from finetune.data.cache import cache_of
 from finetune.data.captions import variant
 from finetune.data.encoded import Progress
 from finetune.data.folder import Folder
-from finetune.data.latents import Companion, View, every_view
+from finetune.data.latents import Companion, View
 from finetune.data.masks import Masks
 from finetune.data.notes import MANY, count, cropped_notes, listing, shapes_note, skipped_notes
 from finetune.data.pictures import PictureLatents
@@ -38,8 +39,9 @@ _SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 class PictureSource:
     """Batches from a folder of pictures.
 
-    Which picture sample `n` shows is said by an `Order`; it is mirrored and cropped, its caption is drawn (if
-    it has several), varied and dropped as drawn for `n`, and its latents are drawn from the VAE's posterior.
+    Which picture sample `n` shows is said by an `Order`, how it is mirrored, cropped and jittered by an
+    `Augmentation`; its caption is drawn (if it has several), varied and dropped as drawn for `n`, and its
+    latents are drawn from the VAE's posterior.
 
     Args:
         folder: From `scan_folder`.
@@ -90,8 +92,8 @@ class PictureSource:
         self.texts = (
             TokenTexts(backbone, keep=not captions.varies) if train_text else HiddenTexts(backbone, texts)
         )
-        self._flip, self._random_crop = data.flip, data.crop == "random"
-        self._dropout, self._crop_warning = data.caption_dropout, data.crop_warning
+        self.augmentation = Augmentation(pictures, data, seed)
+        self._flip, self._dropout, self._crop_warning = data.flip, data.caption_dropout, data.crop_warning
         self._preserve, self._preserve_share = preserve, preserve_share
         self._control, self._control_dropout = control, control_dropout
         self._mask = Masks(pictures, data, factor, cache_of(data, "masks")) if data.masked else None
@@ -112,7 +114,7 @@ class PictureSource:
 
     def _batch(self, numbers: Sequence[int], pictures: Sequence[int], size: Size) -> Batch:
         """Samples that show these pictures at one size."""
-        views = self._views(numbers, pictures, size)
+        views = self.augmentation.views(numbers, pictures, size)
         posterior = self.latents.posterior(views)
         noise = normal(self.seed, numbers, "latents", posterior.mean.shape[1:])
         preserved = self._preserved(numbers)
@@ -173,13 +175,6 @@ class PictureSource:
             for s, u in rows
         ]
 
-    def _views(self, numbers: Sequence[int], pictures: Sequence[int], size: Size) -> list[View]:
-        mirrored = self._draw(numbers, "flip") if self._flip else [1.0] * len(numbers)
-        places: Sequence[tuple[float, float] | None] = [None] * len(numbers)
-        if self._random_crop:
-            places = list(zip(self._draw(numbers, "crop top"), self._draw(numbers, "crop left"), strict=True))
-        return [View(p, size, m < 0.5, at) for p, m, at in zip(pictures, mirrored, places, strict=True)]
-
     def _drawn_captions(self, numbers: Sequence[int], pictures: Sequence[int]) -> list[str]:
         several = [self.folder.pictures[p].captions for p in pictures]
         captions = [texts[0] for texts in several]
@@ -198,12 +193,8 @@ class PictureSource:
 
     @property
     def to_encode(self) -> int:
-        """How many pictures, mirrored ones too, and captions `prepare` encodes."""
-        return len(self._views_to_encode) + len(set(self._possible_captions()))
-
-    @property
-    def _views_to_encode(self) -> list[View]:
-        return every_view(self.items, self._flip)
+        """How many views of pictures, and captions, `prepare` encodes."""
+        return len(self.augmentation.every(self.items)) + len(set(self._possible_captions()))
 
     def prepare(self, progress: Progress | None = None) -> None:
         """Encodes pictures and captions into the caches; after it, `batches` needs no frozen encoder.
@@ -216,13 +207,13 @@ class PictureSource:
         Raises:
             DataError: If a mask leaves nothing of a picture's center crop.
         """
-        total = self.to_encode
-        pictures = total - len(set(self._possible_captions()))
+        views = self.augmentation.every(self.items)
+        total = len(views) + len(set(self._possible_captions()))
         report = progress or (lambda done, total: None)
-        if self._mask and not self._random_crop:
-            self._mask.prepare(self._views_to_encode)
-        self.latents.prepare(self._views_to_encode, lambda done, _: report(done, total))
-        self.texts.prepare(self._possible_captions(), lambda done, _: report(pictures + done, total))
+        if self._mask:
+            self._mask.prepare(self.augmentation.places(self.items))
+        self.latents.prepare(views, lambda done, _: report(done, total))
+        self.texts.prepare(self._possible_captions(), lambda done, _: report(len(views) + done, total))
 
     def found(self) -> list[str]:
         """Lines for the user: how much `prepare` found in the cache folder, if there is one."""
@@ -249,9 +240,10 @@ class PictureSource:
         lines += skipped_notes((s.name, s.reason) for s in self.folder.skipped)
         if len(self.folder.skipped) > MANY:
             lines.append("every skipped file is named in skipped.txt in the run folder")
-        views = every_view(self.items, flip=False)
-        placements = [(pictures[view.picture].name, view.of(pictures)) for view in views]
+        centered = [View(picture, size) for picture, size in self.items]
+        placements = [(pictures[view.picture].name, view.of(pictures)) for view in centered]
         lines += cropped_notes(placements, self._crop_warning)
+        lines += self.augmentation.notes(self.items)
         for caption in self.captions():
             if lost := self.backbone.truncated(caption):
                 whose = [p.name for p in pictures if caption in map(self._first_variant, p.captions)]

@@ -141,6 +141,7 @@ def _data(recipe: Mapping[str, Any], data: DataFacts, step: int) -> dict[str, An
         "ss_tag_frequency": {data.name: dict(sorted(tags.items()))},
         "ss_flip_aug": recipe["data"]["flip"],
         "ss_random_crop": recipe["data"]["crop"] == "random",
+        "ss_color_aug": True if recipe["data"]["color_jitter"] else None,
         "ss_cache_latents": recipe["data"]["cache"],
         "ss_caption_dropout_rate": recipe["data"]["caption_dropout"],
     }

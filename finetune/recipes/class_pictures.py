@@ -75,7 +75,7 @@ def class_pictures(data: SubjectSection, backbone: Backbone, precision: str, rep
         sampler = Sampler(backbone, best_device(), precision)
         _sample_missing(data, folder, seeds, sampler, PRECISIONS[precision], report)
     with report.progress("Reading class pictures") as progress:
-        scanned = scan_folder(folder, data.class_prompt, data.without_masks(), Reader.of(data, progress))
+        scanned = scan_folder(folder, data.class_prompt, data.of_class(), Reader.of(data, progress))
     wanted = {*own, *(folder / _name(seed) for seed in seeds)}
     return replace(scanned, pictures=tuple(p for p in scanned.pictures if p.origin in wanted))
 

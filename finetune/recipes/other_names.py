@@ -16,6 +16,7 @@ OTHER_NAMES = {
     "data.buckets": ["enable_bucket", "aspect_ratio_bucketing"],
     "data.bucket_step": ["bucket_reso_steps"],
     "data.flip": ["random_flip", "flip_aug"],
+    "data.color_jitter": ["color_aug"],
     "data.crop": ["center_crop", "random_crop"],
     "data.cache": ["cache_latents"],
     "data.cache_dir": ["cache_latents_to_disk"],

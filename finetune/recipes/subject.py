@@ -64,5 +64,5 @@ class SubjectRecipe(Recipe):
             return instances
         # The adapter is attached, but has learned nothing yet.
         classes = class_pictures(data, backbone, self.training.precision, report)
-        prior = PictureSource(classes, backbone, data.without_masks(), seed, text, group=group)
+        prior = PictureSource(classes, backbone, data.of_class(), seed, text, group=group)
         return PriorSource(instances, prior, data.prior_weight)

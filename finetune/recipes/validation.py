@@ -21,6 +21,7 @@ from finetune.training.run_folder import RunFolder
 _AT_LEAST = 32  # samples: fewer timesteps than that say little
 _AS_THEY_ARE: dict[str, Any] = {
     "flip": False,
+    "color_jitter": 0.0,
     "crop": "center",
     "caption_dropout": 0.0,
     "extra_resolutions": [],
@@ -52,7 +53,7 @@ def held_out(recipe: Recipe, pictures: Folder, report: Reporter) -> tuple[Folder
 
 
 def validation_source(recipe: Recipe, held: Folder, adapter: Adapter) -> PictureSource | PriorSource:
-    """The held-out pictures, seen as they are: neither mirrored nor with captions varied."""
+    """The held-out pictures, seen as they are: neither mirrored, jittered nor with captions varied."""
     own = {key: value for key, value in _AS_THEY_ARE.items() if key in type(recipe.data).model_fields}
     data, captions = recipe.data.model_copy(update=own), recipe.captions.model_copy(update=_CAPTIONS)
     plain = recipe.model_copy(update={"data": data, "captions": captions})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data.latents import View, every_view
+from finetune.data.latents import View
 
 SQUARE = (32, 32)
 
@@ -20,7 +20,7 @@ def square_view(picture: int, mirrored: bool = False, at: tuple[float, float] | 
 
 def squares(pictures: int, flip: bool) -> list[View]:
     """The center square of so many pictures, and its mirror image if `flip`."""
-    return every_view([(index, SQUARE) for index in range(pictures)], flip)
+    return [square_view(index, side) for index in range(pictures) for side in (False, True)[: 1 + flip]]
 
 
 def painted(width: int, height: int, seed: int = 0) -> Image.Image:

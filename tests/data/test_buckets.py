@@ -223,12 +223,11 @@ def _ids(batch: Batch) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("family", ["sd1"])
-@pytest.mark.parametrize("random_crop", [False, True])
+@pytest.mark.parametrize("data", [{}, {"crop": "random", "cache": False}, {"crop": "random"}])
 def test_masks_and_control_pictures_lie_on_their_pictures(
-    five: Path, tmp_path: Path, backbone: Backbone, random_crop: bool
+    five: Path, tmp_path: Path, backbone: Backbone, data: dict[str, Any]
 ) -> None:
     """Pictures, masks and control pictures are the same gray levels, so all three must be equal."""
-    data: dict[str, Any] = {"crop": "random" if random_crop else "center", "cache": not random_crop}
     masks = tmp_path / "masks"
     masks.mkdir()
     for file in five.iterdir():
@@ -258,7 +257,7 @@ def test_masks_and_control_pictures_lie_on_their_pictures(
 
 def _corners(made: PictureSource, batch: Batch) -> list[tuple[float, float] | None]:
     pictures = [int(Path(name).stem) for name in batch.names]
-    return [view.at for view in made._views(batch.numbers, pictures, (32, 32))]
+    return [view.at for view in made.augmentation.views(batch.numbers, pictures, (32, 32))]
 
 
 def _cut_with_pillow(

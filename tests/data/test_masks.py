@@ -287,32 +287,25 @@ def test_a_mask_that_changes_during_the_run_is_told(mycat: Path, mask_dir: Path)
 
 def test_settings_for_pictures_without_masks_have_none() -> None:
     for data in ({"mask": "alpha", "unmasked_weight": 0.1}, {"mask_dir": "masks"}):
-        without = DataSection(**data).without_masks()  # type: ignore[arg-type]
+        without = DataSection(**data).of_class()  # type: ignore[arg-type]
         assert not without.masked and not list(without.faults())
 
 
-@pytest.mark.parametrize("random_crop", [False, True])
+@pytest.mark.parametrize(
+    "how", [{}, {"crop": "random", "cache": False}, {"crop": "random", "color_jitter": 0.5}]
+)
 def test_a_source_gives_each_row_its_mask(
-    mycat: Path, mask_dir: Path, backbone: Backbone, random_crop: bool
+    mycat: Path, mask_dir: Path, backbone: Backbone, how: dict[str, Any]
 ) -> None:
     Image.new("L", (8, 8), 255).save(mask_dir / "other.png")
-    data = DataSection(
-        mask_dir=mask_dir,
-        flip=True,
-        crop="random" if random_crop else "center",
-        cache=not random_crop,
-        buckets=False,
-    )
+    data = DataSection(mask_dir=mask_dir, flip=True, buckets=False, **how)
     source = PictureSource(scan_folder(mycat), backbone, data, seed=7)
     source.prepare()
     batch = only(source.batches([0, 1, 2, 8]))
     assert batch.mask is not None
     assert batch.mask.shape == (4, 1, *batch.latents.shape[2:])
-    views = [
-        square_view(source.folder.pictures.index(p), v.mirrored, v.at)
-        for v in source._views([0, 1, 2, 8], [int(Path(name).stem) for name in batch.names], (32, 32))
-        for p in [source.folder.pictures[v.picture]]
-    ]
+    pictures = [int(Path(name).stem) for name in batch.names]
+    views = source.augmentation.views([0, 1, 2, 8], pictures, (32, 32))
     torch.testing.assert_close(batch.mask, torch.stack([expected(mycat, view) for view in views]))
     assert torch.equal(only(source.batches([8])).mask, batch.mask[3:])  # P1
     assert any("are white" in line for line in source.summary())

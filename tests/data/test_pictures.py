@@ -12,7 +12,7 @@ from PIL import Image
 from finetune.config import DataSection
 from finetune.data import PictureSource, scan_folder
 from finetune.data.cache import ContentCache
-from finetune.data.latents import every_view
+from finetune.data.latents import View
 from finetune.data.pictures import PictureLatents
 from finetune.data.read import Reader
 from finetune.data.record import differences
@@ -53,7 +53,9 @@ def test_another_background_makes_the_transparent_pictures_again_and_no_others(
         source.prepare()
         counts.append(len(entries(tmp_path / "cache" / "latents")))
     assert counts == [6, 7]
-    whites, blues = (source.latents.posterior(every_view(source.items, False)).mean for source in sources)
+    whites, blues = (
+        source.latents.posterior([View(*item) for item in source.items]).mean for source in sources
+    )
     assert [torch.equal(a, b) for a, b in zip(whites, blues, strict=True)] == [True] * 5 + [False]
     assert sources[0].digest() != sources[1].digest()
     assert differences(*(source.record() for source in sources)) == ["the background of clear.png"]

@@ -163,7 +163,7 @@ def test_shares_of_flips_crops_and_empty_captions(mycat: Path, backbone: Backbon
         seed=0,
     )
     numbers, pictures = range(2000), [0] * 2000
-    views = made._views(numbers, pictures, (32, 32))
+    views = made.augmentation.views(numbers, pictures, (32, 32))
     assert 0.45 < sum(v.mirrored for v in views) / 2000 < 0.55
     places = torch.tensor([v.at for v in views])
     assert torch.allclose(places.mean(0), torch.tensor([0.5, 0.5]), atol=0.03)

@@ -125,6 +125,7 @@ PYRAMID = {"ss_multires_noise_discount": "0.3", "ss_multires_noise_iterations": 
         ("data", {"resolution": 64}, {"ss_resolution": "(64, 64)", "modelspec.resolution": "64x64"}),
         ("data", {"flip": True}, {"ss_flip_aug": "True"}),
         ("data", {"crop": "random"}, {"ss_random_crop": "True"}),
+        ("data", {"color_jitter": 0.1}, {"ss_color_aug": "True"}),
         ("data", {"cache": False}, {"ss_cache_latents": "False"}),
         ("data", {"caption_dropout": 0.1}, {"ss_caption_dropout_rate": "0.1"}),
     ],

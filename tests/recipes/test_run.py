@@ -382,7 +382,7 @@ def test_the_fix_of_other_settings_works_for_a_finished_run(
         ["model.name=."],
         ["adapter.targets=[nothing]"],
         ["training.precision=fp16"],
-        ["data.crop=random"],
+        ["data.variants=4"],
         ["data.cache=false", "data.cache_dir=cache"],
         ["optimizer.warmup_steps=9"],
     ],

@@ -6,8 +6,10 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from finetune.data.folder import Folder, Picture
@@ -15,9 +17,14 @@ from finetune.data.holdout import split
 from finetune.errors import ConfigError, DataError
 from finetune.recipes import RECIPES, build
 from finetune.recipes.load import Setting, parse_set
+from finetune.recipes.reporter import SILENT
 from finetune.recipes.run import run
+from finetune.recipes.validation import validation_source
 from tests.battery.cases import SMALL
 from tests.data.conftest import painted
+
+if TYPE_CHECKING:
+    from finetune.backbones import Backbone
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -52,6 +59,32 @@ def train(kind: str, model: Path, pictures: str, *changes: str, resume: bool = F
         *{setting.key: setting for setting in given}.values(),
     ]
     return run(build(kind, settings), resume=resume, tell=said.append).folder, "\n".join(said)
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+def test_pictures_to_validate_with_are_seen_as_they_are(backbone: Backbone) -> None:
+    Path("held").mkdir()
+    for number in range(4):
+        painted(40, 32 + 4 * number, number).save(f"held/{number}.png")
+    augmented = ["data.flip=true", "data.crop=random", "data.color_jitter=0.5", "data.variants=2"]
+    batches = []
+    for changes in ([], augmented):
+        given = [parse_set(change) for change in (*SMALL, *changes, "data.data_dir=held")]
+        recipe = build("full", given)
+        adapter = recipe.make_adapter(backbone)
+        held = recipe.scan()
+        batches.append(
+            [
+                source.batches(range(8))
+                for source in (
+                    validation_source(recipe, held, adapter),
+                    recipe.make_source(held, backbone, adapter, SILENT),
+                )
+            ]
+        )
+    (plain, _), (validated, trained) = batches
+    for a, b, c in zip(plain, validated, trained, strict=True):
+        assert torch.equal(a.latents, b.latents) and not torch.equal(a.latents, c.latents)
 
 
 @pytest.mark.parametrize("kind", ["full", "controlnet"])
