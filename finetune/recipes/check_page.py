@@ -5,22 +5,24 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from PIL import Image
 
+from finetune.data.augment import Augmentation
 from finetune.data.decode import quiet_pillow
-from finetune.data.folder import Picture
-from finetune.data.preprocess import cropped
 from finetune.drawing.sheet import Shown, contact_sheets
 from finetune.files import whole_file
 from finetune.recipes.check import Report
+from finetune.sampling.grid import grid
 
 MOST = 256
 """Pictures that are shown; those that something was found about come first."""
 
 _THUMBNAIL = 256  # pixels
+_VIEWS = 4  # of a picture, where its samples differ
 
 _STYLE = """
 body { font: 15px/1.4 sans-serif; margin: 2em auto; max-width: 72em; padding: 0 1em; color: #222 }
@@ -48,7 +50,8 @@ def write_pages(report: Report, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     marks = marks_of(report)
     written: list[Path] = []
-    for number, sheet in enumerate(contact_sheets(_shown(report, marks)), start=1):
+    shown = (Shown(s.image, f"{s.name}: {s.captions[0]}", s.found) for s in _seen(report, marks))
+    for number, sheet in enumerate(contact_sheets(shown), start=1):
         written.append(folder / f"check-{number}.png")
         with whole_file(written[-1]) as aside:
             sheet.save(aside, format="PNG")
@@ -67,24 +70,30 @@ def marks_of(report: Report) -> dict[str, list[str]]:
     return marks
 
 
-def _chosen(report: Report, marks: dict[str, list[str]]) -> list[Picture]:
+@dataclass(frozen=True)
+class _Seen:
+    """A picture as the model will see it, or some of its views beside each other; and what to say of it."""
+
+    image: Image.Image
+    name: str
+    captions: tuple[str, ...]
+    found: str
+
+
+def _seen(report: Report, marks: dict[str, list[str]]) -> Iterator[_Seen]:
+    """The pictures to show; those that something was found about come first."""
     assert report.data is not None
-    return sorted(report.data.folder.pictures, key=lambda picture: picture.name not in marks)[:MOST]
-
-
-def _shown(report: Report, marks: dict[str, list[str]]) -> Iterator[Shown]:
+    pictures, recipe = report.data.folder.pictures, report.recipe
+    augmentation = Augmentation(pictures, recipe.data, recipe.training.seed)
     with quiet_pillow():
-        for picture in _chosen(report, marks):
-            warning = ", ".join(marks.get(picture.name, []))
-            yield Shown(_seen(picture, report), f"{picture.name}: {picture.caption}", warning)
-
-
-def _seen(picture: Picture, report: Report) -> Image.Image:
-    """What the model will see of a picture."""
-    assert report.data is not None
-    with picture.opened() as image:
-        pixels = cropped(image, next(at for other, at in report.data.framed if other is picture))
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        for index in sorted(range(len(pictures)), key=lambda index: pictures[index].name not in marks)[:MOST]:
+            picture, (_, place) = pictures[index], report.data.framed[index]
+            views = augmentation.examples(index, place.size, _VIEWS)
+            images = [Image.fromarray(v.levels(pictures).permute(1, 2, 0).numpy()) for v in views]
+            image, name = images[0], picture.name
+            if len(images) > 1:
+                image, name = grid(images, columns=2), f"{name} ({len(images)} views)"
+            yield _Seen(image, name, picture.captions, ", ".join(marks.get(picture.name, [])))
 
 
 def _page(report: Report, marks: dict[str, list[str]]) -> str:
@@ -95,8 +104,7 @@ def _page(report: Report, marks: dict[str, list[str]]) -> str:
         f'<br><span class="fix">{escape(finding.fix)}</span></li>\n'
         for finding in report.findings
     )
-    with quiet_pillow():
-        figures = "".join(_figure(picture, report, marks) for picture in _chosen(report, marks))
+    figures = "".join(map(_figure, _seen(report, marks)))
     title = escape(f"{report.folder.name} for finetune {report.recipe.kind}")
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
@@ -106,16 +114,15 @@ def _page(report: Report, marks: dict[str, list[str]]) -> str:
     )
 
 
-def _figure(picture: Picture, report: Report, marks: dict[str, list[str]]) -> str:
-    seen = _seen(picture, report)
-    seen.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+def _figure(seen: _Seen) -> str:
+    seen.image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
     packed = io.BytesIO()
-    seen.save(packed, format="JPEG", quality=90)
+    seen.image.save(packed, format="JPEG", quality=90)
     source = base64.b64encode(packed.getvalue()).decode()
-    found = escape(", ".join(marks.get(picture.name, [])))
-    captions = "<br>".join(map(escape, picture.captions))
+    captions = "<br>".join(map(escape, seen.captions))
     return (
-        f'<figure{" class=marked" if found else ""}><img alt="" src="data:image/jpeg;base64,{source}">'
-        f'<figcaption><b>{escape(picture.name)}</b><br>{captions}<br><span class="warning">{found}</span>'
+        f'<figure{" class=marked" if seen.found else ""}><img alt="" src="data:image/jpeg;base64,{source}">'
+        f"<figcaption><b>{escape(seen.name)}</b><br>{captions}<br>"
+        f'<span class="warning">{escape(seen.found)}</span>'
         "</figcaption></figure>\n"
     )

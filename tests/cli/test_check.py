@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
@@ -107,6 +108,37 @@ def test_the_page_and_the_sheets_show_what_the_model_will_see(mycat: Path, tmp_p
     assert page.index("class=marked") < page.index("0.png</b>")  # what was found comes first
     with Image.open(out / "check-1.png") as sheet:
         assert sheet.width > 320
+
+
+def test_the_sheets_show_how_samples_differ(mycat: Path, tmp_path: Path) -> None:
+    def shown(*settings: str) -> tuple[list[str], Image.Image]:
+        """What is said of the picture, and its sheet."""
+        changes = [part for setting in settings for part in ("--set", setting)]
+        assert main(["check", str(mycat), *SMALL, *changes, "--output-dir", str(tmp_path / "out")]) == 0
+        page = (tmp_path / "out" / "check.html").read_text(encoding="utf-8")
+        with Image.open(tmp_path / "out" / "check-1.png") as sheet:
+            return re.findall("<b>(.*)</b>", page), sheet.convert("RGB")
+
+    for path in mycat.glob("[!0]*"):
+        path.unlink()
+    (name,), plain = shown()
+    assert name == "0.png"
+    # A sheet has a margin of 24 pixels, and cells of 320. Two squares are drawn beside each other.
+    (name,), mirrored = shown("data.flip=true")
+    assert name == "0.png (2 views)" and mirrored.height < plain.height
+    left, right = (mirrored.crop((x, 28, x + 150, 178)) for x in (30, 188))
+    assert np.abs(np.asarray(left).astype(int) - np.asarray(right)[:, ::-1]).mean() < 2
+    assert np.abs(np.asarray(left).astype(int) - np.asarray(right)).mean() > 10
+    jitter = ["data.flip=true", "data.color_jitter=0.5"]
+    (name,), jittered = shown(*jitter)
+    assert name == "0.png (4 views)" and jittered.height == plain.height
+    colors = {
+        jittered.crop((x, y, x + 140, y + 140)).resize((1, 1)).getpixel((0, 0))
+        for x in (35, 192)
+        for y in (35, 192)
+    }
+    assert len(colors) == 4
+    assert shown(*jitter, "data.cache=false")[1].tobytes() == jittered.tobytes()
 
 
 def test_a_recipe_file_decides_what_the_pictures_are_for(mycat: Path, tmp_path: Path, capsys: Output) -> None:
