@@ -68,8 +68,8 @@ def train_autoencoder(
             source.prepare(progress)
         steps, rows = section.steps, trainer.rows_per_step
         report.tell(
-            f"Training the autoencoder for {steps} steps of {rows} pictures, out of {len(everything)}; "
-            f"it goes to {stage.path}."
+            f"Training the autoencoder for {steps} steps of {rows} pictures, out of {len(everything)}, on "
+            f"their center squares, half of them mirrored; it goes to {stage.path}."
         )
         trainer.run()
         _finish(trainer, vae, source, finished, section.whiten)
