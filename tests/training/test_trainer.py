@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import math
 import signal
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from diffusers.optimization import get_cosine_schedule_with_warmup
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from finetune.adapters.base import ParameterGroup
 from finetune.config import OptimizerSection, TrainingSection
+from finetune.data.buckets import Order
 from finetune.diffusion.random import normal
 from finetune.errors import ConfigError, Interrupted, NonFiniteLoss, WeightsError
 from finetune.files import sha256_of
@@ -458,3 +463,38 @@ def test_the_loss_of_what_is_learned_is_told_apart(tmp_path: Path) -> None:
     assert ["loss" in line for line in lines] == [True, True, False, True]
     first = mirror_loss(Model(), only(Source().batches([0, 1]))).tolist()
     assert (lines[0]["loss"], lines[0]["preserved_loss"]) == pytest.approx(tuple(first))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    *(st.integers(1, 5), st.integers(1, 3), st.integers(1, 4), st.integers(0, 3)),
+    st.lists(st.tuples(st.integers(0, 2), st.integers(1, 4)), min_size=1, max_size=12),
+)
+def test_an_epoch_shows_each_item_as_often_as_it_repeats_however_a_step_is_split(
+    batch_size: int, accumulation: int, processes: int, seed: int, items: list[tuple[int, int]]
+) -> None:
+    training = TrainingSection(batch_size=batch_size, accumulation=accumulation)
+    step = training.samples_per_step(processes)
+    repeats = [often for _, often in items]
+    order = Order([(8, 8 + 8 * shape) for shape, _ in items], repeats, step, seed)
+    epochs = 3
+    seen: list[int] = []
+    for number in range(-(-epochs * len(order) // step)):
+        numbers = [
+            n
+            for process in range(processes)
+            for rows in Trainer._batches(split(training, process, processes), number)
+            for n in rows.numbers
+        ]
+        assert len(set(numbers)) == len(numbers) == step  # no process sees what another does
+        seen += sorted(numbers)
+    for epoch in range(epochs):
+        shown = Counter(order.item(n) for n in seen[epoch * len(order) : (epoch + 1) * len(order)])
+        assert [shown[item] for item in range(len(items))] == repeats
+
+
+def split(training: TrainingSection, process: int, processes: int) -> Any:
+    """As much of a trainer as says which samples its process sees."""
+    accelerator = SimpleNamespace(num_processes=processes, process_index=process, device="cpu")
+    rows = training.samples_per_step(processes)
+    return SimpleNamespace(training=training, accelerator=accelerator, rows_per_step=rows, source=Source())
