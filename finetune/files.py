@@ -24,9 +24,17 @@ if sys.platform != "win32":
 _UMASK = os.umask(0)
 os.umask(_UMASK)  # it can be read only by setting it
 
+# Control characters, separators of lines, what changes the direction of text, and bytes that are not UTF-8.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
 # The name of a file being written: its final name, then its writer's machine, process id and start time.
 _PARTIAL = re.compile(r"\..+\.([0-9a-f]{6})-(\d+)-(\d+)-[0-9a-f]{8}\.partial")
 _MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+
+
+def shown(text: str) -> str:
+    r"""A file name or other text as it can be printed in one line: a line break in it becomes `\n`."""
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def partial_name(path: Path) -> Path:

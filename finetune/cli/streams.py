@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, TextIO
 
+from finetune.files import shown
+
 LONGEST = 2000
 """Maximum number of characters in a line for the user; the rest is left out."""
-
-# Control characters, lone halves of surrogate pairs, and what changes the direction of text.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def printable(line: str) -> str:
     r"""One line as it may go to a terminal: control characters escaped (`\x1b`), long text cut."""
     if len(line) > LONGEST:
         line = f"{line[:LONGEST]} … ({len(line):,} characters)"
-    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), line)
+    return shown(line)
 
 
 class _Steady(io.FileIO):

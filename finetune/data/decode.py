@@ -7,10 +7,11 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
@@ -138,20 +139,52 @@ def _loaded(data: bytes) -> Iterator[tuple[Image.Image, list[str]]]:
     if not data:
         raise PictureError("the file is empty")
     said: list[str] = []
-    try:
+    with _explained(said):
         with _opened(data) as probe:
-            size = probe.size
-            if max(size) > _MAX_SIDE:
-                raise PictureError(_TOO_LARGE)
+            size = _size(probe)
             probe.verify()  # checksums that decoding alone does not check
         with alone_if_large(size[0] * size[1]), _opened(data) as file:
             frames = int(getattr(file, "n_frames", 1)) if file.format != "MPO" else 1
             # libtiff writes what is wrong to standard error; its exceptions say less.
-            with caught_lines(file.format == "TIFF") as said:
+            with caught_lines(said, file.format == "TIFF"):
                 image, notes = levels.load(file, lambda: _opened(data))
             ImageOps.exif_transpose(image, in_place=True)  # a copy would be a second large picture
             notes += [f"only the first of its {frames} frames is used"] if frames > 1 else []
             yield image, notes
+
+
+def check_start(path: Path) -> None:
+    """Reads as much of a file as says which kind of picture it is; call it inside `quiet_pillow`.
+
+    Raises:
+        PictureError: If it is none of `kinds.KINDS`, or has too many pixels.
+        OSError: If it cannot be read.
+    """
+    with path.open("rb") as file:
+        start = file.read(16)
+    if kinds.recognized(start) is None:
+        with _explained(), Image.open(path, formats=kinds.readers()) as image:
+            _size(image)
+
+
+def _size(image: Image.Image) -> tuple[int, int]:
+    if max(image.size) > _MAX_SIDE:
+        raise PictureError(_TOO_LARGE)
+    return image.size
+
+
+@contextmanager
+def _explained(said: Sequence[str] = ()) -> Iterator[None]:
+    """Says in plain words why a file cannot be decoded.
+
+    Args:
+        said: What a library has said about it besides.
+
+    Raises:
+        PictureError: Whatever goes wrong inside.
+    """
+    try:
+        yield
     except PictureError:
         raise
     except levels.NoKnownRange as error:

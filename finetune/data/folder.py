@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -88,12 +88,19 @@ class Folder:
         pictures: Those that can be trained on, by relative name; at least one.
         skipped: Those that cannot.
         notes: Lines for the user about captions, layout, odd pictures and ignored files.
+        ignored: Files that are not pictures and that nothing was made of.
     """
 
     path: Path
     pictures: tuple[Picture, ...]
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
+    ignored: tuple[Skipped, ...] = field(default=(), kw_only=True)
+
+    @property
+    def left_out(self) -> list[Skipped]:
+        """Every file that is not made use of, by relative name."""
+        return sorted([*self.skipped, *self.ignored], key=lambda one: one.name)
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,7 @@ def scan_folder(
         *picture_notes((r.picture.name, note) for r in read for note in r.notes),
         *duplicate_notes({p.name: p.digest for p in names.values()}),
     ]
-    return Folder(folder, tuple(names.values()), tuple(skipped), tuple(notes))
+    return Folder(folder, tuple(names.values()), tuple(skipped), tuple(notes), ignored=listed.ignored)
 
 
 def how_to_list(folder: Path, data: DataSection) -> dict[str, Any]:

@@ -14,13 +14,16 @@ _UNSUPPORTED = (".psd", ".svg", ".dng", ".cr2", ".nef", ".arw")
 
 
 MANY = 20
-"""More files than this are not all named; the run folder has a list of those that are skipped."""
+"""Most lines about skipped files."""
+
+NAMED = 5
+"""Most files that a line names. If more are left out, the run folder has a list of all of them."""
 
 EMPTY = "empty caption"
 """How the note of such pictures begins."""
 
 
-def listing(names: Sequence[str], limit: int = 5) -> str:
+def listing(names: Sequence[str], limit: int = NAMED) -> str:
     """Names in one line, shortened: "a.png, b.png and 7 more"."""
     shown, more = ", ".join(names[:limit]), len(names) - limit
     return f"{shown} and {more} more" if more > 0 else shown
@@ -33,10 +36,36 @@ def skipped_notes(skipped: Iterable[tuple[str, str]], limit: int = MANY) -> list
         skipped: Name and reason of each.
         limit: Most lines.
     """
-    names = _by_last(skipped)
-    lines = [f"skipped {listing(files)}: {reason}" for reason, files in names.items()]
-    more = sum(len(files) for files in list(names.values())[limit:])
+    alike = by_reason(skipped)
+    lines = [f"skipped {listing(list(files))}: {reason}" for reason, files in alike.items()]
+    more = sum(len(files) for files in list(alike.values())[limit:])
     return [*lines[:limit], f"skipped {count(more, 'more file')}"] if more else lines
+
+
+def by_reason(skipped: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
+    """The files of each reason.
+
+    Args:
+        skipped: Name and reason of each. What is in parentheses at the end of a reason are details, such as
+            a library's own words.
+
+    Returns:
+        For each reason the names of its files with the details in which they differ.
+    """
+    found: dict[str, dict[str, tuple[str, str]]] = {}
+    for name, reason in skipped:
+        what, _, details = (
+            reason.removesuffix(")").partition(" (") if reason.endswith(")") else (reason, "", "")
+        )
+        found.setdefault(what, {})[name] = (reason, details)
+    told: dict[str, dict[str, str]] = {}
+    for what, files in found.items():
+        reasons = {reason for reason, _ in files.values()}
+        if len(reasons) == 1:
+            told[reasons.pop()] = dict.fromkeys(files, "")
+        else:
+            told[what] = {name: details for name, (_, details) in files.items()}
+    return told
 
 
 def picture_notes(notes: Iterable[tuple[str, str]]) -> list[str]:

@@ -85,6 +85,7 @@ def scan_pairs(section: PairsSection, reader: Reader | None = None) -> PairedFol
         tuple(sorted(skipped, key=lambda s: s.name)),
         tuple(notes),
         tuple(p.control for p in pairs),
+        ignored=listed.ignored,
     )
 
 

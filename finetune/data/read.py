@@ -19,6 +19,7 @@ from finetune.data.decode import (
     CannotReadNow,
     PictureError,
     alone_if_large,
+    check_start,
     decode_picture,
     reading,
 )
@@ -31,6 +32,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _MOST_BYTES = 2 * 2**30
+_LARGE_BYTES = 2**25  # it is worth a look whether they are a picture, before they are read
 _BYTES_A_PIXEL = 3  # of a file that is not compressed
 _NO_FILES = {"p": "a pipe", "s": "a socket", "c": "a device", "b": "a device", "d": "a folder"}
 _REASONS = {
@@ -138,7 +140,10 @@ def _cannot(error: OSError) -> str:
 
 
 def bytes_of(origin: Origin) -> bytes:
-    """The bytes of a file or another origin. What is not a file is not opened: a pipe might never answer.
+    """The bytes of a picture, in a file or elsewhere; call it inside `quiet_pillow`.
+
+    What is not a file is not opened: a pipe might never answer. Of what is large and no picture, as a film
+    with the suffix of one, only the start is read.
 
     Raises:
         PictureError: If it cannot be read.
@@ -148,6 +153,8 @@ def bytes_of(origin: Origin) -> bytes:
     if (size := _size(origin)) > _MOST_BYTES:
         raise PictureError(f"a file of {size / 1e9:.1f} GB is too large; scale it down")
     try:
+        if isinstance(origin, Path) and size > _LARGE_BYTES:
+            check_start(origin)
         return origin.read_bytes()
     except OSError as error:
         raise PictureError(_cannot(error)) from error

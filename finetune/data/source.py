@@ -22,7 +22,7 @@ from finetune.data.encoded import Progress
 from finetune.data.folder import Folder
 from finetune.data.latents import Companion, View
 from finetune.data.masks import Masks
-from finetune.data.notes import MANY, count, cropped_notes, listing, shapes_note, skipped_notes
+from finetune.data.notes import NAMED, count, cropped_notes, listing, shapes_note, skipped_notes
 from finetune.data.pictures import PictureLatents
 from finetune.data.preprocess import Size
 from finetune.data.record import Entry
@@ -238,8 +238,8 @@ class PictureSource:
         shapes = shapes_note([size for _, size in self.items])
         lines = [f"{count(len(pictures), 'picture')} from {self.folder.path}, {shapes}"]
         lines += skipped_notes((s.name, s.reason) for s in self.folder.skipped)
-        if len(self.folder.skipped) > MANY:
-            lines.append("every skipped file is named in skipped.txt in the run folder")
+        if len(self.folder.left_out) > NAMED:
+            lines.append("every file that is not used is named in skipped.txt in the run folder")
         centered = [View(picture, size) for picture, size in self.items]
         placements = [(pictures[view.picture].name, view.of(pictures)) for view in centered]
         lines += cropped_notes(placements, self._crop_warning)

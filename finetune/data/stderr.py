@@ -12,25 +12,22 @@ _STANDARD_ERROR = threading.Lock()
 
 
 @contextmanager
-def caught_lines(catch: bool = True) -> Iterator[list[str]]:
+def caught_lines(lines: list[str], catch: bool = True) -> Iterator[None]:
     """Catches the lines that are written to standard error inside.
 
     Args:
+        lines: They are added to it when the block ends, also by an exception. What a pipe does not hold
+            (64 KiB on Linux) is dropped.
         catch: False does nothing.
-
-    Yields:
-        A list that holds the lines once the block has ended, also by an exception. What a pipe does not
-            hold (64 KiB on Linux) is dropped.
     """
-    lines: list[str] = []
     if not catch:
-        yield lines
+        yield
         return
     with _STANDARD_ERROR:
         try:
             before = os.dup(2)
         except OSError:  # there is no standard error
-            yield lines
+            yield
             return
         out, into = os.pipe()
         os.set_blocking(out, False)
@@ -38,7 +35,7 @@ def caught_lines(catch: bool = True) -> Iterator[list[str]]:
         os.dup2(into, 2)
         os.close(into)
         try:
-            yield lines
+            yield
         finally:
             os.dup2(before, 2)
             os.close(before)

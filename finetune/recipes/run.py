@@ -20,7 +20,7 @@ from finetune.backbones.memory import move
 from finetune.backbones.precision import PRECISIONS, best_device, dtype_on, precision_name
 from finetune.config.base import name_fault
 from finetune.data import PictureSource, PriorSource
-from finetune.data.notes import MANY
+from finetune.data.notes import NAMED
 from finetune.data.record import write_record, write_skipped
 from finetune.diffusion.objective import Objective
 from finetune.diffusion.schedule import scheduler_for
@@ -254,8 +254,8 @@ def _train(this: Run, report: Reporter) -> None:
     if accelerator.is_main_process:
         recipe.save_in(this.folder)
         write_record(this.folder.pictures, this.source.record())
-        if len(this.source.folder.skipped) > MANY:
-            write_skipped(this.folder.skipped, this.source.folder.skipped)
+        if len(left_out := this.source.folder.left_out) > NAMED:
+            write_skipped(this.folder.skipped, left_out)
     steps, rows = recipe.training.steps, this.trainer.rows_per_step
     pictures = "picture" if rows == 1 else "pictures"
     report.tell(

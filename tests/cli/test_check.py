@@ -145,7 +145,7 @@ def test_a_recipe_file_decides_what_the_pictures_are_for(mycat: Path, tmp_path: 
     file = tmp_path / "edges.yaml"
     file.write_text("kind: controlnet\ndata: {data_dir: elsewhere, preprocess: edges, resolution: 32}\n")
     assert main(["check", str(mycat), "--recipe", str(file), "--model", "sd15"]) == 0
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "finetune controlnet" in said
     assert "Trained at 32x32 (5)." in said
 

@@ -91,6 +91,7 @@ def started(folder: Path, before: Callable[[], object] | None = None) -> subproc
 
 def test_control_characters_are_shown_and_long_lines_cut() -> None:
     assert printable("a\x1b[31mred\x07\n\x9b\u202e\ud800é🐱") == r"a\x1b[31mred\x07\n\x9b\u202e\ud800é🐱"
+    assert printable("a\u200f\u202b\u2069\x85b") == r"a\u200f\u202b\u2069\x85b"
     cut = printable("x" * 10_000_000)
     assert len(cut) < LONGEST + 50
     assert cut.endswith("(10,000,000 characters)")

@@ -98,8 +98,8 @@ def test_everything_else_in_the_folder_is_told(mycat: Path) -> None:
     Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(mycat / "see-through.png")
     (mycat / "nothing.png").symlink_to(mycat / "gone.png")
     rest = (
-        "text without a picture of the same name: lonely.txt",
-        "not pictures, ignored: notes.md",
+        "lonely.txt: text without a picture of the same name",
+        "notes.md: not a picture, ignored",
         "see-through.png: transparent parts became white",
         "copy.PNG is the same file as 2.png; both are used",
     )
@@ -109,6 +109,7 @@ def test_everything_else_in_the_folder_is_told(mycat: Path) -> None:
     assert [(s.name, s.reason) for s in folder.skipped] == [
         ("nothing.png", "the file cannot be read (it is not there, or a link to nothing)")
     ]
+    assert [s.name for s in folder.left_out] == ["lonely.txt", "notes.md", "nothing.png"]
     flat = scan_folder(mycat, "x", DataSection(nested=False))
     assert len(flat.pictures) == 7
     assert flat.notes[1:] == ("not searched for pictures: more (data.nested is false)", *rest)
@@ -143,7 +144,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 
 def test_a_folder_of_text_files(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("words")
-    with pytest.raises(DataError, match=r"no pictures.\n  text without a picture of the same name: a\.txt"):
+    with pytest.raises(DataError, match=r"no pictures.\n  a\.txt: text without a picture of the same name"):
         scan_folder(tmp_path)
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from finetune.config import DataSection, PairsSection
 from finetune.data import Folder, scan_folder, scan_pairs
-from finetune.data.layouts import list_folder
+from finetune.data.layouts import list_folder, relative_name
 from finetune.errors import DataError
 from tests.data.conftest import painted
 
@@ -208,7 +210,7 @@ def test_kohyas_json(tmp_path: Path) -> None:
         "not used in meta_lat.json: train_resolution",
         "meta_cap.json is not used, since meta_lat.json has the captions",
         "captions both in meta_lat.json and in caption files, the former are used: a.png",
-        "not pictures, ignored: a.json",
+        "a.json: not a picture, ignored",
     ):
         assert note in folder.notes
 
@@ -316,6 +318,36 @@ def test_links_that_go_round_are_cut(tmp_path: Path) -> None:
     assert [s.name for s in listed.skipped] == ["self.png"]
     note = "not searched for pictures: a, z/up (a link to a folder that is searched already)"
     assert note in listed.notes
+
+
+NAMES = st.text(st.sampled_from("a\\nux0\n\r\x1b\x85\u2028\u202e\u200f\udcff猫"), min_size=1, max_size=7)
+
+
+@settings(max_examples=300, deadline=None)
+@given(NAMES, NAMES)
+def test_two_files_never_have_the_same_name_for_people_and_each_fits_in_a_line(one: str, other: str) -> None:
+    root = Path("/pictures")
+    names = [relative_name(root / name, root) for name in (one, other)]
+    assert (names[0] == names[1]) == (one == other)
+    assert all(name.isprintable() and name.encode() for name in names)
+
+
+def test_a_path_that_is_too_long_costs_no_other_picture(tmp_path: Path) -> None:
+    """A path holds 4095 bytes: there is room for a picture, but not for the names of metadata."""
+    longest = os.pathconf("/", "PC_PATH_MAX") - len("//1.png")
+    folder, here = tmp_path, os.open(tmp_path, os.O_RDONLY)
+    while (left := longest - len(os.fsencode(folder)) - 1) >= 0:
+        name = "d" * (left if left <= 200 else 100)
+        os.mkdir(name, dir_fd=here)
+        folder, above, here = folder / name, here, os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(above)
+    os.mkdir("beyond", dir_fd=here)
+    os.close(here)
+    for place in (folder, tmp_path):
+        painted(8, 8).save(place / "1.png")
+    found = scan_folder(tmp_path)
+    assert [picture.path for picture in found.pictures] == [tmp_path / "1.png", folder / "1.png"]
+    assert list(skipped(found).values()) == ["the folder cannot be read (File name too long)"]
 
 
 def test_a_pipe_is_never_opened(tmp_path: Path) -> None:

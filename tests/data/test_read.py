@@ -7,6 +7,7 @@ import hashlib
 import multiprocessing
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -17,7 +18,7 @@ from PIL import Image
 
 from finetune.config import DataSection
 from finetune.data import read
-from finetune.data.decode import PictureError, decode_picture
+from finetune.data.decode import PictureError, decode_picture, quiet_pillow
 from finetune.data.facts import FactsIndex
 from finetune.data.folder import Picture, scan_folder
 from finetune.data.preprocess import cropped, place
@@ -75,6 +76,26 @@ def test_a_file_that_vanishes_or_is_forbidden(tmp_path: Path, monkeypatch: pytes
             patch.setattr(Path, "read_bytes", fails)
             with pytest.raises(PictureError, match=f"(?i)cannot be read .*{reason}"):
                 Reader().read(tmp_path / "a.png")
+
+
+def test_of_a_large_file_that_is_no_picture_only_the_start_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film, bomb, whole = (tmp_path / name for name in ("film.jpg", "bomb.bmp", "whole.bmp"))
+    film.write_bytes(b"\0\0\0 ftypisom" + bytes(40_000_000))
+    Image.new("RGB", (4000, 3000)).save(whole)
+    content = bytearray(whole.read_bytes())
+    content[18:26] = struct.pack("<ii", 29_000, 29_000)
+    bomb.write_bytes(content)
+    read: list[Path] = []
+    reads = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (read.append(path), reads(path))[1])
+    with quiet_pillow():
+        for path, reason in ((film, "not a PNG"), (bomb, "far too large")):
+            with pytest.raises(PictureError, match=reason):
+                Reader().read(path)
+        assert Reader().read(whole)[1].width == 4000
+    assert read == [whole]
 
 
 def test_a_file_of_gigabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from finetune.data.doctor import captions, copies, quality, sizes
 from finetune.data.doctor.finding import SEVERITIES, DataSet, Finding, Severity
 from finetune.data.doctor.look import Look, look_at
-from finetune.data.layouts import ORPHANS
-from finetune.data.notes import EMPTY, duplicate_notes
+from finetune.data.notes import EMPTY, duplicate_notes, picture_notes
 
 __all__ = ["CHECKS", "DataSet", "Finding", "Look", "Severity", "examine", "look_at", "worst"]
 
@@ -34,6 +33,7 @@ CHECKS = (
     Check(captions.untriggered, told=True),
     Check(captions.uncaptioned),
     Check(captions.empty),
+    Check(captions.orphans),
     Check(copies.copies),
     Check(copies.near_copies),
     Check(quality.uniform),
@@ -42,6 +42,7 @@ CHECKS = (
     Check(sizes.enlarged),
     Check(sizes.cropped),
     Check(sizes.amounts, told=True),
+    Check(sizes.ignored),
     Check(captions.everywhere, told=True),
     Check(captions.tags),
 )
@@ -68,8 +69,7 @@ def _of_notes(data: DataSet) -> Iterator[Finding]:
     """What scanning noted and no check finds."""
     folder = data.folder
     found = duplicate_notes({p.name: p.digest for p in folder.pictures})
+    found += picture_notes((s.name, s.reason) for s in folder.ignored)
     for note in folder.notes:
-        if note.startswith(ORPHANS):
-            yield Finding("orphans", "warning", note, fix="Name each like its picture, or remove it.")
-        elif note not in found and not note.startswith(EMPTY):
+        if note not in found and not note.startswith(EMPTY):
             yield Finding("folder", "note", note)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from finetune.backbones.text import truncated
 from finetune.data.doctor.finding import DataSet, Finding
+from finetune.data.layouts import ORPHAN
 from finetune.data.notes import count
 
 _FEWEST = 3  # captions of which a word may be said to be in all
@@ -35,6 +36,14 @@ def empty(data: DataSet) -> Iterator[Finding]:
     if found:
         sentence = f"{count(len(found), 'picture')} with an empty caption"
         yield Finding("empty", "warning", sentence, found, "Write what each shows, or remove the empty text.")
+
+
+def orphans(data: DataSet) -> Iterator[Finding]:
+    """Texts that are named like no picture."""
+    found = {one.name: "" for one in data.folder.ignored if one.reason == ORPHAN}
+    if found:
+        sentence = f"{count(len(found), 'text')} without a picture of the same name"
+        yield Finding("orphans", "warning", sentence, found, "Name each like its picture, or remove it.")
 
 
 def cut(data: DataSet) -> Iterator[Finding]:

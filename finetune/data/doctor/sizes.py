@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from finetune.data.doctor.finding import DataSet, Finding
-from finetune.data.notes import count
+from finetune.data.layouts import ORPHAN
+from finetune.data.notes import by_reason, count
 
 FEW = 4
 MANY_REPEATS = 100
@@ -14,13 +15,19 @@ MANY_REPEATS = 100
 
 def skipped(data: DataSet) -> Iterator[Finding]:
     """Files that are not trained on, those of one reason together."""
-    reasons: dict[tuple[str, bool], dict[str, str]] = {}
-    for one in data.folder.skipped:
-        reasons.setdefault((one.reason, one.meant), {})[one.name] = ""
-    for (reason, meant), files in reasons.items():
-        sentence = f"{count(len(files), 'file')} not trained on: {reason}"
-        fix = "" if meant else "Replace or remove them."
-        yield Finding("skipped", "note" if meant else "warning", sentence, files, fix)
+    for meant in (False, True):
+        alike = by_reason((one.name, one.reason) for one in data.folder.skipped if one.meant == meant)
+        for reason, files in alike.items():
+            sentence = f"{count(len(files), 'file')} not trained on: {reason}"
+            fix = "" if meant else "Replace or remove them."
+            yield Finding("skipped", "note" if meant else "warning", sentence, files, fix)
+
+
+def ignored(data: DataSet) -> Iterator[Finding]:
+    """Files that are not pictures."""
+    found = {one.name: "" for one in data.folder.ignored if one.reason != ORPHAN}
+    if found:
+        yield Finding("ignored", "note", f"{count(len(found), 'file')} ignored, not pictures", found)
 
 
 def enlarged(data: DataSet) -> Iterator[Finding]:

@@ -15,14 +15,14 @@ from finetune.data.layouts.kohya import kohya_folders, kohya_json
 from finetune.data.layouts.offer import Found, Listing, Offer, Skipped
 from finetune.data.layouts.onetrainer import CONCEPTS, list_concepts, onetrainer, read_concepts
 from finetune.data.layouts.tree import Tree, relative_name, walk
-from finetune.data.notes import count, listing, unsupported
+from finetune.data.notes import count, listing, picture_notes, unsupported
 
-__all__ = ["LAYOUTS", "ORPHANS", "Found", "Listing", "Skipped", "list_folder", "relative_name", "walk"]
+__all__ = ["LAYOUTS", "ORPHAN", "Found", "Listing", "Skipped", "list_folder", "relative_name", "walk"]
 
 T = TypeVar("T")
 
-ORPHANS = "text without a picture of the same name"
-"""How the note of such files begins."""
+ORPHAN = "text without a picture of the same name"
+"""The reason why such a file is ignored."""
 
 LAYOUTS: tuple[Callable[[Tree, bool], Offer], ...] = (
     onetrainer,
@@ -109,6 +109,7 @@ def _join(tree: Tree, lines: bool) -> Listing:
             )
         )
     masks = {one.mask for one in found}
+    ignored = _ignored(tree, offers)
     skipped = [replace(s, name=tree.name(s.path)) for s in skipped if s.path not in masks]
     notes = [note for offer in offers for note in offer.notes]
     notes += [
@@ -118,8 +119,9 @@ def _join(tree: Tree, lines: bool) -> Listing:
     return Listing(
         tree.root,
         tuple(sorted(found, key=lambda one: one.path.as_posix())),
-        (*notes, *_places(found, tree), *tree.notes, *_ignored(tree, offers)),
+        (*notes, *_places(found, tree), *tree.notes, *picture_notes((s.name, s.reason) for s in ignored)),
         _by_name(skipped),
+        ignored,
     )
 
 
@@ -154,11 +156,9 @@ def _places(found: Sequence[Found], tree: Tree) -> list[str]:
     return [f"{count(len(folders), 'picture')} from subfolders (data.nested): {listing(names)}"]
 
 
-def _ignored(tree: Tree, offers: Sequence[Offer]) -> list[str]:
-    """Names the files that nothing was made of."""
+def _ignored(tree: Tree, offers: Sequence[Offer]) -> tuple[Skipped, ...]:
+    """The files that nothing was made of."""
     used = {*tree.pictures, *(file for offer in offers for file in offer.used)}
     rest = [file for file in tree.files if file not in used]
-    orphans = [file for file in rest if file.suffix.lower() in TEXTS]
-    others = [file for file in rest if file not in orphans]
-    told = {ORPHANS: orphans, "not pictures, ignored": others}
-    return [f"{what}: {tree.names(files)}" for what, files in told.items() if files]
+    reasons = {file: ORPHAN if file.suffix.lower() in TEXTS else "not a picture, ignored" for file in rest}
+    return _by_name([Skipped(file, reason, tree.name(file)) for file, reason in reasons.items()])

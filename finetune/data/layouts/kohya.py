@@ -14,8 +14,9 @@ from typing import Any
 
 from finetune.data.decode import SUFFIXES
 from finetune.data.layouts.offer import Offer, clean, split, too_long
-from finetune.data.layouts.tree import Tree, above, shown
+from finetune.data.layouts.tree import Tree, above
 from finetune.data.notes import holds_pictures, listing
+from finetune.files import shown
 
 # Four digits are a year, and a leading zero is a number in a list.
 _REPEATED = re.compile(r"(0|[1-9]\d{0,2})_(.+)", re.DOTALL)

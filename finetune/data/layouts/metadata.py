@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.layouts.offer import clean
-from finetune.data.layouts.tree import shown
 from finetune.errors import DataError
+from finetune.files import shown
 
 METADATA = "metadata.jsonl"
 # As `datasets` names the columns of an image folder, and as published data sets do.
@@ -61,7 +61,8 @@ class Metadata:
 
 def metadata_in(folder: Path) -> list[Path]:
     """The metadata files of a folder; the first of them counts."""
-    return [path for suffix in _READERS if (path := folder / f"metadata{suffix}").is_file()]
+    places = [folder / f"metadata{suffix}" for suffix in _READERS]
+    return [path for path in places if os.path.isfile(path)]  # unlike pathlib's, with names too long
 
 
 def read_metadata(path: Path) -> Metadata:

@@ -11,7 +11,7 @@ LONGEST_CAPTION = 10_000
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that looks like a picture, or a folder that cannot be read, and is not trained on.
+    """A file, or a folder that cannot be read, that is not trained on.
 
     Attributes:
         path: The file.
@@ -56,12 +56,14 @@ class Listing:
         found: The pictures, by relative name.
         notes: Lines for the user, the most important first.
         skipped: What is not trained on, by relative name.
+        ignored: Files that are not pictures and that nothing was made of, by relative name.
     """
 
     root: Path
     found: tuple[Found, ...]
     notes: tuple[str, ...]
     skipped: tuple[Skipped, ...]
+    ignored: tuple[Skipped, ...] = ()
 
 
 @dataclass

@@ -14,9 +14,10 @@ from typing import Any
 
 from finetune.data.layouts.beside import read_text
 from finetune.data.layouts.offer import Found, Listing, Offer, Skipped, clean, split
-from finetune.data.layouts.tree import Tree, relative_name, shown
+from finetune.data.layouts.tree import Tree, relative_name
 from finetune.data.notes import listing
 from finetune.errors import DataError
+from finetune.files import shown
 
 CONCEPTS = "concepts.json"
 _MASK, _CONTROL = "-masklabel", "-condlabel"
@@ -157,6 +158,7 @@ def list_concepts(file: Path, concepts: list[Concept], list_one: Callable[[Path,
     found: dict[str, Found] = {}
     notes: list[str] = []
     skipped: dict[Path, Skipped] = {}
+    ignored: dict[Path, Skipped] = {}
     for concept in concepts:
         if not os.path.isdir(concept.path):
             raise DataError(
@@ -168,7 +170,8 @@ def list_concepts(file: Path, concepts: list[Concept], list_one: Callable[[Path,
         default = f"a photo of {concept.path.resolve().name}"
         prompts = _prompts(concept, file)
         notes += [*concept.notes, *one.notes]
-        skipped |= {s.path: replace(s, name=relative_name(s.path, root)) for s in one.skipped}
+        for chosen, theirs in ((skipped, one.skipped), (ignored, one.ignored)):
+            chosen |= {s.path: replace(s, name=relative_name(s.path, root)) for s in theirs}
         for picture in one.found:
             real = os.path.realpath(picture.path)
             if real in found:
@@ -186,7 +189,9 @@ def list_concepts(file: Path, concepts: list[Concept], list_one: Callable[[Path,
             )
         if concept.source == "sample" and any(not f.captions and f.default is None for f in one.found):
             notes.append(f'pictures of {relative_name(concept.path, root)} without a caption get "{default}"')
-    return Listing(root, tuple(found.values()), tuple(notes), tuple(skipped.values()))
+    return Listing(
+        root, tuple(found.values()), tuple(notes), tuple(skipped.values()), tuple(ignored.values())
+    )
 
 
 def _prompts(concept: Concept, file: Path) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,21 +13,18 @@ from finetune.data.layouts.offer import Skipped
 from finetune.data.notes import holds_pictures, listing, unsupported
 from finetune.data.read import not_a_file
 from finetune.errors import DataError
+from finetune.files import shown
 
-# Control characters, separators of lines, and bytes of a name that are not UTF-8.
-_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _RUN_FILES = {"recipe.yaml", "pictures.jsonl"}
 
 
-def shown(text: str) -> str:
-    r"""A file name as it can be printed in one line: a line break in it becomes `\n`."""
-    return _UNSHOWN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
-
-
 def relative_name(path: Path, root: Path) -> str:
-    """The name of a file for people: relative to `root`, with `/`, if it is below it."""
+    r"""The name of a file for people: relative to `root`, with `/`, if it is below it.
+
+    Two files never have the same: a line break becomes `\n`, and a backslash `\\`.
+    """
     name, start = path.as_posix(), root.as_posix().rstrip("/") + "/"
-    return shown(name.removeprefix(start))
+    return shown(name.removeprefix(start).replace("\\", "\\\\"))
 
 
 @dataclass(frozen=True)

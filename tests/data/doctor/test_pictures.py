@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -60,6 +61,19 @@ def test_each_fault_is_found_and_nothing_else(find: Find) -> None:
     }
     assert "up to 2.0 times" in found["enlarged"].sentence
     assert "up to 25%" in found["cropped-little"].sentence
+
+
+def test_files_of_one_reason_are_together_whatever_the_library_says_of_each(find: Find) -> None:
+    whole = jpeg(scene(20), 90)
+    shares = {"a.jpg": 0.3, "b.jpg": 0.5, "c.jpg": 0.7}
+    found = find({name: whole[: int(share * len(whole))] for name, share in shares.items()})["skipped"]
+    assert found.sentence == "3 files not trained on: the picture is truncated"
+    details = [
+        re.fullmatch(r"image file is truncated \(\d+ bytes not processed\)", one)
+        for one in found.files.values()
+    ]
+    assert list(found.files) == list(shares) and all(details)
+    assert len(set(found.files.values())) > 1
 
 
 def test_copies_near_copies_and_mirror_images_are_told_apart(find: Find) -> None:
