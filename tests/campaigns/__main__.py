@@ -26,6 +26,7 @@ CAMPAIGNS: tuple[str, ...] = (
     "recipes",
     "weights",
     "pictures",
+    "heaps",
 )
 
 

@@ -21,12 +21,14 @@ class Ended:
         out: What it wrote to standard output.
         err: What it wrote to standard error.
         seconds: How long it ran.
+        memory: The most bytes that it held at once, what it had from this process included.
     """
 
     code: int
     out: str
     err: str
     seconds: float
+    memory: int
 
     def unexpected(self, *allowed: int) -> str | None:
         """Reports an exit code that is not one of `allowed`, or a traceback; else None."""
@@ -58,6 +60,7 @@ class Child:
         for path in (self._out, self._err):
             path.touch()  # a kill may come before the child opens them
         self._code: int | None = None
+        self._memory = 0
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
@@ -97,9 +100,9 @@ class Child:
     def wait(self, limit: float = 300.0) -> Ended:
         """Waits for the end; kills a child that takes longer than `limit` seconds."""
         while self._code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
             if pid:
-                self._code = os.waitstatus_to_exitcode(status)
+                self._code, self._memory = os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024
             elif time.monotonic() - self._started > limit:
                 os.kill(self.pid, signal.SIGKILL)
             else:
@@ -107,7 +110,7 @@ class Child:
         texts = [path.read_text(encoding="utf-8", errors="replace") for path in (self._out, self._err)]
         for path in (self._out, self._err):
             path.unlink()
-        return Ended(self._code, *texts, time.monotonic() - self._started)
+        return Ended(self._code, *texts, time.monotonic() - self._started, self._memory)
 
 
 def finetune(
