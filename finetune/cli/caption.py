@@ -40,14 +40,14 @@ def _caption(
     for skip in found.skipped:
         tell(f"skipped {relative_name(skip.path, folder)}: {skip.reason}")
     if not found.pictures:
-        tell(f"{count(found.captioned, 'picture')} in {folder}, and none without a caption file.")
+        tell(f"{count(found.captioned, 'picture')} in {folder}, and none without a caption.")
         return
     for place in dict.fromkeys(path.parent for path in found.pictures):
         check_writable(place)
         remove_partials(place)
     tell(f"Model: {model}.")
     captioner = load_captioner(model, prompt=prompt, max_tokens=max_tokens, precision=precision or "auto")
-    tell(f"{count(len(found.pictures), 'picture')} without a caption file; {found.captioned} with one.")
+    tell(f"{count(len(found.pictures), 'picture')} without a caption; {found.captioned} with one.")
     done = Captioned()
     try:
         with progress("Captioning") as report:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterable
 
 from finetune.config.captions import CaptionsSection
 from finetune.diffusion.random import draw_seed
 
+_SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 _INNERMOST = re.compile(r"\{([^{}]*)\}")
 
 
@@ -29,6 +31,11 @@ def variant(caption: str, section: CaptionsSection, seed: int, number: int) -> s
     if section.shuffle or section.tag_dropout or section.keep_separator is not None:
         caption = _with_tags_varied(caption, section, seed, number)
     return " ".join(part for part in (section.prefix.strip(), caption, section.suffix.strip()) if part)
+
+
+def names_a_side(captions: Iterable[str]) -> bool:
+    """Whether any of a picture's captions says left or right, which is wrong of its mirror image."""
+    return any(map(_SIDES.search, captions))
 
 
 def _draws(seed: int, number: int, purpose: str) -> random.Random:

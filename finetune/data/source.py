@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from finetune.config.captions import AS_THEY_ARE
 from finetune.data.augment import Augmentation
 from finetune.data.buckets import Order, trained_sizes
 from finetune.data.cache import cache_of
-from finetune.data.captions import variant
+from finetune.data.captions import names_a_side, variant
 from finetune.data.encoded import Progress
 from finetune.data.folder import Folder
 from finetune.data.latents import Companion, View
@@ -32,8 +31,6 @@ from finetune.diffusion.random import normal, uniform
 
 if TYPE_CHECKING:
     from finetune.backbones import Backbone
-
-_SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
 class PictureSource:
@@ -250,6 +247,6 @@ class PictureSource:
                 lines.append(
                     f'caption truncated, too long for model.max_tokens; lost: "{lost}" ({listing(whose)})'
                 )
-        if self._flip and (told := [p.name for p in pictures if any(map(_SIDES.search, p.captions))]):
+        if self._flip and (told := [p.name for p in pictures if names_a_side(p.captions)]):
             lines.append(f"data.flip mirrors pictures whose captions say left or right: {listing(told)}")
         return [*lines, *(self._mask.summary() if self._mask else []), *self.folder.notes]

@@ -144,6 +144,7 @@ def data_set(
         recipe.captions,
         outline.tokens if outline else 77,
         recipe.model.max_tokens // 75,
+        recipe.data.flip,
     )
 
 

@@ -47,7 +47,7 @@ def test_captions_are_written_where_there_are_none(
     assert before == {name: after[name] for name in before}
     assert after["more/2.txt"].startswith(b"mycat, ")
     for line in (
-        "3 pictures without a caption file; 1 with one.",
+        "3 pictures without a caption; 1 with one.",
         "skipped broken.png: ",
         "2 captions cut after 4 tokens (--max-tokens): 1.txt, more/2.txt",
         f'Wrote 2 captions, such as mycat/1.txt: "{after["1.txt"].decode().strip()}".',
@@ -56,7 +56,7 @@ def test_captions_are_written_where_there_are_none(
 
     (mycat / "broken.png").unlink()
     assert main(["caption", "mycat", "--model", "not/looked-at"]) == 0
-    assert "3 pictures in mycat, and none without a caption file." in capsys.readouterr().out
+    assert "3 pictures in mycat, and none without a caption." in capsys.readouterr().out
 
 
 def test_faults_leave_the_folder_as_it_was(

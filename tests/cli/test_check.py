@@ -150,6 +150,14 @@ def test_a_recipe_file_decides_what_the_pictures_are_for(mycat: Path, tmp_path: 
     assert "Trained at 32x32 (5)." in said
 
 
+def test_left_and_right_are_told_where_pictures_are_mirrored(mycat: Path, capsys: Output) -> None:
+    (mycat / "0.txt").write_text("mycat on the left")
+    for settings, expected in ((("--set", "data.flip=true"), {"0.png": ""}), ((), None)):
+        assert main(["check", str(mycat), *SMALL, "--json", *settings]) == 0
+        found = {one["name"]: one["files"] for one in json.loads(capsys.readouterr().out)["findings"]}
+        assert found.get("left-right") == expected
+
+
 def test_a_mistyped_recipe_is_answered(mycat: Path, capsys: Output) -> None:
     assert main(["check", str(mycat), "--recipe", "loar"]) == 2
     assert "Did you mean lora?" in capsys.readouterr().err

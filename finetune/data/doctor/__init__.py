@@ -34,6 +34,7 @@ CHECKS = (
     Check(captions.uncaptioned),
     Check(captions.empty),
     Check(captions.orphans),
+    Check(captions.mirrored),
     Check(copies.copies),
     Check(copies.near_copies),
     Check(quality.uniform),

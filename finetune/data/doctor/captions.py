@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from finetune.backbones.text import truncated
+from finetune.data.captions import names_a_side
 from finetune.data.doctor.finding import DataSet, Finding
 from finetune.data.layouts import ORPHAN
 from finetune.data.notes import count
@@ -36,6 +37,15 @@ def empty(data: DataSet) -> Iterator[Finding]:
     if found:
         sentence = f"{count(len(found), 'picture')} with an empty caption"
         yield Finding("empty", "warning", sentence, found, "Write what each shows, or remove the empty text.")
+
+
+def mirrored(data: DataSet) -> Iterator[Finding]:
+    """Captions that say left or right of pictures that are mirrored."""
+    found = {p.name: "" for p in data.folder.pictures if data.flip and names_a_side(p.captions)}
+    if found:
+        sentence = f"{count(len(found), 'picture')} mirrored by data.flip, whose captions say left or right"
+        fix = "Set data.flip=false, or leave these words out."
+        yield Finding("left-right", "warning", sentence, found, fix)
 
 
 def orphans(data: DataSet) -> Iterator[Finding]:

@@ -67,6 +67,7 @@ class DataSet:
         varied: How captions are varied.
         tokens: Those of a caption that the model sees, begin and end included.
         pieces: How many times so many.
+        flip: Whether half of the samples are mirrored.
     """
 
     folder: Folder
@@ -79,6 +80,7 @@ class DataSet:
     varied: CaptionsSection = AS_THEY_ARE
     tokens: int = 77
     pieces: int = 1
+    flip: bool = False
 
     @property
     def captioned(self) -> list[Picture]:

@@ -61,6 +61,17 @@ def test_captions_are_judged_as_samples_have_them(find: Find) -> None:
     assert "untriggered" not in find({}, CLEAN, trigger="ohwx", asked=True, varied=varied)
 
 
+def test_left_and_right_are_wrong_of_mirror_images(find: Find) -> None:
+    sided = {**CLEAN, "clean0": "mycat on the Left", "clean1": "mycat, leftover food", "clean3": "upright"}
+    found = find({}, sided, trigger="mycat", flip=True)
+    assert found["left-right"].files == {"clean0.png": ""}
+    assert found["left-right"].severity == "warning"
+
+
+def test_left_and_right_are_right_of_pictures_that_are_not_mirrored(find: Find) -> None:
+    assert "left-right" not in find({}, {**CLEAN, "clean0": "mycat on the left"}, trigger="mycat")
+
+
 def test_words_everywhere_and_tags(find: Find) -> None:
     tags = {
         f"clean{i}": f"mycat, blue collar, the {place}"
