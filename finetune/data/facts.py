@@ -11,6 +11,9 @@ from pathlib import Path
 
 from finetune.data.shards import not_writable
 
+FACTS = "facts"
+"""The folder of them in a cache folder."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -96,3 +99,25 @@ class FactsIndex:
 
 def _checksum(key: str, content: str) -> str:
     return hashlib.sha256(f"{key} {content}".encode()).hexdigest()[:16]
+
+
+def facts_files(directory: Path) -> list[Path]:
+    """The files of an index; none if there is no such folder."""
+    return sorted(directory.glob("[0-9a-f][0-9a-f].txt"))
+
+
+def intact_lines(path: Path) -> tuple[dict[str, str], int]:
+    """The lines of a file that are intact, by key and the last one of each; and how many are damaged.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    intact: dict[str, str] = {}
+    damaged = 0
+    for line in filter(None, path.read_text(encoding="ascii", errors="replace").split("\n")):
+        key, checksum, content = (*line.split(" ", 2), "", "")[:3]
+        if checksum == _checksum(key, content):
+            intact[key] = line
+        else:
+            damaged += 1
+    return intact, damaged

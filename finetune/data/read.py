@@ -24,7 +24,7 @@ from finetune.data.decode import (
     reading,
 )
 from finetune.data.encoded import Progress
-from finetune.data.facts import Facts, FactsIndex
+from finetune.data.facts import FACTS, Facts, FactsIndex
 from finetune.data.kinds import version_for
 from finetune.data.origin import Origin
 
@@ -66,7 +66,7 @@ class Reader:
     @classmethod
     def of(cls, data: DataSection, progress: Progress | None = None) -> Self:
         """As a recipe's settings have it."""
-        index = FactsIndex(data.cache_dir / "facts") if data.cache_dir else None
+        index = FactsIndex(data.cache_dir / FACTS) if data.cache_dir else None
         return cls(data.background, index, progress)
 
     def map(self, function: Callable[[T], R], things: Iterable[T]) -> list[R]:

@@ -10,9 +10,10 @@ from typing import get_args
 
 from finetune.data.cache import Kind
 from finetune.data.encoded import Progress
+from finetune.data.facts import FACTS, facts_files, intact_lines
 from finetune.data.shards import Shard, shard_files, write_shard
 from finetune.errors import ConfigError
-from finetune.files import only_user, remove_partials
+from finetune.files import only_user, remove_partials, whole_file
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def holdings(folder: Path) -> list[Holding]:
         shards = list(_intact(kind)) if kind.name in get_args(Kind) else []
         files = [path for path in kind.rglob("*") if path.is_file()]
         entries = sum(map(len, shards)) if kind.name in get_args(Kind) else None
+        if kind.name == FACTS:
+            entries = sum(len(intact_lines(path)[0]) for path in facts_files(kind))
         encoders = tuple(sorted({shard.encoder for shard in shards if shard.encoder}))
         size, used = sum(map(_size, files)), max((path.stat().st_mtime for path in files), default=0.0)
         found.append(Holding(kind.name, entries, size, used, encoders))
@@ -71,10 +74,11 @@ def verify(folder: Path, progress: Progress | None = None) -> list[str]:
         ConfigError: If it is not a cache folder, or cannot be written.
     """
     _check(folder)
-    files, damaged = _files(folder), list[str]()
+    facts = facts_files(folder / FACTS)
+    files, damaged = [*facts, *_files(folder)], list[str]()
     for done, path in enumerate(files, 1):
         with suppress(FileNotFoundError), path.open("rb"):  # another process may have removed it
-            if found := _without_damage(path):
+            if found := _without_lines(path) if path in facts else _without_damage(path):
                 damaged.append(f"{path.relative_to(folder)}: {found}")
         if progress:
             progress(done, len(files))
@@ -96,6 +100,16 @@ def _without_damage(path: Path) -> str | None:
         write_shard(path.parent, good, shard.encoder)
     path.unlink()
     return f"{len(read) - len(good)} of {len(read)} entries damaged, removed"
+
+
+def _without_lines(path: Path) -> str | None:
+    """As `_without_damage`, of a file of facts; what a run adds meanwhile may be lost, and is found again."""
+    intact, damaged = intact_lines(path)
+    if not damaged:
+        return None
+    with whole_file(path) as aside:
+        aside.write_text("".join(f"\n{line}\n" for line in intact.values()), encoding="ascii")
+    return f"{damaged} of {len(intact) + damaged} entries damaged, removed"
 
 
 def prune(folder: Path, most: int) -> Pruned:

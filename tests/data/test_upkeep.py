@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune.data.facts import Facts, FactsIndex
 from finetune.data.shards import Shard, Shards, shard_files, write_shard
 from finetune.data.upkeep import holdings, prune, verify
 from finetune.errors import ConfigError
@@ -31,17 +32,34 @@ def folder(tmp_path: Path) -> Path:
     part(tmp_path / "latents", 4, 6, 100.0)
     part(tmp_path / "texts", 6, 9, 200.0)
     (tmp_path / "facts").mkdir()
-    (tmp_path / "facts" / "00.txt").write_text("12345")
+    (tmp_path / "facts" / "other.txt").write_text("12345")
     return tmp_path
 
 
 def test_holdings_are_counted_by_kind(folder: Path) -> None:
     facts, latents, texts = holdings(folder)
-    assert (facts.kind, facts.entries, facts.size) == ("facts", None, 5)
+    assert (facts.kind, facts.entries, facts.size) == ("facts", 0, 5)
     assert (latents.kind, latents.entries, latents.used) == ("latents", 6, 300.0)
     assert latents.size == sum(path.stat().st_size for path in (folder / "latents").iterdir())
     assert latents.encoders == ("model 0", "model 4")
     assert (texts.kind, texts.entries, texts.used) == ("texts", 3, 200.0)
+
+
+def test_damaged_facts_are_named_and_removed_and_the_rest_stays(folder: Path) -> None:
+    index, keys = FactsIndex(folder / "facts"), [f"ab{number:02}" for number in range(4)]
+    for number, key in enumerate([*keys, *keys[:2]]):  # the last one of each counts
+        index.put(key, Facts(number, 7))
+    file = folder / "facts" / "ab.txt"
+    assert verify(folder) == []
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b'"width": 3', b'"width": 8') + b"\nab99 half a l\xff")
+    assert verify(folder) == ["facts/ab.txt: 2 of 5 entries damaged, removed"]
+    found = FactsIndex(folder / "facts")
+    assert [found.get(key) for key in keys] == [Facts(4, 7), Facts(5, 7), Facts(2, 7), None]
+    assert next(holding.entries for holding in holdings(folder) if holding.kind == "facts") == 3
+    assert verify(folder) == []
+    found.put(keys[3], Facts(9, 7))  # a line of its own, after what is left
+    assert FactsIndex(folder / "facts").get(keys[3]) == Facts(9, 7)
 
 
 def test_damage_is_named_and_removed_and_the_rest_stays(folder: Path) -> None:
