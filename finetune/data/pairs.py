@@ -12,7 +12,7 @@ from finetune.data.decode import PictureError
 from finetune.data.folder import Folder, Picture, companions, how_to_list, read_picture, with_trigger
 from finetune.data.kinds import readable
 from finetune.data.layouts import Found, Listing, Skipped, list_folder, relative_name
-from finetune.data.layouts.metadata import Metadata, metadata_in, read_metadata
+from finetune.data.layouts.metadata import Metadata
 from finetune.data.notes import EMPTY, duplicate_notes, listing, picture_notes, skipped_notes
 from finetune.data.preprocess import alike
 from finetune.data.read import Reader
@@ -56,10 +56,10 @@ def scan_pairs(section: PairsSection, reader: Reader | None = None) -> PairedFol
     assert section.data_dir is not None
     folder = section.data_dir.expanduser()
     listed = list_folder(folder, **how_to_list(folder, section), setting="data.data_dir")
-    metadata = next(iter(metadata_in(folder)), None)
-    if metadata is not None:
-        listed = _of_rows(listed, read_metadata(metadata))
+    if listed.metadata is not None:
+        listed = _of_rows(listed, listed.metadata)
     found, told = with_trigger(listed, section.prompt)
+    metadata = listed.metadata.path if listed.metadata else None
     found, notes, skipped = _with_controls(found, folder, metadata, section)
     skipped += listed.skipped
     reader = reader or Reader.of(section)

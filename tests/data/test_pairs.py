@@ -182,6 +182,19 @@ def test_metadata_that_may_not_be_read(pairs: Path, monkeypatch: pytest.MonkeyPa
         scan_pairs(PairsSection(data_dir=pairs))
 
 
+def test_metadata_is_read_once(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    reads = Path.read_text
+
+    def counted(path: Path, **options: Any) -> str:
+        read.append(path)
+        return reads(path, **options)
+
+    monkeypatch.setattr(Path, "read_text", counted)
+    assert len(scan_pairs(PairsSection(data_dir=pairs)).pictures) == 3
+    assert read == [pairs / "metadata.jsonl"]
+
+
 def test_blank_lines_are_skipped(pairs: Path) -> None:
     before = scan_pairs(PairsSection(data_dir=pairs))
     lines = (pairs / "metadata.jsonl").read_text().splitlines()

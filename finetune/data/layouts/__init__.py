@@ -77,7 +77,8 @@ def list_folder(
     reason = f"no concept of {CONCEPTS} has it"
     others = [*own.skipped, *(Skipped(path, reason, tree.name(path)) for path in _files_of(own.found))]
     rest = [one for one in others if os.path.realpath(one.path) not in seen]
-    return replace(theirs, root=folder, skipped=_by_name([*theirs.skipped, *rest]))
+    skipped = _by_name([*theirs.skipped, *rest])
+    return replace(theirs, root=folder, skipped=skipped, metadata=own.metadata)
 
 
 def _join(tree: Tree, lines: bool) -> Listing:
@@ -122,6 +123,7 @@ def _join(tree: Tree, lines: bool) -> Listing:
         (*notes, *_places(found, tree), *tree.notes, *picture_notes((s.name, s.reason) for s in ignored)),
         _by_name(skipped),
         ignored,
+        next((offer.metadata for offer in offers if offer.metadata), None),
     )
 
 

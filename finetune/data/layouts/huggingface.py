@@ -30,6 +30,7 @@ def huggingface(tree: Tree, lines: bool) -> Offer:
             offer.used |= set(files)
         for other in files[1:]:
             offer.notes.append(f"{tree.name(other)} is not used, since {files[0].name} is there too")
+    offer.metadata = speaking.get(tree.root)
     if speaking:
         known = {os.path.realpath(picture): picture for picture in tree.pictures}
         for metadata in speaking.values():

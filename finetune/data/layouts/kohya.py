@@ -7,6 +7,7 @@ The JSON files: https://github.com/kohya-ss/sd-scripts/blob/main/docs/fine_tune.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,10 @@ from finetune.files import shown
 # Four digits are a year, and a leading zero is a number in a list.
 _REPEATED = re.compile(r"(0|[1-9]\d{0,2})_(.+)", re.DOTALL)
 _LARGEST_JSON = 2**28
+# How a file of kohya's form begins: the first picture's entry.
+_FIRST = re.compile(
+    rb'(?:\xef\xbb\xbf)?\s*\{\s*"(?:[^"\\]|\\.)*"\s*:\s*\{[^{}]*"(?:caption|tags)"\s*:', re.DOTALL
+)
 _REG = "reg"
 # From the last step of kohya's preparation to the first: later files hold what earlier ones do.
 _STEPS = ("meta_lat.json", "meta_clean.json", "meta_cap_dd.json", "meta_cap.json")
@@ -95,7 +100,8 @@ def kohya_json(tree: Tree, lines: bool) -> Offer:
     # JSON beside a picture, with its name, is what downloaders write.
     files = [f for f in tree.files if f.suffix.lower() == ".json" and f.stem not in stems]
     try:
-        up = sorted(f for f in tree.root.resolve().parent.glob("*.json") if f.is_file())
+        beside = sorted(tree.root.resolve().parent.glob("*.json"))
+        up = [f for f in beside if os.path.isfile(f) and (f.name in _STEPS or _begins(f))]
     except OSError:
         up = []
     order = {name: i for i, name in enumerate(_STEPS)}
@@ -109,6 +115,15 @@ def kohya_json(tree: Tree, lines: bool) -> Offer:
             continue
         _take(content, matched, file, tree, lines, offer)
     return offer
+
+
+def _begins(file: Path) -> bool:
+    """Whether a file begins as kohya's do: others, such as annotations of a data set, can be large."""
+    try:
+        with file.open("rb") as opened:
+            return bool(_FIRST.match(opened.read(2**16)))
+    except OSError:
+        return False
 
 
 def _read(file: Path) -> Mapping[str, Mapping[str, Any]] | None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from finetune.data.layouts.metadata import Metadata
 
 LONGEST_CAPTION = 10_000
 """Characters of a caption; a model sees a few hundred."""
@@ -57,6 +61,7 @@ class Listing:
         notes: Lines for the user, the most important first.
         skipped: What is not trained on, by relative name.
         ignored: Files that are not pictures and that nothing was made of, by relative name.
+        metadata: The metadata file of `root` itself, if it has one.
     """
 
     root: Path
@@ -64,6 +69,7 @@ class Listing:
     notes: tuple[str, ...]
     skipped: tuple[Skipped, ...]
     ignored: tuple[Skipped, ...] = ()
+    metadata: Metadata | None = None
 
 
 @dataclass
@@ -82,6 +88,7 @@ class Offer:
         unclaimed: Pictures that are trained on only if another layout has a caption, and why not else.
         used: Other files that were understood.
         notes: Lines for the user.
+        metadata: What a metadata file in the folder itself says, row by row.
     """
 
     source: str = ""
@@ -95,6 +102,7 @@ class Offer:
     unclaimed: dict[Path, str] = field(default_factory=dict)
     used: set[Path] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    metadata: Metadata | None = None
 
 
 def clean(text: str) -> str:
