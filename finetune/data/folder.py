@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -15,8 +15,16 @@ from PIL import Image
 from finetune.config import DataSection
 from finetune.data.decode import BACKGROUND, PictureError, alone_if_large, decode_picture
 from finetune.data.kinds import readable
-from finetune.data.layouts import Found, Listing, Skipped, list_folder, relative_name, walk
-from finetune.data.notes import caption_notes, count, duplicate_notes, listing, picture_notes, skipped_notes
+from finetune.data.layouts import Found, Listing, Skipped, list_folder, relative_name
+from finetune.data.notes import (
+    NAMED,
+    caption_notes,
+    count,
+    duplicate_notes,
+    listing,
+    picture_notes,
+    skipped_notes,
+)
 from finetune.data.origin import Origin, unchanged
 from finetune.data.read import Reader
 from finetune.errors import DataError
@@ -103,6 +111,26 @@ class Folder:
         return sorted([*self.skipped, *self.ignored], key=lambda one: one.name)
 
 
+class NothingUsable(DataError):
+    """Not a single file of a folder can be trained on.
+
+    Args:
+        what: One sentence that says so.
+        folder: The folder.
+        skipped: Its files.
+        fix: One sentence that says what to do instead.
+    """
+
+    def __init__(self, what: str, folder: Path, skipped: Sequence[Skipped], fix: str) -> None:
+        self.sentence, self.skipped = what, tuple(skipped)
+        lines = skipped_notes((s.name, s.reason) for s in skipped)
+        if len(skipped) > NAMED:
+            fix = f"{fix} finetune check with --json names all of them."
+        super().__init__(
+            "\n".join([f"{what}:", *(f"  {line}" for line in lines)]), where=str(folder), fix=fix
+        )
+
+
 @dataclass(frozen=True)
 class _Read:
     picture: Picture
@@ -183,51 +211,6 @@ def with_trigger(listed: Listing, prompt: str | None) -> tuple[list[Found], list
     return found, [f'{_TRIGGER} became "{word}" in {count(n, "caption")}' for word, n in words.items()]
 
 
-def companions(
-    names: Sequence[str], folder: Path, kind: str, setting: str
-) -> tuple[list[Path | None], list[str]]:
-    """For each picture, the file in another folder with its name, whatever the extension.
-
-    A picture in a subfolder goes with the file of the same subfolder, or with one that has its name and is
-    in the folder itself, if no other picture has that name.
-
-    Args:
-        names: The relative name of each.
-        folder: The other folder.
-        kind: What it holds, for messages: "masks".
-        setting: The dotted key that gives the folder, for messages.
-
-    Returns:
-        The file that goes with each, or None; and a note of files that go with none.
-
-    Raises:
-        DataError: If the folder cannot be read, or two files would go with the same picture.
-    """
-    tree = walk(folder, setting=setting)
-    found: dict[str, Path] = {}
-    for file in tree.pictures:
-        stem = _stem(tree.name(file))
-        if found.setdefault(stem, file) != file:
-            raise DataError(
-                f"Two {kind} are for the same picture: {tree.name(found[stem])} and {tree.name(file)}.",
-                where=f"{setting} = {folder}",
-                fix="Remove one of them.",
-            )
-    alike = Counter(PurePosixPath(name).stem for name in names)
-    chosen: list[Path | None] = []
-    for name in names:
-        stem = PurePosixPath(name).stem
-        flat = found.get(stem) if alike[stem] == 1 else None
-        chosen.append(found.get(_stem(name), flat))
-    alone = [tree.name(file) for file in found.values() if file not in chosen]
-    notes = [f"{kind} without a picture of the same name: {listing(alone)}"] if alone else []
-    return chosen, notes
-
-
-def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
-
-
 def read_picture(
     origin: Origin, name: str, captions: tuple[str, ...], reader: Reader
 ) -> tuple[Picture, tuple[str, ...]]:
@@ -264,12 +247,8 @@ def _read(found: Found, root: Path, prompt: str | None, default: str, reader: Re
 def _nothing(folder: Path, skipped: Sequence[Skipped], notes: Sequence[str]) -> DataError:
     """The error for a folder without a single picture that can be used."""
     if skipped:
-        reasons = skipped_notes((s.name, s.reason) for s in skipped)
-        return DataError(
-            "\n".join(["None of the pictures can be used:", *(f"  {line}" for line in reasons)]),
-            where=str(folder),
-            fix=f"Replace them with intact {readable()} files.",
-        )
+        fix = f"Replace them with intact {readable()} files."
+        return NothingUsable("None of the pictures can be used", folder, skipped, fix)
     return DataError(
         "\n".join(["The folder holds no pictures.", *(f"  {note}" for note in notes)]),
         where=str(folder),

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 
 from finetune.config import DataSection
 from finetune.data.cache import ContentCache, Row, content_key
+from finetune.data.companions import companions
 from finetune.data.decode import PictureError, decode_alpha, decode_picture, quiet_pillow, reading
 from finetune.data.encoded import Encoded, chunked
-from finetune.data.folder import Picture, companions
+from finetune.data.folder import Picture
 from finetune.data.latents import View
 from finetune.data.notes import listing
 from finetune.data.origin import Origin, unchanged

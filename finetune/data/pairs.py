@@ -8,12 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune.config import PairsSection
+from finetune.data.companions import companions
 from finetune.data.decode import PictureError
-from finetune.data.folder import Folder, Picture, companions, how_to_list, read_picture, with_trigger
+from finetune.data.folder import (
+    Folder,
+    NothingUsable,
+    Picture,
+    how_to_list,
+    read_picture,
+    with_trigger,
+)
 from finetune.data.kinds import readable
 from finetune.data.layouts import Found, Listing, Skipped, list_folder, relative_name
 from finetune.data.layouts.metadata import Metadata
-from finetune.data.notes import EMPTY, duplicate_notes, listing, picture_notes, skipped_notes
+from finetune.data.notes import EMPTY, duplicate_notes, listing, picture_notes
 from finetune.data.preprocess import alike
 from finetune.data.read import Reader
 from finetune.errors import DataError
@@ -67,12 +75,8 @@ def scan_pairs(section: PairsSection, reader: Reader | None = None) -> PairedFol
     pairs = [r for r in read if isinstance(r, _Pair)]
     skipped += [r for r in read if isinstance(r, Skipped)]
     if not pairs:
-        reasons = skipped_notes((s.name, s.reason) for s in skipped)
-        raise DataError(
-            "\n".join(["None of the pairs can be used:", *(f"  {line}" for line in reasons)]),
-            where=str(folder),
-            fix=f"Use intact {readable()} files, with a control picture for each.",
-        )
+        fix = f"Use intact {readable()} files, with a control picture for each."
+        raise NothingUsable("None of the pairs can be used", folder, skipped, fix)
     _check_shapes(pairs, folder)
     empty = [p.picture.name for p in pairs if "" in p.picture.captions]
     notes = [*told, *listed.notes, *notes]

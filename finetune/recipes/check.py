@@ -13,9 +13,9 @@ from typing import Any
 from finetune.backbones.outline import Outline, outline
 from finetune.config import SubjectSection
 from finetune.data import Folder, PairedFolder
-from finetune.data.doctor import DataSet, Finding, Look, examine, look_at, worst
+from finetune.data.doctor import DataSet, Finding, Look, examine, look_at, sizes, worst
 from finetune.data.doctor.framing import Framed, framed
-from finetune.data.folder import how_to_list
+from finetune.data.folder import NothingUsable, how_to_list
 from finetune.data.layouts import list_folder
 from finetune.data.read import Reader
 from finetune.errors import DataError
@@ -73,6 +73,9 @@ def check(recipe: Recipe, report: Reporter) -> Report:
     listed = list_folder(path, **how_to_list(path, recipe.data), setting=f"data.{recipe.folder_field}")
     try:
         folder = recipe.scan(report)
+    except NothingUsable as error:
+        files = sizes.skipped(DataSet(Folder(path, (), error.skipped, ())))
+        return Report(path, recipe, sentence, [Finding("unusable", "error", error.sentence), *files])
     except DataError as error:
         where = "" if error.where in {None, str(path)} else f" ({error.where})"
         what = " ".join(f"{error.what}{where}".split())

@@ -88,11 +88,15 @@ def test_json_is_for_programs_and_strict_makes_warnings_fail(mycat: Path, capsys
 def test_what_cannot_be_trained_on_is_an_error(tmp_path: Path, capsys: Output) -> None:
     folder = tmp_path / "empty"
     folder.mkdir()
-    (folder / "broken.png").write_bytes(b"no picture")
+    for number in range(7):
+        (folder / f"{number}.png").write_bytes(b"")
+    assert main(["lora", "--instance-dir", str(folder), *SMALL]) == 2
+    said = capsys.readouterr().err
+    assert "4.png and 2 more: the file is empty" in said and "finetune check with --json" in said
     assert main(["check", str(folder), *SMALL, "--json"]) == 2
-    (finding,) = json.loads(capsys.readouterr().out)["findings"]
-    assert (finding["name"], finding["severity"]) == ("unusable", "error")
-    assert "broken.png" in finding["sentence"]
+    worst, skipped = json.loads(capsys.readouterr().out)["findings"]
+    assert (worst["name"], worst["severity"]) == ("unusable", "error")
+    assert skipped["files"] == {f"{number}.png": "" for number in range(7)}  # all of them
     assert main(["check", str(tmp_path / "nowhere")]) == 2
     assert "nowhere" in capsys.readouterr().err
 
