@@ -27,8 +27,10 @@ os.umask(_UMASK)  # it can be read only by setting it
 # Control characters, separators of lines, what changes the direction of text, and bytes that are not UTF-8.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
-# The name of a file being written: its final name, then its writer's machine, process id and start time.
-_PARTIAL = re.compile(r"\..+\.([0-9a-f]{6})-(\d+)-(\d+)-[0-9a-f]{8}\.partial")
+# The name of a file being written: how its final name begins, then its writer's machine, process id and start
+# time. A name may have 255 bytes, and a character four of them.
+_PARTIAL = re.compile(r"\..+\.([0-9a-f]{6})-(\d+)-(\d+)-[0-9a-f]{8}\.partial", re.DOTALL)
+_LONGEST_BEGINNING = 45
 _MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 
 
@@ -42,7 +44,7 @@ def partial_name(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     process = os.getpid()
     writer = f"{_MACHINE}-{process}-{_started(process)}"
-    return path.with_name(f".{path.name}.{writer}-{uuid.uuid4().hex[:8]}.partial")
+    return path.with_name(f".{path.name[:_LONGEST_BEGINNING]}.{writer}-{uuid.uuid4().hex[:8]}.partial")
 
 
 def _started(process: int) -> int | None:

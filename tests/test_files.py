@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from contextlib import AbstractContextManager
@@ -13,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from finetune.files import remove_partials, whole_file, whole_folder
+from finetune.files import partial_name, remove_partials, whole_file, whole_folder
 
 
 def fail(writing: AbstractContextManager[Path]) -> None:
@@ -90,3 +91,18 @@ os._exit(0)
         remove_partials(tmp_path, deep=True)
         assert list((tmp_path / "deep").iterdir()) == []
         assert living.exists()
+
+
+NAMES = {"long": "x" * 251, "wide": "🐈" * 62, "lines": "line\nbreak", "bytes": "\udcff"}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_a_file_may_have_any_name_that_the_system_allows(tmp_path: Path, name: str) -> None:
+    name += ".txt"
+    with whole_file(tmp_path / name) as aside:
+        aside.write_text("a cat")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    left = partial_name(tmp_path / name)
+    left.with_name(left.name.replace(f"-{os.getpid()}-", "-999999999-")).touch()
+    remove_partials(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
