@@ -24,7 +24,7 @@ from pydantic.fields import FieldInfo
 
 from finetune.cli.flags import FLAGS
 from finetune.config.choices import choices_of
-from finetune.recipes.fields import setting_fields
+from finetune.recipes.fields import entry_type, setting_fields
 from finetune.recipes.load import RECIPES
 from finetune.recipes.presets import preset_values, presets
 
@@ -52,7 +52,21 @@ def settings(kind: str, *names: str) -> str:
             if key.startswith(f"{section}."):
                 flag = f" (`{flags[key]}`)" if key in flags else ""
                 lines.append(_row(f"`{key}`{flag}", _show(field.default), _meaning(field)))
+        lines += _entries(kind, section)
     return "\n".join([*lines, ""])
+
+
+def _entries(kind: str, section: str) -> list[str]:
+    """A table for each setting of a section that is a list of sections."""
+    lines: list[str] = []
+    for key, field in setting_fields(RECIPES[kind]).items():
+        if key.startswith(f"{section}.") and (entry := entry_type(field)) is not None:
+            lines += ["", f"**each entry of `{key}`**", ""]
+            lines += ["| Setting | Default | Meaning |", "|---|---|---|"]
+            for name, own in entry.model_fields.items():
+                default = "(required)" if own.is_required() else _show(own.default)
+                lines.append(_row(f"`{name}`", default, _meaning(own)))
+    return lines
 
 
 def defaults(kind: str) -> str:
@@ -71,7 +85,7 @@ def _row(*cells: str) -> str:
 
 
 def _show(value: Any) -> str:
-    if value is None or value == "":
+    if value is None or value in ("", ()):
         return "–"
     if isinstance(value, bool):
         return str(value).lower()

@@ -31,7 +31,7 @@ _LINES, _WIDTH = 22, 80
 
 
 def _check(
-    folder: Path,
+    folder: Path | None,
     recipe: str,
     model: str | None,
     changes: tuple[str, ...],
@@ -59,8 +59,8 @@ def _check(
     return 2 if report.number("error") or (strict and report.number("warning")) else 0
 
 
-def _recipe(folder: Path, recipe: str, model: str | None, changes: tuple[str, ...]) -> Recipe:
-    """The recipe that a kind or a file names, with the folder as its pictures."""
+def _recipe(folder: Path | None, recipe: str, model: str | None, changes: tuple[str, ...]) -> Recipe:
+    """The recipe that a kind or a file names, with the folder, if one is given, as its pictures."""
     kind, settings = recipe, list[Setting]()
     if recipe not in RECIPES:
         file = Path(recipe)
@@ -72,16 +72,24 @@ def _recipe(folder: Path, recipe: str, model: str | None, changes: tuple[str, ..
                 fix=f"Did you mean {near}?" if near else f"Use one of {', '.join(RECIPES)}, or a YAML file.",
             )
         kind, settings = read_recipe_file(file / "recipe.yaml" if file.is_dir() else file)
-    values = {"model": model, "changes": changes, RECIPES[kind].folder_field: folder}
-    return build(kind, [*settings, *flag_settings(values)])
+    field = RECIPES[kind].folder_field
+    given = [*settings, *flag_settings({"model": model, "changes": changes, field: folder})]
+    if not {f"data.{field}", "data.sources"} & {setting.key for setting in given}:
+        raise ConfigError(
+            "No folder of pictures is given.",
+            where=f"finetune check --recipe {cut(recipe)}",
+            fix="Give one, or a recipe's file that names some.",
+        )
+    return build(kind, given)
 
 
 def _lines(report: Report) -> Iterator[str]:
     """The report for people: about a screen, the worst first."""
-    from finetune.data.notes import count
+    from finetune.data.notes import count, listing
 
     width = min(_WIDTH, shutil.get_terminal_size().columns)
-    yield from _wrapped(f"{report.folder} for finetune {report.recipe.kind}. {report.model}", width, 2)
+    places = listing([str(folder) for folder in report.recipe.folders])
+    yield from _wrapped(f"{places} for finetune {report.recipe.kind}. {report.model}", width, 2)
     for fact in _facts(report) if report.data is not None else ():
         yield from _wrapped(fact, width, 2)
     numbers = [count(n, kind) for kind in ("error", "warning", "note") if (n := report.number(kind))]
@@ -104,7 +112,7 @@ def _wrapped(text: str, width: int, indent: int = 9) -> list[str]:
 
 
 def _facts(report: Report) -> Iterator[str]:
-    from finetune.data.notes import count
+    from finetune.data.notes import count, listing
 
     facts = report.plain()
     kinds = ", ".join(f"{number} {kind}" for kind, number in facts["formats"].items())
@@ -118,16 +126,19 @@ def _facts(report: Report) -> Iterator[str]:
         f"Trained at {shapes}. An epoch is {count(facts['samples_per_epoch'], 'sample')}, "
         f"{count(facts['steps_per_epoch'], 'step')} of {facts['batch_size']}."
     )
+    shares = facts["samples_by_folder"]
+    if len(shares) > 1:
+        yield f"Of these samples {listing([f'{n} are of {place}' for place, n in shares.items()])}."
 
 
 check_command = SettingsCommand(
     "check",
     callback=_check,
     help="Look at a folder of pictures before training: what is wrong with them and their captions. "
-    "Exit code 2 if nothing can be trained on.",
+    "Without DIR the folders of the recipe's file are looked at. Exit code 2 if nothing can be trained on.",
     short_help="Find what is wrong with a folder of pictures.",
     params=[
-        click.Argument(["folder"], type=click.Path(path_type=Path), metavar="DIR"),
+        click.Argument(["folder"], type=click.Path(path_type=Path), metavar="DIR", required=False),
         click.Option(
             ["--recipe"],
             default="lora",

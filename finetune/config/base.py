@@ -121,6 +121,17 @@ class Section(BaseModel):
             raise PydanticCustomError("number", wanted)
         return value
 
+    def public(self) -> dict[str, Any]:
+        """As plain data for a published file: folders by their last name only, which is nobody's home."""
+        values = self.model_dump(mode="json")
+        for name in values:
+            own = getattr(self, name)
+            if isinstance(own, Path):
+                values[name] = own.resolve().name
+            elif isinstance(own, tuple) and own and isinstance(own[0], Section):
+                values[name] = [entry.public() for entry in own]
+        return values
+
     def faults(self) -> Iterator[Fault]:
         """Settings that are valid alone but would be ignored or cannot work together (P3).
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from typing_extensions import Self
 
 from finetune.config.base import Amount, Fault, Fraction, Need, Positive, Section
-
-ControlKind = Literal["none", "canny", "edges", "grayscale"]
-"""How a control picture is made from a picture."""
+from finetune.config.sources import KEY, SOURCES, SourceSection, SubjectSourceSection
 
 Resolution = Annotated[int, Field(ge=32, le=4096, multiple_of=8)]
-Level = Annotated[int, Field(ge=0, le=1000)]
 
 
 def is_color(name: str) -> bool:
@@ -120,6 +117,8 @@ class DataSection(Section):
     )
     validation_every: Positive = Field(100, description="Steps between validations.")
 
+    sources: tuple[SourceSection, ...] = Field((), description=SOURCES)
+
     def faults(self) -> Iterator[Fault]:
         """As `Section.faults`."""
         yield from super().faults()
@@ -172,6 +171,18 @@ class DataSection(Section):
                 "Give a folder; it is created if it does not exist.",
             )
 
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves `sources` out where there are none, as in files of runs that are older than it."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if key != "sources" or value}
+
+    def folders(self) -> dict[Path, str]:
+        """The folders that are given, each with the setting that gives it."""
+        given = [(f"data.{name}", path) for name, path in self]
+        given += [(KEY, path) for source in self.sources for _, path in source]
+        return {path.expanduser(): key for key, path in given if isinstance(path, Path)}
+
     @property
     def varied(self) -> bool:
         """Whether crops or colors are drawn at random."""
@@ -195,6 +206,8 @@ class SubjectSection(DataSection):
         *DataSection.needs,
         Need("data.preserve_share", "preserve", example='["a photo of a cat"]'),
     )
+
+    sources: tuple[SubjectSourceSection, ...] = Field((), description=SOURCES)
 
     instance_dir: Path | None = Field(
         None,
@@ -227,11 +240,22 @@ class SubjectSection(DataSection):
         0.5, description="Share of samples spent on `preserve`, if it names any prompts."
     )
 
+    @property
+    def class_sources(self) -> tuple[SourceSection, ...]:
+        """Those of `sources` that are of the class."""
+        return tuple(source for source in self.sources if source.class_pictures)
+
+    @property
+    def preserves_class(self) -> bool:
+        """Whether class pictures are trained on too."""
+        return self.class_prompt is not None or bool(self.class_sources)
+
     def faults(self) -> Iterator[Fault]:
         """As `Section.faults`."""
         yield from super().faults()
         for key in ("class_dir", "num_class_images", "prior_weight"):
-            if self.class_prompt is None and self._given(key):
+            needed = not self.preserves_class if key == "prior_weight" else self.class_prompt is None
+            if needed and self._given(key):
                 yield Fault(
                     f"Requires --class-prompt: data.{key} is about pictures of the class.",
                     f"data.{key}",
@@ -247,45 +271,3 @@ class CaptionedSection(DataSection):
         description="Folder of captioned pictures, in any layout of docs/data.md; `NAME.txt` beside a "
         "picture is its caption.",
     )
-
-
-class PairsSection(CaptionedSection):
-    """Pictures with captions, each with a control picture (ControlNet)."""
-
-    needs: ClassVar[tuple[Need, ...]] = (
-        *CaptionedSection.needs,
-        Need("data.canny_thresholds", "preprocess", ("canny",)),
-    )
-
-    data_dir: Path | None = Field(
-        None,
-        description="Folder of pictures; with a metadata.jsonl (.csv, .parquet) in it, whose lines give "
-        "`file_name`, `text` and `conditioning_image`, it holds the control pictures too.",
-    )
-    conditioning_dir: Path | None = Field(
-        None, description="Folder of control pictures named like those in `data_dir`."
-    )
-    preprocess: ControlKind = Field(
-        "none",
-        description="Make the control pictures from the pictures: Canny edges, soft edges, or grayscale. "
-        "`none`: they are given.",
-    )
-    canny_thresholds: tuple[Level, Level] = Field(
-        (100, 200), description="For `canny`: the low and the high hysteresis threshold."
-    )
-    prompt: str | None = Field(
-        None, description="Caption of the pictures that have none of their own; empty if unset."
-    )
-    control_dropout: Fraction = Field(
-        0.0, description="Share of samples trained with a black control picture, so that it may be left out."
-    )
-
-    def faults(self) -> Iterator[Fault]:
-        """As `Section.faults`."""
-        yield from super().faults()
-        if self.conditioning_dir is not None and self.preprocess != "none":
-            yield Fault(
-                "Control pictures are both given by a folder and made from the pictures.",
-                "data.preprocess",
-                "Remove data.preprocess or data.conditioning_dir.",
-            )

@@ -5,6 +5,7 @@ from finetune.data.folder import Folder, Picture, scan_folder
 from finetune.data.latents import View
 from finetune.data.pairs import PairedFolder, scan_pairs
 from finetune.data.prior import PriorSource
+from finetune.data.several import scan_class_sources, scan_folders, scan_paired_folders
 from finetune.data.source import PictureSource
 
 __all__ = [
@@ -15,6 +16,9 @@ __all__ = [
     "PictureSource",
     "PriorSource",
     "View",
+    "scan_class_sources",
     "scan_folder",
+    "scan_folders",
+    "scan_paired_folders",
     "scan_pairs",
 ]

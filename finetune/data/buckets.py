@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.config import DataSection
+from finetune.data.epoch import Pool
 from finetune.data.preprocess import Size
 from finetune.diffusion.random import permutation
 from finetune.errors import ConfigError
@@ -117,22 +118,31 @@ class Order:
 
     Args:
         sizes: The shape of each item.
-        repeats: How often each is shown in an epoch.
+        repeats: How often each is shown in an epoch; 0 for those of a pool.
         group: Samples that an optimizer step sees, over all processes.
         seed: Of the shuffling.
+        pools: Items of which an epoch shows a fixed number of samples.
     """
 
-    def __init__(self, sizes: Sequence[Size], repeats: Sequence[int], group: int, seed: int) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[Size],
+        repeats: Sequence[int],
+        group: int,
+        seed: int,
+        pools: Sequence[Pool] = (),
+    ) -> None:
         self.group, self.seed = group, seed
         self._items: Index = np.repeat(np.arange(len(sizes)), repeats)
+        self._pools, self._length = pools, len(self._items) + sum(pool.samples for pool in pools)
         number = {size: index for index, size in enumerate(dict.fromkeys(sizes))}
-        self._shapes: Index = np.array([number[size] for size in sizes])[self._items]
+        self._shapes: Index = np.array([number[size] for size in sizes])
         # Of the epoch that a step completes and of the one it begins.
         self._epoch = lru_cache(maxsize=2)(self._ordered)
 
     def __len__(self) -> int:
         """Samples of an epoch."""
-        return len(self._items)
+        return self._length
 
     def item(self, number: int) -> int:
         """The index of the item that a sample shows; negative numbers have an order of their own."""
@@ -140,14 +150,16 @@ class Order:
         return int(self._epoch(epoch, number < 0)[position])
 
     def _ordered(self, epoch: int, negative: bool) -> Index:
-        walk: Index = permutation(self.seed, -1 - epoch if negative else epoch, len(self)).numpy()
+        drawn = -1 - epoch if negative else epoch
+        walk: Index = permutation(self.seed, drawn, len(self)).numpy()
         walk = walk[::-1] if negative else walk  # these numbers count down
         # The first samples complete the step that the epoch before began.
         first = -epoch * len(self) % self.group
         begun, rest = walk[:first], walk[first:]
-        order = np.concatenate([begun, rest[grouped(self._shapes[rest], self.group)]])
-        items: Index = self._items[order]
-        return items
+        items: Index = np.concatenate([self._items, *(pool.shown(self.seed, drawn) for pool in self._pools)])
+        order = np.concatenate([begun, rest[grouped(self._shapes[items[rest]], self.group)]])
+        ordered: Index = items[order]
+        return ordered
 
 
 def grouped(shapes: NDArray[Any], group: int) -> Index:

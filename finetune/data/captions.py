@@ -10,7 +10,7 @@ import random
 import re
 from collections.abc import Iterable
 
-from finetune.config.captions import CaptionsSection
+from finetune.config import CaptionsSection, SourceSection
 from finetune.diffusion.random import draw_seed
 
 _SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
@@ -36,6 +36,14 @@ def variant(caption: str, section: CaptionsSection, seed: int, number: int) -> s
 def names_a_side(captions: Iterable[str]) -> bool:
     """Whether any of a picture's captions says left or right, which is wrong of its mirror image."""
     return any(map(_SIDES.search, captions))
+
+
+def with_affixes(section: CaptionsSection, source: SourceSection | None) -> CaptionsSection:
+    """The settings with the prefix and suffix that an entry of `data.sources` has in place of theirs."""
+    if source is None:
+        return section
+    own = {"prefix": source.prefix, "suffix": source.suffix}
+    return section.model_copy(update={name: text for name, text in own.items() if text is not None})
 
 
 def _draws(seed: int, number: int, purpose: str) -> random.Random:

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from finetune.config import DataSection
+from finetune.config import DataSection, SourceSection
 from finetune.data.decode import BACKGROUND, PictureError, alone_if_large, decode_picture
 from finetune.data.kinds import readable
 from finetune.data.layouts import Found, Listing, Skipped, list_folder, relative_name
@@ -47,6 +47,7 @@ class Picture:
         mask: What says where its loss counts, if it is beside it.
         repeats: How often an epoch shows it, at least 1.
         captioned: Whether the folder gave its captions; else they are the prompt or a default.
+        source: The entry of `data.sources` that it is from; None for the main folder.
     """
 
     origin: Origin
@@ -59,6 +60,7 @@ class Picture:
     mask: Origin | None = None
     repeats: int = 1
     captioned: bool = True
+    source: SourceSection | None = None
 
     @property
     def caption(self) -> str:
@@ -97,6 +99,7 @@ class Folder:
         skipped: Those that cannot.
         notes: Lines for the user about captions, layout, odd pictures and ignored files.
         ignored: Files that are not pictures and that nothing was made of.
+        places: The folders that the pictures are from, for people, if there are several.
     """
 
     path: Path
@@ -104,6 +107,7 @@ class Folder:
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
     ignored: tuple[Skipped, ...] = field(default=(), kw_only=True)
+    places: str = field(default="", kw_only=True)
 
     @property
     def left_out(self) -> list[Skipped]:
@@ -191,8 +195,7 @@ def scan_folder(
 
 def how_to_list(folder: Path, data: DataSection) -> dict[str, Any]:
     """What `list_folder` takes from a recipe's settings: among others the folders that have another use."""
-    paths = {value.expanduser(): f"data.{name}" for name, value in data if isinstance(value, Path)}
-    return {"nested": data.nested, "lines": data.captions == "lines", "leave_out": paths}
+    return {"nested": data.nested, "lines": data.captions == "lines", "leave_out": data.folders()}
 
 
 def with_trigger(listed: Listing, prompt: str | None) -> tuple[list[Found], list[str]]:

@@ -63,7 +63,7 @@ def scan_pairs(section: PairsSection, reader: Reader | None = None) -> PairedFol
     """
     assert section.data_dir is not None
     folder = section.data_dir.expanduser()
-    listed = list_folder(folder, **how_to_list(folder, section), setting="data.data_dir")
+    listed = list_folder(folder, **how_to_list(folder, section), setting=section.folders()[folder])
     if listed.metadata is not None:
         listed = _of_rows(listed, listed.metadata)
     found, told = with_trigger(listed, section.prompt)
@@ -133,7 +133,7 @@ def _with_controls(
         return found, [], []
     place = section.conditioning_dir.expanduser()
     names = [relative_name(one.path, folder) for one in found]
-    controls, unused = companions(names, place, "control pictures", "data.conditioning_dir")
+    controls, unused = companions(names, place, "control pictures", section.folders()[place])
     pairs = list(zip(found, controls, strict=True))
     reason = f"no control picture of that name in {place}"
     skipped = [

@@ -16,9 +16,10 @@ from finetune.config.captions import AS_THEY_ARE
 from finetune.data.augment import Augmentation
 from finetune.data.buckets import Order, trained_sizes
 from finetune.data.cache import cache_of
-from finetune.data.captions import names_a_side, variant
+from finetune.data.captions import names_a_side, variant, with_affixes
 from finetune.data.encoded import Progress
-from finetune.data.folder import Folder
+from finetune.data.epoch import amounts, share_note
+from finetune.data.folder import Folder, Picture
 from finetune.data.latents import Companion, View
 from finetune.data.masks import Masks
 from finetune.data.notes import NAMED, count, cropped_notes, listing, shapes_note, skipped_notes
@@ -80,8 +81,8 @@ class PictureSource:
         self.size = data.resolution or backbone.native_size
         pictures, factor = folder.pictures, backbone.latent_factor
         self.items = trained_sizes([(p.height, p.width) for p in pictures], data, self.size, factor)
-        repeats = [pictures[index].repeats for index, _ in self.items]
-        self.order = Order([size for _, size in self.items], repeats, group, seed)
+        repeats, pools = amounts([pictures[index] for index, _ in self.items])
+        self.order = Order([size for _, size in self.items], repeats, group, seed, pools)
         self.latents = PictureLatents(pictures, backbone, cache_of(data, "latents"))
         self._varied = captions
         # Captions that differ from sample to sample are not kept: there is no end of them.
@@ -90,7 +91,9 @@ class PictureSource:
             TokenTexts(backbone, keep=not captions.varies) if train_text else HiddenTexts(backbone, texts)
         )
         self.augmentation = Augmentation(pictures, data, seed)
-        self._flip, self._dropout, self._crop_warning = data.flip, data.caption_dropout, data.crop_warning
+        own = [p.source.caption_dropout if p.source else None for p in pictures]
+        self._dropout = [data.caption_dropout if share is None else share for share in own]
+        self._flip, self._crop_warning = data.flip, data.crop_warning
         self._preserve, self._preserve_share = preserve, preserve_share
         self._control, self._control_dropout = control, control_dropout
         self._mask = Masks(pictures, data, factor, cache_of(data, "masks")) if data.masked else None
@@ -133,17 +136,20 @@ class PictureSource:
 
     def captions(self) -> list[str]:
         """The distinct captions, in the order of the pictures."""
-        return list(dict.fromkeys(self._first_variant(c) for p in self.folder.pictures for c in p.captions))
+        return list(dict.fromkeys(text for p in self.folder.pictures for text in self._first_variants(p)))
 
-    def _first_variant(self, caption: str) -> str:
-        return variant(caption, self._varied, self.seed, 0)
+    def _first_variants(self, picture: Picture) -> list[str]:
+        varied = with_affixes(self._varied, picture.source)
+        return [variant(caption, varied, self.seed, 0) for caption in picture.captions]
 
     def digest(self) -> str:
         """SHA-256, in hex, of the pictures, their captions and their order (promise P7)."""
         beside = [companion.digest() for companion in (self._control, self._mask) if companion]
         captions = [p.captions for p in self.folder.pictures]
         repeats = [p.repeats for p in self.folder.pictures]
-        more = [repeats] if set(repeats) != {1} else []
+        more: list[object] = [repeats] if set(repeats) != {1} else []
+        if any(p.source for p in self.folder.pictures):
+            more.append([p.source and p.source.differences for p in self.folder.pictures])
         content = json.dumps([self.latents.digest(), captions, *beside, *more])
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -160,7 +166,7 @@ class PictureSource:
         """Those that are encoded beforehand: none where there is no end of them."""
         if self._varied.varies:
             return []
-        return [*self.captions(), *([""] if self._dropout > 0 else []), *self._preserve]
+        return [*self.captions(), *([""] if any(self._dropout) else []), *self._preserve]
 
     def _preserved(self, numbers: Sequence[int]) -> list[str | None]:
         """For each sample the prompt it preserves, or None."""
@@ -173,16 +179,19 @@ class PictureSource:
         ]
 
     def _drawn_captions(self, numbers: Sequence[int], pictures: Sequence[int]) -> list[str]:
-        several = [self.folder.pictures[p].captions for p in pictures]
+        shown = [self.folder.pictures[p] for p in pictures]
+        several = [picture.captions for picture in shown]
         captions = [texts[0] for texts in several]
         if any(len(texts) > 1 for texts in several):
             drawn = self._draw(numbers, "caption")
             captions = [texts[int(u * len(texts))] for texts, u in zip(several, drawn, strict=True)]
-        pairs = zip(captions, numbers, strict=True)
-        captions = [variant(caption, self._varied, self.seed, number) for caption, number in pairs]
-        if self._dropout > 0:
-            dropped = self._draw(numbers, "caption dropout")
-            captions = ["" if u < self._dropout else c for c, u in zip(captions, dropped, strict=True)]
+        varied = [with_affixes(self._varied, picture.source) for picture in shown]
+        triples = zip(captions, varied, numbers, strict=True)
+        captions = [variant(caption, section, self.seed, number) for caption, section, number in triples]
+        if any(shares := [self._dropout[p] for p in pictures]):
+            drawn = self._draw(numbers, "caption dropout")
+            dropped = [u < share for u, share in zip(drawn, shares, strict=True)]
+            captions = ["" if gone else c for c, gone in zip(captions, dropped, strict=True)]
         return captions
 
     def _draw(self, numbers: Sequence[int], purpose: str) -> list[float]:
@@ -233,7 +242,8 @@ class PictureSource:
         """Lines for the user: what is trained on, and everything unexpected about it."""
         pictures = self.folder.pictures
         shapes = shapes_note([size for _, size in self.items])
-        lines = [f"{count(len(pictures), 'picture')} from {self.folder.path}, {shapes}"]
+        lines = [f"{count(len(pictures), 'picture')} from {self.folder.places or self.folder.path}, {shapes}"]
+        lines += share_note([pictures[index] for index, _ in self.items], self.folder.path)
         lines += skipped_notes((s.name, s.reason) for s in self.folder.skipped)
         if len(self.folder.left_out) > NAMED:
             lines.append("every file that is not used is named in skipped.txt in the run folder")
@@ -243,7 +253,7 @@ class PictureSource:
         lines += self.augmentation.notes(self.items)
         for caption in self.captions():
             if lost := self.backbone.truncated(caption):
-                whose = [p.name for p in pictures if caption in map(self._first_variant, p.captions)]
+                whose = [p.name for p in pictures if caption in self._first_variants(p)]
                 lines.append(
                     f'caption truncated, too long for model.max_tokens; lost: "{lost}" ({listing(whose)})'
                 )

@@ -56,6 +56,6 @@ def picture_index(seed: int, number: int, count: int) -> int:
 
 
 @lru_cache(maxsize=1)
-def permutation(seed: int, epoch: int, count: int) -> Tensor:
+def permutation(seed: int, epoch: int, count: int, purpose: str = "order") -> Tensor:
     """The numbers below `count` in an epoch's random order: `[count]` int64."""
-    return torch.randperm(count, generator=generator(seed, epoch, "order"))
+    return torch.randperm(count, generator=generator(seed, epoch, purpose))

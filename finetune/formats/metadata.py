@@ -31,7 +31,7 @@ class DataFacts:
     """What the metadata says about the pictures.
 
     Attributes:
-        name: The folder's last name; never the whole path, which is nobody's business.
+        name: The folder's last name, or several; never the whole path, which is nobody's business.
         digest: Content hash of pictures and captions.
         captions: The caption of each picture.
     """

@@ -29,6 +29,7 @@ from finetune.config import (
 )
 from finetune.config.adapters import AllWeightsSection
 from finetune.config.base import LONGEST_NAME, Fault
+from finetune.config.sources import folder_faults
 from finetune.recipes.fields import sections, setting_fields
 from finetune.recipes.length import samples_per_step
 from finetune.recipes.plain_yaml import write_yaml
@@ -130,18 +131,18 @@ class Recipe(Section, ABC):
             values["data"]["resolution"] = backbone.native_size
 
     def scan(self, report: Reporter = SILENT) -> Folder:
-        """Reads the folder of pictures.
+        """Reads the folders of pictures.
 
         Args:
             report: Shows how far it is.
 
         Raises:
-            DataError: If there is nothing in it to train on.
+            DataError: If there is nothing in one of them to train on.
         """
-        from finetune.data import scan_folder
+        from finetune.data import scan_folders
 
         with self.reader(report) as reader:
-            return scan_folder(self._folder, None, self.data, reader)
+            return scan_folders(self.main_folder, None, self.data, reader)
 
     @contextmanager
     def reader(self, report: Reporter) -> Iterator[Reader]:
@@ -222,9 +223,7 @@ class Recipe(Section, ABC):
         """The faults in every section, and those between sections (P3)."""
         for own in sections(type(self)):
             yield from getattr(self, own).faults()
-        if getattr(self.data, field := self.folder_field) is None:
-            flag = "--" + field.replace("_", "-")
-            yield Fault("No pictures are given.", f"data.{field}", f"Give a folder with {flag}.")
+        yield from folder_faults(self.folder_field, self.main_folder, self.data.sources)
         fields = setting_fields(type(self))
         for key in sorted(self.unused):
             own, _, setting = key.partition(".")
@@ -253,16 +252,21 @@ class Recipe(Section, ABC):
         yield from ()
 
     @property
-    def _folder(self) -> Path:
+    def main_folder(self) -> Path | None:
+        """The folder of pictures that has no entry in `data.sources`."""
         folder: Path | None = getattr(self.data, self.folder_field)
-        assert folder is not None  # checked by `faults`
-        return folder.expanduser()
+        return folder and folder.expanduser()
+
+    @property
+    def folders(self) -> list[Path]:
+        """All folders of pictures that are taught, the main one first."""
+        others = [source.dir.expanduser() for source in self.data.sources if source.taught]
+        return [self.main_folder, *others] if self.main_folder is not None else others
 
     @property
     def subject(self) -> str:
-        """A name for the run made from the folder of pictures, fit for a file name."""
-        folder: Path | None = getattr(self.data, self.folder_field)
-        name = folder.resolve().name if folder is not None else ""
+        """A name for the run made from the first folder of pictures, fit for a file name."""
+        name = self.folders[0].resolve().name if self.folders else ""
         plain = re.sub(r"[^\w.-]+", "-", name).encode(errors="ignore")[: LONGEST_NAME // 2]
         return plain.decode(errors="ignore").strip("-.") or "pictures"
 
@@ -282,13 +286,9 @@ class Recipe(Section, ABC):
         (run folder, cache folder) are left out: a published file reveals nobody's home
         directory, and the same run in another folder gives the same bytes.
         """
-        dump = self.model_dump(mode="json")
+        dump = super().public() | {own: getattr(self, own).public() for own in sections(type(self))}
         dump["output"] = {"name": dump["output"]["name"]}
         del dump["data"]["cache_dir"]
-        for own in dump.keys() & sections(type(self)):
-            for key in dump[own]:
-                if isinstance(path := getattr(getattr(self, own), key), Path):
-                    dump[own][key] = path.resolve().name
         dump["model"]["name"] = public_name(self.model.name)
         return dump
 

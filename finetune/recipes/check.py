@@ -15,6 +15,7 @@ from finetune.config import SubjectSection
 from finetune.data import Folder, PairedFolder
 from finetune.data.doctor import DataSet, Finding, Look, examine, look_at, sizes, worst
 from finetune.data.doctor.framing import Framed, framed
+from finetune.data.epoch import samples_by_folder
 from finetune.data.folder import NothingUsable, how_to_list
 from finetune.data.layouts import list_folder
 from finetune.data.read import Reader
@@ -68,9 +69,10 @@ def check(recipe: Recipe, report: Reporter) -> Report:
         UserError: If there is no such folder, or the model or a setting is wrong.
     """
     known, preset, sentence = _model(recipe)
-    path = _folder(recipe)
+    path = recipe.folders[0]
     recipe = with_preset(recipe, preset)
-    listed = list_folder(path, **how_to_list(path, recipe.data), setting=f"data.{recipe.folder_field}")
+    setting = "data.sources" if recipe.main_folder is None else f"data.{recipe.folder_field}"
+    listed = list_folder(path, **how_to_list(path, recipe.data), setting=setting)
     try:
         folder = recipe.scan(report)
     except NothingUsable as error:
@@ -87,11 +89,6 @@ def check(recipe: Recipe, report: Reporter) -> Report:
     default = classes.pop() if len(classes) == 1 else None
     data = data_set(folder, recipe, default, places, looks, known)
     return Report(path, recipe, sentence, examine(data), data)
-
-
-def _folder(recipe: Recipe) -> Path:
-    folder: Path = getattr(recipe.data, recipe.folder_field)
-    return folder.expanduser()
 
 
 def _model(recipe: Recipe) -> tuple[Outline, str, str]:
@@ -154,7 +151,8 @@ def data_set(
 def facts_of(data: DataSet, recipe: Recipe) -> dict[str, Any]:
     """Numbers about a data set: plain data."""
     pictures = data.folder.pictures
-    samples, rows = sum(p.repeats for p, _ in data.framed), recipe.training.samples_per_step(1)
+    by_folder = samples_by_folder([p for p, _ in data.framed], data.folder.path)
+    samples, rows = sum(by_folder.values()), recipe.training.samples_per_step(1)
     by_area = sorted(((p.width, p.height) for p in pictures), key=math.prod)
     shapes = Counter(at.size for _, at in data.framed)
     return {
@@ -165,6 +163,7 @@ def facts_of(data: DataSet, recipe: Recipe) -> dict[str, Any]:
         "shapes": {f"{width}x{height}": n for (height, width), n in shapes.most_common()},
         "captioned": len(data.captioned),
         "samples_per_epoch": samples,
+        "samples_by_folder": {str(place): number for place, number in by_folder.items()},
         "batch_size": rows,
         "steps_per_epoch": math.ceil(samples / rows),
     }

@@ -15,12 +15,13 @@ from PIL import Image
 
 from finetune.backbones.fingerprint import fingerprint
 from finetune.backbones.precision import PRECISIONS, best_device
-from finetune.config import SubjectSection, public_name
-from finetune.data import Folder, scan_folder
+from finetune.config import SourceSection, SubjectSection, public_name
+from finetune.data import Folder, scan_class_sources, scan_folder
 from finetune.data.folder import how_to_list
 from finetune.data.layouts import list_folder
 from finetune.data.notes import count
 from finetune.data.read import Reader
+from finetune.data.several import joined
 from finetune.errors import ConfigError
 from finetune.files import remove_partials
 from finetune.recipes.place import RUNS
@@ -50,26 +51,48 @@ def default_folder(prompt: str, size: int, precision: str, backbone: Backbone) -
 
 
 def class_pictures(data: SubjectSection, backbone: Backbone, precision: str, report: Reporter) -> Folder:
-    """The class pictures of a run; missing ones are sampled and kept.
+    """The class pictures of a run: those of `data.sources`, and those that the class prompt asks for.
+
+    Raises:
+        ConfigError: If the folder holds pictures that were sampled with another model or prompt.
+        DataError: If a picture cannot be read or has no caption.
+    """
+    given: list[tuple[SourceSection, Folder]] = []
+    if data.class_sources:
+        with report.progress("Reading class pictures") as progress:
+            given = scan_class_sources(data, Reader.of(data, progress))
+    if data.class_prompt is None:
+        return joined(given)
+    number = sum(len(folder.pictures) for _, folder in given)
+    prompted = _prompted(data, number, backbone, precision, report)
+    return joined([*([(None, prompted)] if prompted else []), *given])
+
+
+def _prompted(
+    data: SubjectSection, number: int, backbone: Backbone, precision: str, report: Reporter
+) -> Folder | None:
+    """The pictures in the class folder; missing ones are sampled and kept.
 
     The k-th sampled picture has seed k, whatever the run, and is written at once: interrupted sampling
     continues where it stopped, and all runs share the pictures.
 
     Args:
         data: With `class_prompt` and `class_dir` set.
+        number: Class pictures that there are already.
         backbone: The model, not trained yet.
         precision: Precision of the sampling.
         report: Tells the user what is done.
 
-    Raises:
-        ConfigError: If the folder holds pictures that were sampled with another model or prompt.
-        DataError: If a picture cannot be read.
+    Returns:
+        None if there are none, since there are enough already.
     """
     assert data.class_prompt is not None and data.class_dir is not None
     folder = data.class_dir.expanduser()
     found = list_folder(folder, **how_to_list(folder, data)).found if folder.is_dir() else ()
     own = [one.path for one in found if not _SAMPLED.fullmatch(one.path.name)]
-    seeds = range(max(0, data.num_class_images - len(own)))
+    seeds = range(max(0, data.num_class_images - number - len(own)))
+    if not own and not seeds:
+        return None
     # Only the main process samples; the others then find all pictures.
     with PartialState().main_process_first():
         sampler = Sampler(backbone, best_device(), precision)

@@ -40,12 +40,12 @@ class ControlNetRecipe(Recipe):
             DataError: If there are none that can be trained on, or control pictures do not fit.
             ConfigError: If the library that makes the control pictures is missing.
         """
-        from finetune.data import scan_pairs
+        from finetune.data import scan_paired_folders
         from finetune.data.control import check_control_kind
 
         check_control_kind(self.data.preprocess)
         with self.reader(report) as reader:
-            return scan_pairs(self.data, reader)
+            return scan_paired_folders(self.data, reader)
 
     def make_adapter(self, backbone: Backbone) -> Adapter:
         """A branch beside the UNet; a new one's initial weights depend on model and seed alone."""

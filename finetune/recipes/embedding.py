@@ -38,7 +38,7 @@ class EmbeddingRecipe(SubjectRecipe):
     def scan(self, report: Reporter = SILENT) -> Folder:
         """Reads the pictures; those without a caption get the instance prompt, or "a photo of" the word."""
         with self.reader(report) as reader:
-            return scan_for(self._folder, self.word, self.data, reader)
+            return scan_for(self.main_folder, self.word, self.data, reader)
 
     def make_adapter(self, backbone: Backbone) -> Adapter:
         """The word, added to `backbone`; a random start depends on the seed alone."""

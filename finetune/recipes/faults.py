@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from finetune.config.base import Fault
 from finetune.errors import ConfigError
-from finetune.recipes.other_names import ANSWERS, key_here
+from finetune.recipes.fields import entry_type
+from finetune.recipes.other_names import ANSWERS, entry_name_here, key_here
 
 _KINDS = {
     "int": "a whole number",
@@ -110,12 +112,37 @@ def read_validation_error(error: ValidationError, fields: Mapping[str, FieldInfo
         fields: Every dotted key's definition; its description says what would be right.
     """
     by_key: dict[str, list[Mapping[str, Any]]] = {}
+    inside: list[Fault] = []
     for item in error.errors(include_url=False):
         location = [str(part) for part in item["loc"]]
         # What follows the setting's name is a member of a union or an index of a list.
         key = next((k for n in (2, 1) if (k := ".".join(location[:n])) in fields), location[0])
-        by_key.setdefault(key, []).append(dict(item))
-    return [_fault(key, items, fields.get(key)) for key, items in by_key.items()]
+        entry, rest = entry_type(fields[key]) if key in fields else None, item["loc"][key.count(".") + 1 :]
+        if entry is not None and rest:
+            inside.append(_entry_fault(key, rest, dict(item), entry))
+        else:
+            by_key.setdefault(key, []).append(dict(item))
+    return [*(_fault(key, items, fields.get(key)) for key, items in by_key.items()), *inside]
+
+
+def _entry_fault(
+    key: str, rest: Sequence[int | str], item: Mapping[str, Any], entry: type[BaseModel]
+) -> Fault:
+    """What is wrong with one entry of a list of sections; `rest` is its index and what is in it."""
+    which, fields = f"entry {int(rest[0]) + 1} of {key}", entry.model_fields
+    name = str(rest[1]) if len(rest) > 1 else ""
+    settings = f"Its settings are {', '.join(fields)}."
+    if not name:
+        what = f"{which.capitalize()} must be a section of its own, not {show(item['input'])}."
+        return Fault(what, key, settings)
+    if name not in fields:
+        what, near = f"{cut(name)} in {which} is not a setting.", nearest(name, fields)
+        if known := entry_name_here(name, fields):
+            return Fault(what, key, f"Here it is called {known}.")
+        return Fault(what, key, f"Did you mean {near}?" if near else settings)
+    if item["type"] == "missing":
+        return Fault(f"{which.capitalize()} has no {name}.", key, f"Add it. {fields[name].description}")
+    return replace(_fault(f"{name} in {which}", [item], fields[name]), where=key)
 
 
 def _fault(key: str, items: list[Mapping[str, Any]], field: FieldInfo | None) -> Fault:
@@ -126,6 +153,8 @@ def _fault(key: str, items: list[Mapping[str, Any]], field: FieldInfo | None) ->
         return Fault(what, key, f"Did you mean {near}?")
     if field is None or not field.description:
         return Fault(what, key)
+    if field.is_required():
+        return Fault(what, key, field.description)
     return Fault(what, key, f"{field.description.rstrip('.')} (default: {show(field.default)}).")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -22,6 +22,12 @@ def sections(kind: type[BaseModel]) -> dict[str, type[BaseModel]]:
     """The sections of a kind of recipe by name: `{"model": ModelSection, …}`."""
     annotations = {name: field.annotation for name, field in kind.model_fields.items()}
     return {n: a for n, a in annotations.items() if isinstance(a, type) and issubclass(a, BaseModel)}
+
+
+def entry_type(field: FieldInfo) -> type[BaseModel] | None:
+    """The type of each entry, if the setting is a list of sections."""
+    kinds = get_args(field.annotation)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def setting_fields(kind: type[BaseModel]) -> dict[str, FieldInfo]:

@@ -29,9 +29,11 @@ def in_steps(recipe: RecipeT, pictures: Folder, resolved: Recipe) -> RecipeT:
         pictures: What its `scan` found.
         resolved: The same recipe with presets filled in.
     """
+    from finetune.data.epoch import epoch_length
+
     if recipe.training.epochs is None:
         return recipe
-    epoch = sum(p.repeats for p in pictures.pictures) * (1 + len(resolved.data.extra_resolutions))
+    epoch = epoch_length(pictures.pictures * (1 + len(resolved.data.extra_resolutions)))
     steps = math.ceil(recipe.training.epochs * epoch / samples_per_step(resolved.training))
     training = recipe.training.model_copy(update={"epochs": None, "steps": steps})
     return recipe.model_copy(update={"training": training})

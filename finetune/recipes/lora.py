@@ -71,7 +71,7 @@ class LoRARecipe(SubjectRecipe):
         if self.adapter.placeholder is None:
             return super().scan(report)
         with self.reader(report) as reader:
-            return scan_for(self._folder, self.adapter.placeholder, self.data, reader)
+            return scan_for(self.main_folder, self.adapter.placeholder, self.data, reader)
 
     def make_adapter(self, backbone: Backbone) -> Adapter:
         """The low-rank layers, attached to `backbone`; their initial weights depend on the seed alone."""

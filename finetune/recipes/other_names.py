@@ -65,6 +65,17 @@ OTHER_NAMES = {
 }
 """Dotted key here → its names elsewhere; of two keys with the same name, the recipe's own counts."""
 
+_ENTRY_NAMES = {
+    "dir": ["image_dir", "data_dir", "instance_dir", "path"],
+    "repeats": ["num_repeats"],
+    "prompt": ["class_tokens", "instance_prompt"],
+    "prefix": ["caption_prefix"],
+    "suffix": ["caption_suffix"],
+    "caption_dropout": ["caption_dropout_rate"],
+    "class_pictures": ["is_reg"],
+    "conditioning_dir": ["conditioning_data_dir"],
+}
+
 _XFORMERS = (
     "Leave it out: PyTorch's own attention needs just as little memory, and xFormers is used where it is "
     "faster; training.attention=xformers insists on it."
@@ -87,3 +98,8 @@ ANSWERS = {
 def key_here(name: str, keys: Container[str]) -> str | None:
     """The dotted key, one of `keys`, of what other trainers call `name`; None if there is none."""
     return next((key for key, names in OTHER_NAMES.items() if name in names and key in keys), None)
+
+
+def entry_name_here(name: str, fields: Container[str]) -> str | None:
+    """As `key_here`, of a setting of one of several folders; `fields` are those that there are."""
+    return next((own for own, names in _ENTRY_NAMES.items() if name in names and own in fields), None)

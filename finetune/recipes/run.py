@@ -271,7 +271,8 @@ def _export(this: Run) -> dict[Path, str]:
     name = this.recipe.run_name
     with this.trainer.evaluating(), torch.no_grad():
         captions = [c for picture in this.source.folder.pictures for c in picture.captions]
-        data = DataFacts(this.source.folder.path.resolve().name, this.source.digest(), captions)
+        names = ", ".join(folder.resolve().name for folder in this.recipe.folders)
+        data = DataFacts(names, this.source.digest(), captions)
         metadata = run_metadata(this.recipe.public(), this.backbone, data, name=name, step=this.trainer.step)
         return this.recipe.write_results(this.adapter, this.backbone, this.folder.path, name, metadata)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class SubjectRecipe(Recipe):
-    """Trains on a few pictures of a subject and, with a class prompt, on its class too."""
+    """Trains on a few pictures of a subject and, with a class prompt or class pictures, on its class too."""
 
     folder_field: ClassVar[str] = "instance_dir"
 
@@ -35,15 +35,15 @@ class SubjectRecipe(Recipe):
 
     def scan(self, report: Reporter = SILENT) -> Folder:
         """Reads the subject's pictures; those without a caption get the instance prompt."""
-        from finetune.data import scan_folder
+        from finetune.data import scan_folders
 
         with self.reader(report) as reader:
-            return scan_folder(self._folder, self.data.instance_prompt, self.data, reader)
+            return scan_folders(self.main_folder, self.data.instance_prompt, self.data, reader)
 
     def make_source(
         self, pictures: Folder, backbone: Backbone, adapter: Adapter, report: Reporter
     ) -> PictureSource | PriorSource:
-        """The subject's pictures and, with a class prompt, as many of the class, sampled if need be."""
+        """The subject's pictures and, to preserve the class, as many of it, sampled if need be."""
         from finetune.data import PictureSource, PriorSource
         from finetune.recipes.class_pictures import class_pictures
 
@@ -60,7 +60,7 @@ class SubjectRecipe(Recipe):
             preserve=data.preserve,
             preserve_share=data.preserve_share,
         )
-        if data.class_prompt is None:
+        if not data.preserves_class:
             return instances
         # The adapter is attached, but has learned nothing yet.
         classes = class_pictures(data, backbone, self.training.precision, report)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from finetune.adapters import Adapter
 from finetune.backbones.precision import PRECISIONS
+from finetune.config import SourceSection
 from finetune.data import Folder, PictureSource, PriorSource
 from finetune.data.holdout import split
 from finetune.data.notes import count, listing
@@ -28,6 +30,7 @@ _AS_THEY_ARE: dict[str, Any] = {
     "control_dropout": 0.0,
     "class_prompt": None,
     "class_dir": None,
+    "sources": (),
     "preserve": [],
 }
 _CAPTIONS = {"shuffle": False, "tag_dropout": 0.0}
@@ -41,7 +44,7 @@ def held_out(recipe: Recipe, pictures: Folder, report: Reporter) -> tuple[Folder
     """
     data = recipe.data
     if data.validation_dir is not None:
-        other = {recipe.folder_field: data.validation_dir, "validation_dir": None}
+        other = {recipe.folder_field: data.validation_dir, "validation_dir": None, "sources": ()}
         there = recipe.model_copy(update={"data": data.model_copy(update=other)})
         return pictures, there.scan(report)
     if not data.validation:
@@ -57,7 +60,12 @@ def validation_source(recipe: Recipe, held: Folder, adapter: Adapter) -> Picture
     own = {key: value for key, value in _AS_THEY_ARE.items() if key in type(recipe.data).model_fields}
     data, captions = recipe.data.model_copy(update=own), recipe.captions.model_copy(update=_CAPTIONS)
     plain = recipe.model_copy(update={"data": data, "captions": captions})
-    return plain.make_source(held, adapter.backbone, adapter, SILENT)
+    pictures = tuple(replace(p, source=_without_dropout(p.source)) for p in held.pictures)
+    return plain.make_source(replace(held, pictures=pictures), adapter.backbone, adapter, SILENT)
+
+
+def _without_dropout(source: SourceSection | None) -> SourceSection | None:
+    return source and source.model_copy(update={"caption_dropout": None})
 
 
 def make_validation(

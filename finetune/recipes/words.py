@@ -15,28 +15,28 @@ if TYPE_CHECKING:
     from finetune.data.read import Reader
 
 
-def scan_for(folder: Path, word: str, data: SubjectSection, reader: Reader | None = None) -> Folder:
-    """Reads a folder of pictures whose captions contain a new word.
+def scan_for(folder: Path | None, word: str, data: SubjectSection, reader: Reader | None = None) -> Folder:
+    """Reads the folders of pictures whose captions contain a new word.
 
     Args:
-        folder: The pictures.
+        folder: The main folder, if there is one.
         word: The new word.
-        data: The recipe's settings; without an instance prompt, pictures that have no caption get
-            "a photo of WORD".
+        data: The recipe's settings; without a prompt, pictures that have no caption get "a photo of WORD".
         reader: How the files are read; as the settings have it if None.
 
     Raises:
         DataError: If no caption contains the word, or there is nothing to train on.
     """
-    from finetune.data import scan_folder
+    from finetune.data import scan_folders
     from finetune.data.notes import count, listing
 
-    found = scan_folder(folder, data.instance_prompt or f"a photo of {word}", data, reader)
+    default = f"a photo of {word}"
+    found = scan_folders(folder, data.instance_prompt or default, data, reader, otherwise=default)
     without = [p.name for p in found.pictures if not all(word in text.lower() for text in p.captions)]
     if not any(word in text.lower() for p in found.pictures for text in p.captions):
         raise DataError(
             f"No caption contains {word}, so there is nothing to learn it from.",
-            where=str(folder),
+            where=found.places or str(found.path),
             fix=f'Write it into the captions, such as "a photo of {word} on a sofa".',
         )
     if without:

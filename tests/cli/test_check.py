@@ -213,3 +213,29 @@ def test_shapes_are_those_of_training(tmp_path: Path, capsys: Output) -> None:
         f"{width}x{height}": sizes.count((height, width)) for height, width in set(sizes)
     }
     assert len(report["shapes"]) == 2
+
+
+def test_the_folders_of_a_recipes_file_need_not_be_given(mycat: Path, tmp_path: Path, capsys: Output) -> None:
+    (tmp_path / "more").mkdir()
+    for seed in range(10, 12):
+        scene(seed).save(tmp_path / "more" / f"{seed}.png")
+    (tmp_path / "more" / "bad.png").write_bytes(b"")
+    file = tmp_path / "mycat.yaml"
+    for text in (
+        "data: {instance_dir: mycat, sources: [{dir: more, repeats: 3}]}",
+        "data: {sources: [{dir: mycat}, {dir: more, repeats: 3}]}",
+    ):
+        file.write_text(f"kind: lora\n{text}\n")
+        assert main(["check", "--recipe", str(file), *SMALL]) == 0
+        said = capsys.readouterr().out
+        assert said.startswith("mycat, more for finetune lora.")
+        assert "An epoch is 11 samples, 2 steps of 8." in said
+        assert "Of these samples 5 are of mycat, 6 are of more." in said
+        assert "mycat/<soft>.png" in said and "mycat/broken.png" in said and "more/bad.png" in said
+    assert main(["check", "--recipe", str(file), *SMALL, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["samples_by_folder"] == {"mycat": 5, "more": 6}
+    assert main(["check", "--recipe", str(file), *SMALL, "--output-dir", "out"]) == 0
+    assert "more/10.png" in (tmp_path / "out" / "check.html").read_text()
+    capsys.readouterr()
+    assert main(["check", "--recipe", "full"]) == 2
+    assert "No folder of pictures is given." in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from finetune.config import DataSection, PairsSection
 from finetune.data import Folder, scan_folder, scan_pairs
 from finetune.data.layouts import list_folder, relative_name
 from finetune.errors import DataError
+from finetune.recipes import build
+from finetune.recipes.load import Setting, parse_set
 from tests.data.conftest import painted
 
 
@@ -158,9 +161,12 @@ def test_kohyas_project(tmp_path: Path) -> None:
     assert folder.notes[:2] == (
         "folders of kohya's, with repeats and the caption if there is none: 10_sks cat (10 times an epoch, "
         '"sks cat"), 3_sks dog (3 times an epoch, "sks dog")',
-        f"regularization pictures in {tmp_path / 'reg'} are not used; for prior preservation add --class-dir "
-        f'"{tmp_path / "reg"}" --class-prompt "cat"',
+        f"regularization pictures in {tmp_path / 'reg'} are not used; for prior preservation add "
+        f"--set data.sources='[{{dir: \"{tmp_path / 'reg'}\", class_pictures: true}}]'",
     )
+    (advice,) = shlex.split(folder.notes[1].partition("--set ")[2])
+    used = build("lora", [parse_set(advice), Setting("data.instance_dir", tmp_path, "")])
+    assert not any("regularization" in note for note in used.scan().notes)
     for inner in ("img", "img/10_sks cat"):
         notes = scan_folder(tmp_path / inner).notes
         assert any(f"regularization pictures in {tmp_path / 'reg'} are not used" in note for note in notes)

@@ -72,5 +72,5 @@ def _of_notes(data: DataSet) -> Iterator[Finding]:
     found = duplicate_notes({p.name: p.digest for p in folder.pictures})
     found += picture_notes((s.name, s.reason) for s in folder.ignored)
     for note in folder.notes:
-        if note not in found and not note.startswith(EMPTY):
+        if note not in found and EMPTY not in note:
             yield Finding("folder", "note", note)

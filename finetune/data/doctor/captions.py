@@ -24,9 +24,10 @@ _FILLERS = frozenset(
 
 
 def uncaptioned(data: DataSet) -> Iterator[Finding]:
-    """Pictures without a caption where others have one."""
-    found = {p.name: "" for p in data.folder.pictures if not p.captioned}
-    if data.captioned and found:
+    """Pictures without a caption where others of their folder have one."""
+    folders = {p.source and p.source.dir for p in data.captioned}
+    without = [p for p in data.folder.pictures if not p.captioned and (p.source and p.source.dir) in folders]
+    if found := {p.name: "" for p in without}:
         sentence = f"{count(len(found), 'picture')} without a caption, where others have one"
         yield Finding("uncaptioned", "warning", sentence, found, "Write NAME.txt beside each.")
 
@@ -76,8 +77,8 @@ def _end(data: DataSet, caption: str) -> str:
 
 
 def untriggered(data: DataSet) -> Iterator[Finding]:
-    """Captions without the trigger word."""
-    captions = {p.name: data.said(p) for p in data.captioned}
+    """Captions of the main folder without the trigger word; other folders may teach other things."""
+    captions = {p.name: data.said(p) for p in data.captioned if p.source is None}
     pattern = re.compile(rf"(?<!\w){re.escape(data.trigger)}(?!\w)", re.IGNORECASE)
     found = {name: "" for name, texts in captions.items() if not all(map(pattern.search, texts))}
     # A folder's name that no caption has is just a name.

@@ -8,7 +8,7 @@ from textwrap import shorten
 from typing import Any, Literal
 
 from finetune.config.captions import AS_THEY_ARE, CaptionsSection
-from finetune.data.captions import variant
+from finetune.data.captions import variant, with_affixes
 from finetune.data.doctor.framing import Framed
 from finetune.data.doctor.look import Look
 from finetune.data.folder import Folder, Picture
@@ -89,7 +89,8 @@ class DataSet:
 
     def said(self, picture: Picture) -> list[str]:
         """The captions of a picture as a sample has them."""
-        return [variant(caption, self.varied, 0, 0) for caption in picture.captions]
+        varied = with_affixes(self.varied, picture.source)
+        return [variant(caption, varied, 0, 0) for caption in picture.captions]
 
     def seen(self) -> Iterator[tuple[Picture, Look]]:
         """The pictures that somebody has looked at."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -66,13 +67,13 @@ def kohya_folders(tree: Tree, lines: bool) -> Offer:
         offer.notes.append(
             f"folders of kohya's, with repeats and the caption if there is none: {listing(told)}"
         )
-    offer.notes += _regularization(tree.root)
+    offer.notes += _regularization(tree)
     return offer
 
 
-def _regularization(root: Path) -> list[str]:
-    """How to use the pictures in `reg`, below `root` or beside it."""
-    here = root.resolve()
+def _regularization(tree: Tree) -> list[str]:
+    """How to use the pictures in `reg`, below the root or beside it, if no setting does."""
+    here = tree.root.resolve()
     places = [here / _REG]
     if here.name == "img" or class_tokens(here.name):
         places.append(here.parent / _REG)
@@ -83,12 +84,11 @@ def _regularization(root: Path) -> list[str]:
             folders = [f for f in sorted(place.iterdir()) if class_tokens(f.name) and holds_pictures(f)]
         except OSError:
             continue
-        if folders:
-            said = class_tokens(folders[0].name)
-            prompt = said[1] if said else ""
+        if folders and os.path.realpath(place) not in tree.elsewhere:
+            entry = f"[{{dir: {json.dumps(shown(str(place)))}, class_pictures: true}}]"
             return [
-                f"regularization pictures in {shown(str(place))} are not used; "
-                f'for prior preservation add --class-dir "{shown(str(place))}" --class-prompt "{prompt}"'
+                f"regularization pictures in {shown(str(place))} are not used; for prior preservation add "
+                f"--set data.sources={shlex.quote(entry)}"
             ]
     return []
 

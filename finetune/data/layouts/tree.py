@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,12 +36,14 @@ class Tree:
         files: Its regular files, by relative name.
         skipped: Pipes, devices, links to nothing, and folders that cannot be read.
         notes: Lines about folders that were not searched.
+        elsewhere: Folders that other settings give, without links.
     """
 
     root: Path
     files: tuple[Path, ...]
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
+    elsewhere: Collection[str] = ()
 
     @cached_property
     def pictures(self) -> tuple[Path, ...]:
@@ -116,7 +118,7 @@ def walk(
         folders += reversed(inside)
         links.sort()
     notes = [f"not searched for pictures: {listing(names)} ({why})" for why, names in unsearched.items()]
-    return Tree(folder, tuple(sorted(files, key=Path.as_posix)), tuple(skipped), tuple(notes))
+    return Tree(folder, tuple(sorted(files, key=Path.as_posix)), tuple(skipped), tuple(notes), other)
 
 
 def _entries(
