@@ -105,7 +105,8 @@ def _page(report: Report, marks: dict[str, list[str]]) -> str:
         for finding in report.findings
     )
     figures = "".join(map(_figure, _seen(report, marks)))
-    title = escape(f"{report.folder.name} for finetune {report.recipe.kind}")
+    names = ", ".join(folder.name for folder in report.recipe.folders)
+    title = escape(f"{names} for finetune {report.recipe.kind}")
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f"<style>{_STYLE}</style></head><body><h1>{title}</h1><p>{escape(report.model)} "

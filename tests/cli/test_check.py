@@ -235,7 +235,8 @@ def test_the_folders_of_a_recipes_file_need_not_be_given(mycat: Path, tmp_path: 
     assert main(["check", "--recipe", str(file), *SMALL, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["samples_by_folder"] == {"mycat": 5, "more": 6}
     assert main(["check", "--recipe", str(file), *SMALL, "--output-dir", "out"]) == 0
-    assert "more/10.png" in (tmp_path / "out" / "check.html").read_text()
+    page = (tmp_path / "out" / "check.html").read_text()
+    assert "<h1>mycat, more for finetune lora</h1>" in page and "more/10.png" in page
     capsys.readouterr()
     assert main(["check", "--recipe", "full"]) == 2
     assert "No folder of pictures is given." in capsys.readouterr().err
