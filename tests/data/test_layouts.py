@@ -370,7 +370,7 @@ def test_a_path_that_is_too_long_costs_no_other_picture(tmp_path: Path) -> None:
     for place in (folder, tmp_path):
         painted(8, 8).save(place / "1.png")
     found = scan_folder(tmp_path)
-    assert [picture.path for picture in found.pictures] == [tmp_path / "1.png", folder / "1.png"]
+    assert [picture.origin for picture in found.pictures] == [tmp_path / "1.png", folder / "1.png"]
     assert list(skipped(found).values()) == ["the folder cannot be read (File name too long)"]
 
 

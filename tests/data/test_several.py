@@ -202,7 +202,7 @@ def test_pairs_are_joined_with_their_control_pictures(tmp_path: Path) -> None:
     for section in sections:
         folder = scan_paired_folders(section)
         assert [(p.name, p.caption) for p in folder.pictures] == [("a/1.png", "x"), ("b/1.png", "b")]
-        assert [p.path for p in folder.controls] == [edges[0] / "1.png", edges[1] / "1.png"]
+        assert [p.origin for p in folder.controls] == [edges[0] / "1.png", edges[1] / "1.png"]
         assert [s.name for s in folder.skipped] == ["b/2.png"]
     gone = PairsSection(data_dir=a, preprocess="grayscale", sources=[{"dir": "no"}])  # type: ignore[list-item]
     with pytest.raises(DataError, match="no such folder") as told:
