@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+import datasets
 import pytest
 import torch
 from accelerate import Accelerator, PartialState
@@ -168,3 +169,21 @@ def test_pooled_text_is_taken_at_the_end_token_that_the_holders_tell(kind: Any) 
         holder.eos_token_id = 7
     assert place() == 3
     assert encoder.config.eos_token_id == 7
+
+
+# --- datasets ---------------------------------------------------------------------------------------
+
+
+def test_datasets_asks_its_offline_switch_before_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its other ways to say so are read when it is imported."""
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match="OfflineModeIsEnabled"):
+        datasets.load_dataset_builder("someone/cats")
+
+
+def test_a_builder_of_datasets_is_known_by_the_module_of_its_format(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a\n1\n")
+    made = datasets.load_dataset_builder(
+        "csv", data_files=str(tmp_path / "rows.csv"), cache_dir=str(tmp_path)
+    )
+    assert type(made).__module__ == "datasets.packaged_modules.csv.csv"

@@ -15,6 +15,7 @@ from finetune.data.decode import PictureError, decode_picture, reading
 from finetune.data.encoded import Progress
 from finetune.data.layouts import Skipped, list_folder
 from finetune.data.read import bytes_of
+from finetune.data.rows import is_dataset
 from finetune.errors import DataError, memory_ran_out
 from finetune.files import whole_file
 
@@ -58,8 +59,14 @@ def find_uncaptioned(folder: Path) -> Uncaptioned:
     Pictures that differ only in their suffix share a caption file, and the first of them is described.
 
     Raises:
-        DataError: If there is no such folder, or no picture in it.
+        DataError: If there is no such folder, no picture in it, or it is a data set of `datasets`.
     """
+    if is_dataset(folder):
+        raise DataError(
+            "This is a data set of `datasets`, and captions are written beside files of pictures.",
+            where=str(folder),
+            fix="Add a column of captions with `datasets`, or give a folder of pictures.",
+        )
     listed = list_folder(folder)
     if not listed.found:
         raise DataError(

@@ -60,7 +60,7 @@ def _check(
 
 
 def _recipe(folder: Path | None, recipe: str, model: str | None, changes: tuple[str, ...]) -> Recipe:
-    """The recipe that a kind or a file names, with the folder, if one is given, as its pictures."""
+    """The recipe that a kind or a file names, with the folder, if there is one, as its pictures."""
     kind, settings = recipe, list[Setting]()
     if recipe not in RECIPES:
         file = Path(recipe)
@@ -74,11 +74,11 @@ def _recipe(folder: Path | None, recipe: str, model: str | None, changes: tuple[
         kind, settings = read_recipe_file(file / "recipe.yaml" if file.is_dir() else file)
     field = RECIPES[kind].folder_field
     given = [*settings, *flag_settings({"model": model, "changes": changes, field: folder})]
-    if not {f"data.{field}", "data.sources"} & {setting.key for setting in given}:
+    if not {f"data.{field}", "data.sources", "data.dataset"} & {setting.key for setting in given}:
         raise ConfigError(
-            "No folder of pictures is given.",
+            "No pictures are given.",
             where=f"finetune check --recipe {cut(recipe)}",
-            fix="Give one, or a recipe's file that names some.",
+            fix="Give a folder, or a recipe's file that names some.",
         )
     return build(kind, given)
 
@@ -135,10 +135,10 @@ check_command = SettingsCommand(
     "check",
     callback=_check,
     help="Look at a folder of pictures before training: what is wrong with them and their captions. "
-    "Without DIR the folders of the recipe's file are looked at. Exit code 2 if nothing can be trained on.",
+    "Without DIR, the recipe says where they are. Exit code 2 if nothing can be trained on.",
     short_help="Find what is wrong with a folder of pictures.",
     params=[
-        click.Argument(["folder"], type=click.Path(path_type=Path), metavar="DIR", required=False),
+        click.Argument(["folder"], type=click.Path(path_type=Path), metavar="[DIR]", required=False),
         click.Option(
             ["--recipe"],
             default="lora",

@@ -10,8 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from typing_extensions import Self
 
-from finetune.config.base import Amount, Fault, Fraction, Need, Positive, Section
-from finetune.config.sources import KEY, SOURCES, SourceSection, SubjectSourceSection
+from finetune.config.base import Amount, Fault, Fraction, Need, Positive
+from finetune.config.rows import RowsSection
+from finetune.config.sources import KEY, SOURCES, SourceSection, SubjectSourceSection, source_faults
 
 Resolution = Annotated[int, Field(ge=32, le=4096, multiple_of=8)]
 
@@ -23,10 +24,11 @@ def is_color(name: str) -> bool:
     return name.lower() in ImageColor.colormap or re.fullmatch(r"#[0-9a-fA-F]{6}", name) is not None
 
 
-class DataSection(Section):
+class DataSection(RowsSection):
     """How pictures are prepared, for every recipe."""
 
     needs: ClassVar[tuple[Need, ...]] = (
+        *RowsSection.needs,
         Need("data.bucket_step", "buckets", example="true"),
         Need("data.bucket_ratio", "buckets", example="true"),
         Need("data.variants", "cache", example="true"),
@@ -176,6 +178,23 @@ class DataSection(Section):
         """Leaves `sources` out where there are none, as in files of runs that are older than it."""
         values: dict[str, Any] = handler(self)
         return {key: value for key, value in values.items() if key != "sources" or value}
+
+    def unclear(self, folder_field: str) -> Iterator[Fault]:
+        """What is wrong with the places of pictures that are given.
+
+        Args:
+            folder_field: The setting that names the main folder.
+        """
+        main: Path | None = getattr(self, folder_field)
+        flag = "--" + folder_field.replace("_", "-")
+        if main is None and self.dataset is None and not any(source.taught for source in self.sources):
+            fix = f"Give a folder with {flag}, or a data set of the Hub with data.dataset."
+            yield Fault("No pictures are given.", f"data.{folder_field}", fix)
+        if main is not None and self.dataset is not None:
+            fix = f"Remove {flag} or data.dataset."
+            yield Fault("Pictures are given twice: by a folder and by a data set.", "data.dataset", fix)
+        place = main or (Path(self.dataset) if self.dataset else None)
+        yield from source_faults(folder_field, place, self.sources)
 
     def folders(self) -> dict[Path, str]:
         """The folders that are given, each with the setting that gives it."""

@@ -36,6 +36,9 @@ class PairsSection(CaptionedSection):
     conditioning_dir: Path | None = Field(
         None, description="Folder of control pictures named like those in `data_dir`."
     )
+    control_column: str | None = Field(
+        None, description="Column of the control pictures of a data set; one with a usual name if unset."
+    )
     preprocess: ControlKind = Field(
         "none",
         description="Make the control pictures from the pictures: Canny edges, soft edges, or grayscale. "
@@ -60,6 +63,13 @@ class PairsSection(CaptionedSection):
                 "data.preprocess",
                 "Remove data.preprocess or data.conditioning_dir.",
             )
+        if self.control_column is not None and not self.has_controls:
+            other = "preprocess" if self.preprocess != "none" else "conditioning_dir"
+            yield Fault(
+                f"Control pictures are both in a column and given by data.{other}.",
+                "data.control_column",
+                f"Remove data.control_column or data.{other}.",
+            )
         if self.preprocess != "none" and any(source.conditioning_dir for source in self.sources):
             yield Fault(
                 "Control pictures are both given by folders and made from the pictures.",
@@ -67,8 +77,14 @@ class PairsSection(CaptionedSection):
                 "Remove data.preprocess, or conditioning_dir from the entries.",
             )
 
+    @property
+    def has_controls(self) -> bool:
+        """Whether the data set itself must hold the control pictures."""
+        return self.preprocess == "none" and self.conditioning_dir is None
+
     def of(self, source: PairsSourceSection) -> Self:
         """The same settings for the pictures of a further folder."""
         main = () if self.data_dir is None else (PairsSourceSection(dir=self.data_dir),)
         own = {"data_dir": source.dir, "conditioning_dir": source.conditioning_dir, "prompt": source.prompt}
+        own |= {"dataset": None, "dataset_config": None, "revision": None}
         return self.model_copy(update={**own, "sources": (*self.sources, *main)})

@@ -75,17 +75,14 @@ class PairsSourceSection(SourceSection):
     )
 
 
-def folder_faults(field: str, main: Path | None, sources: Sequence[SourceSection]) -> Iterator[Fault]:
-    """What is wrong with the folders of a recipe.
+def source_faults(field: str, main: Path | None, sources: Sequence[SourceSection]) -> Iterator[Fault]:
+    """What is wrong with further folders.
 
     Args:
         field: The setting of `data` that names the main folder.
-        main: That folder.
+        main: That folder, or the data set in its place.
         sources: The further ones.
     """
-    if main is None and not any(source.taught for source in sources):
-        flag = "--" + field.replace("_", "-")
-        yield Fault("No pictures are given.", f"data.{field}", f"Give a folder with {flag}.")
     seen = {_real(main): f"data.{field}"} if main is not None else {}
     for number, source in enumerate(sources, start=1):
         entry = f"entry {number} of {KEY}"

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -27,6 +26,7 @@ from finetune.data.notes import (
 )
 from finetune.data.origin import Origin, unchanged
 from finetune.data.read import Reader
+from finetune.data.rows import is_dataset, list_rows
 from finetune.errors import DataError
 
 _TRIGGER = "[trigger]"
@@ -94,23 +94,25 @@ class Folder:
     """What a folder holds.
 
     Attributes:
-        path: The folder.
-        pictures: Those that can be trained on, by relative name; at least one.
+        path: The folder, or the data set.
+        pictures: Those that can be trained on, by relative name or row; at least one.
         skipped: Those that cannot.
         notes: Lines for the user about captions, layout, odd pictures and ignored files.
         ignored: Files that are not pictures and that nothing was made of.
         places: The folders that the pictures are from, for people, if there are several.
+        revision: The commit of a data set of the Hub.
     """
 
     path: Path
     pictures: tuple[Picture, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[Skipped[Origin], ...]
     notes: tuple[str, ...]
     ignored: tuple[Skipped, ...] = field(default=(), kw_only=True)
     places: str = field(default="", kw_only=True)
+    revision: str | None = field(default=None, kw_only=True)
 
     @property
-    def left_out(self) -> list[Skipped]:
+    def left_out(self) -> list[Skipped[Origin]]:
         """Every file that is not made use of, by relative name."""
         return sorted([*self.skipped, *self.ignored], key=lambda one: one.name)
 
@@ -125,7 +127,7 @@ class NothingUsable(DataError):
         fix: One sentence that says what to do instead.
     """
 
-    def __init__(self, what: str, folder: Path, skipped: Sequence[Skipped], fix: str) -> None:
+    def __init__(self, what: str, folder: Path, skipped: Sequence[Skipped[Origin]], fix: str) -> None:
         self.sentence, self.skipped = what, tuple(skipped)
         lines = skipped_notes((s.name, s.reason) for s in skipped)
         if len(skipped) > NAMED:
@@ -147,7 +149,7 @@ def digest_of(pictures: Sequence[Picture]) -> str:
 
 
 def scan_folder(
-    folder: Path | str,
+    folder: Path | str | None,
     prompt: str | None = None,
     data: DataSection | None = None,
     reader: Reader | None = None,
@@ -158,7 +160,8 @@ def scan_folder(
     what the layout says, as kohya's folders do, and else "a photo of FOLDER".
 
     Args:
-        folder: The folder, or a file of OneTrainer's concepts.
+        folder: The folder, a file of OneTrainer's concepts, or a data set of Hugging Face's `datasets`; None
+            for the data set that the settings name.
         prompt: Caption of the pictures that have none.
         data: The recipe's settings; their defaults if not given.
         reader: How the files are read; as the settings have it if None.
@@ -166,8 +169,9 @@ def scan_folder(
     Raises:
         DataError: If there is no such folder or nothing in it can be trained on.
     """
-    folder, data = Path(folder), data or DataSection()
-    listed = list_folder(folder, **how_to_list(folder, data))
+    data = data or DataSection()
+    listed = list_data(None if folder is None else Path(folder), data)
+    place, kind = (listed.root, "data set") if folder is None else (Path(folder), "folder")
     default = f"a photo of {listed.root.resolve().name}" if prompt is None else prompt
     found, told = with_trigger(listed, prompt)
     reader = reader or Reader.of(data)
@@ -175,35 +179,67 @@ def scan_folder(
     read = [r for r in results if isinstance(r, _Read)]
     skipped = sorted([*listed.skipped, *(r for r in results if isinstance(r, Skipped))], key=lambda s: s.name)
     if not read:
-        raise _nothing(folder, skipped, listed.notes)
-    names = {r.picture.origin: r.picture for r in read}
-    here = [one for one in found if one.path in names]
+        raise _nothing(place, skipped, listed.notes)
+    pictures = [r.picture for r in read]
+    here = [one for one, result in zip(found, results, strict=True) if isinstance(result, _Read)]
     own = sum(bool(one.captions) for one in here)
     said = sum(prompt is None and not one.captions and one.default is not None for one in here)
-    unused = [] if data.mask == "files" else [p.name for p in names.values() if p.mask]
+    unused = [] if data.mask == "files" else [p.name for p in pictures if p.mask]
     masks = f"masks beside pictures are not used (data.mask=files uses them): {listing(unused)}"
     notes = [
-        *caption_notes({p.name: p.captions for p in names.values()}, own, said, prompt, default),
+        *caption_notes({p.name: p.captions for p in pictures}, own, said, prompt, default, kind),
         *told,
         *listed.notes,
         *([masks] if unused else []),
         *picture_notes((r.picture.name, note) for r in read for note in r.notes),
-        *duplicate_notes({p.name: p.digest for p in names.values()}),
+        *duplicate_notes({p.name: p.digest for p in pictures}),
     ]
-    return Folder(folder, tuple(names.values()), tuple(skipped), tuple(notes), ignored=listed.ignored)
+    return Folder(
+        place,
+        tuple(pictures),
+        tuple(skipped),
+        tuple(notes),
+        ignored=listed.ignored,
+        revision=listed.revision,
+    )
 
 
-def how_to_list(folder: Path, data: DataSection) -> dict[str, Any]:
-    """What `list_folder` takes from a recipe's settings: among others the folders that have another use."""
-    return {"nested": data.nested, "lines": data.captions == "lines", "leave_out": data.folders()}
+def list_data(folder: Path | None, data: DataSection, setting: str = "") -> Listing[Origin]:
+    """What a folder of pictures offers, or a data set.
+
+    Args:
+        folder: As in `scan_folder`.
+        data: The recipe's settings.
+        setting: The setting that gives `folder`, for errors.
+
+    Raises:
+        DataError: If it is not there or cannot be read.
+    """
+    if folder is None or is_dataset(folder):
+        return list_rows(folder, data)
+    return list_pictures(folder, data, setting)
 
 
-def with_trigger(listed: Listing, prompt: str | None) -> tuple[list[Found], list[str]]:
+def list_pictures(folder: Path, data: DataSection, setting: str = "") -> Listing:
+    """As `list_data`, of a folder that is no data set."""
+    # Folders that have another use are not searched for pictures.
+    others, lines = data.folders(), data.captions == "lines"
+    listed = list_folder(folder, nested=data.nested, lines=lines, leave_out=others, setting=setting)
+    unused = [f"{name} has no effect on a folder of pictures" for name in data.about_rows]
+    return replace(listed, notes=(*unused, *listed.notes))
+
+
+def name_of(found: Found[Origin], root: Path) -> str:
+    """What people call a picture of a listing with this root."""
+    return found.name or relative_name(found.path, root)
+
+
+def with_trigger(listed: Listing[Origin], prompt: str | None) -> tuple[list[Found[Origin]], list[str]]:
     """The pictures with ai-toolkit's `[trigger]` in captions replaced, and notes about it.
 
     The trigger word is `prompt` without "a photo of"; without a prompt the layout's, or the folder's name.
     """
-    found: list[Found] = []
+    found: list[Found[Origin]] = []
     words: Counter[str] = Counter()
     for one in listed.found:
         if any(_TRIGGER in caption for caption in one.captions):
@@ -235,10 +271,12 @@ def read_picture(
     return picture, (*facts.notes, *seen)
 
 
-def _read(found: Found, root: Path, prompt: str | None, default: str, reader: Reader) -> _Read | Skipped:
+def _read(
+    found: Found[Origin], root: Path, prompt: str | None, default: str, reader: Reader
+) -> _Read | Skipped[Origin]:
     """Reads one picture in full; without captions of its own it gets the prompt or a default."""
     said = default if prompt is not None or found.default is None else found.default
-    name = relative_name(found.path, root)
+    name = name_of(found, root)
     try:
         picture, notes = read_picture(found.path, name, found.captions or (said,), reader)
     except PictureError as reason:
@@ -247,7 +285,7 @@ def _read(found: Found, root: Path, prompt: str | None, default: str, reader: Re
     return _Read(replace(picture, repeats=found.repeats, mask=found.mask, captioned=own), notes)
 
 
-def _nothing(folder: Path, skipped: Sequence[Skipped], notes: Sequence[str]) -> DataError:
+def _nothing(folder: Path, skipped: Sequence[Skipped[Origin]], notes: Sequence[str]) -> DataError:
     """The error for a folder without a single picture that can be used."""
     if skipped:
         fix = f"Replace them with intact {readable()} files."

@@ -123,7 +123,12 @@ def holds_pictures(folder: Path) -> bool:
 
 
 def caption_notes(
-    captions: Mapping[str, Sequence[str]], own: int, said: int, prompt: str | None, default: str
+    captions: Mapping[str, Sequence[str]],
+    own: int,
+    said: int,
+    prompt: str | None,
+    default: str,
+    place: str = "folder",
 ) -> list[str]:
     """Says where captions come from.
 
@@ -133,13 +138,14 @@ def caption_notes(
         said: How many have the caption that their folder's layout says.
         prompt: What the user gave for the others.
         default: What the others got.
+        place: What the pictures are in: "folder", "data set".
     """
     notes, others = [], len(captions) - own - said
     if own == len(captions) and prompt is not None:
         notes.append(f'the prompt "{prompt}" is not used: every picture has a caption')
     elif others and prompt is None:
         which = f"{count(others, 'picture')} without a caption" if own or said else "no captions"
-        notes.append(f'{which}: the folder\'s name is the trigger word, "{default}"')
+        notes.append(f'{which}: the {place}\'s name is the trigger word, "{default}"')
     elif others and own:
         notes.append(f'{count(own, "picture")} with a caption, the others get the prompt "{prompt}"')
     empty = [name for name, texts in captions.items() if "" in texts]

@@ -14,16 +14,19 @@ from finetune.data.folder import (
     Folder,
     NothingUsable,
     Picture,
-    how_to_list,
+    list_pictures,
+    name_of,
     read_picture,
     with_trigger,
 )
 from finetune.data.kinds import readable
-from finetune.data.layouts import Found, Listing, Skipped, list_folder, relative_name
+from finetune.data.layouts import Found, Listing, Skipped, relative_name
 from finetune.data.layouts.metadata import Metadata
 from finetune.data.notes import EMPTY, duplicate_notes, listing, picture_notes
+from finetune.data.origin import Origin
 from finetune.data.preprocess import alike
 from finetune.data.read import Reader
+from finetune.data.rows import is_dataset, list_rows
 from finetune.errors import DataError
 
 
@@ -61,11 +64,8 @@ def scan_pairs(section: PairsSection, reader: Reader | None = None) -> PairedFol
         DataError: If control pictures are not given, or given twice; if the metadata cannot be read;
             if a control picture has another aspect ratio than its picture; or if nothing can be trained on.
     """
-    assert section.data_dir is not None
-    folder = section.data_dir.expanduser()
-    listed = list_folder(folder, **how_to_list(folder, section), setting=section.folders()[folder])
-    if listed.metadata is not None:
-        listed = _of_rows(listed, listed.metadata)
+    listed = _listed(section)
+    folder = listed.root
     found, told = with_trigger(listed, section.prompt)
     metadata = listed.metadata.path if listed.metadata else None
     found, notes, skipped = _with_controls(found, folder, metadata, section)
@@ -90,7 +90,17 @@ def scan_pairs(section: PairsSection, reader: Reader | None = None) -> PairedFol
         tuple(notes),
         tuple(p.control for p in pairs),
         ignored=listed.ignored,
+        revision=listed.revision,
     )
+
+
+def _listed(section: PairsSection) -> Listing[Origin]:
+    """The pairs that the folder or data set holds."""
+    folder = section.data_dir and section.data_dir.expanduser()
+    if folder is None or is_dataset(folder):
+        return list_rows(folder, section)
+    listed = list_pictures(folder, section, section.folders()[folder])
+    return listed if listed.metadata is None else _of_rows(listed, listed.metadata)
 
 
 def _of_rows(listed: Listing, metadata: Metadata) -> Listing:
@@ -113,8 +123,8 @@ def _of_rows(listed: Listing, metadata: Metadata) -> Listing:
 
 
 def _with_controls(
-    found: list[Found], folder: Path, metadata: Path | None, section: PairsSection
-) -> tuple[list[Found], list[str], list[Skipped]]:
+    found: list[Found[Origin]], folder: Path, metadata: Path | None, section: PairsSection
+) -> tuple[list[Found[Origin]], list[str], list[Skipped[Origin]]]:
     """The pictures with their control pictures, notes, and pictures without one."""
     if not found:
         raise DataError("There are no pictures to train on.", where=str(folder), fix="Put some into it.")
@@ -132,23 +142,21 @@ def _with_controls(
     if section.conditioning_dir is None:
         return found, [], []
     place = section.conditioning_dir.expanduser()
-    names = [relative_name(one.path, folder) for one in found]
+    names = [name_of(one, folder) for one in found]
     controls, unused = companions(names, place, "control pictures", section.folders()[place])
     pairs = list(zip(found, controls, strict=True))
     reason = f"no control picture of that name in {place}"
-    skipped = [
-        Skipped(one.path, reason, relative_name(one.path, folder)) for one, control in pairs if not control
-    ]
+    skipped = [Skipped(one.path, reason, name_of(one, folder)) for one, control in pairs if not control]
     return [replace(one, control=control) for one, control in pairs if control], unused, skipped
 
 
-def _without(found: Sequence[Found], folder: Path, metadata: Path | None) -> list[Skipped]:
+def _without(found: Sequence[Found[Origin]], folder: Path, metadata: Path | None) -> list[Skipped[Origin]]:
     """Pictures without a control picture, where the folder should have one for each.
 
     Raises:
         DataError: If metadata gives some pictures one and not all, or nothing gives any.
     """
-    names = [relative_name(one.path, folder) for one in found if one.control is None]
+    names = [name_of(one, folder) for one in found if one.control is None]
     if not names:
         return []
     example = (
@@ -175,8 +183,8 @@ def _without(found: Sequence[Found], folder: Path, metadata: Path | None) -> lis
     raise DataError(what, where=str(metadata or folder), fix=fix)
 
 
-def _read(found: Found, folder: Path, default: str, reader: Reader) -> _Pair | Skipped:
-    name = relative_name(found.path, folder)
+def _read(found: Found[Origin], folder: Path, default: str, reader: Reader) -> _Pair | Skipped[Origin]:
+    name = name_of(found, folder)
     try:
         picture, notes = read_picture(found.path, name, found.captions or (default,), reader)
     except PictureError as reason:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from finetune.data.layouts import Skipped
+from finetune.data.origin import Origin
 from finetune.files import whole_file
 
 Entry = Mapping[str, str]
@@ -22,7 +23,7 @@ def write_record(path: Path, entries: Sequence[Entry]) -> None:
         aside.write_text("".join(lines), encoding="utf-8")
 
 
-def write_skipped(path: Path, skipped: Sequence[Skipped]) -> None:
+def write_skipped(path: Path, skipped: Sequence[Skipped[Origin]]) -> None:
     """Writes one line per file that is not trained on: its name, a tab, the reason."""
     with whole_file(path) as aside:
         aside.write_text("".join(f"{s.name}\t{s.reason}\n" for s in skipped), encoding="utf-8")

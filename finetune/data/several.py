@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from finetune.config import DataSection, PairsSection, SourceSection, SubjectSection
-from finetune.data.folder import Folder, Picture, how_to_list, scan_folder
-from finetune.data.layouts import Skipped, list_folder
+from finetune.data.folder import Folder, Picture, list_pictures, scan_folder
+from finetune.data.layouts import Skipped
 from finetune.data.notes import duplicate_notes, listing, picture_notes
+from finetune.data.origin import Origin
 from finetune.data.pairs import PairedFolder, scan_pairs
 from finetune.data.read import Reader
 from finetune.errors import DataError
@@ -31,7 +32,7 @@ def scan_folders(
     """As `scan_folder`, of the main folder and those of `data.sources` that are not of the class.
 
     Args:
-        main: The main folder, if there is one.
+        main: The main folder; None for the data set that the settings name, or if there are only others.
         prompt: Caption of the pictures in it that have none.
         data: The recipe's settings.
         reader: How the files are read; as the settings have it if None.
@@ -41,7 +42,7 @@ def scan_folders(
         DataError: If one of them is not there, or nothing in it can be trained on.
     """
     parts: list[tuple[SourceSection | None, Folder]] = []
-    if main is not None:
+    if main is not None or data.dataset is not None:
         parts.append((None, scan_folder(main, prompt, data, reader)))
     for source in data.sources:
         if source.taught:
@@ -57,7 +58,7 @@ def scan_paired_folders(data: PairsSection, reader: Reader | None = None) -> Pai
         DataError: As `scan_pairs`.
     """
     parts: list[tuple[SourceSection | None, PairedFolder]] = []
-    if data.data_dir is not None:
+    if data.data_dir is not None or data.dataset is not None:
         parts.append((None, scan_pairs(data, reader)))
     parts += [(source, scan_pairs(data.of(source), reader)) for source in data.sources]
     return joined(parts)
@@ -74,7 +75,7 @@ def scan_class_sources(data: SubjectSection, reader: Reader) -> list[tuple[Sourc
     for source in data.class_sources:
         folder = source.dir.expanduser()
         prompt = data.class_prompt if source.prompt is None else source.prompt
-        found = list_folder(folder, **how_to_list(folder, data)).found if prompt is None else ()
+        found = list_pictures(folder, data).found if prompt is None else ()
         if without := [one.path.name for one in found if not one.captions and one.default is None]:
             raise DataError(
                 f"Class pictures without a caption: {listing(without)}.",
@@ -97,7 +98,7 @@ def joined(parts: Sequence[tuple[SourceSection | None, FolderT]]) -> FolderT:
     labels = _labels([folder.path for _, folder in parts])
     pictures: list[Picture] = []
     controls: list[Picture] = []
-    skipped: list[Skipped] = []
+    skipped: list[Skipped[Origin]] = []
     ignored: list[Skipped] = []
     notes: list[str] = []
     for label, (source, folder) in zip(labels, parts, strict=True):

@@ -29,7 +29,6 @@ from finetune.config import (
 )
 from finetune.config.adapters import AllWeightsSection
 from finetune.config.base import LONGEST_NAME, Fault
-from finetune.config.sources import folder_faults
 from finetune.recipes.fields import sections, setting_fields
 from finetune.recipes.length import samples_per_step
 from finetune.recipes.plain_yaml import write_yaml
@@ -46,13 +45,11 @@ if TYPE_CHECKING:
 class Recipe(Section, ABC):
     """The whole description of a training run, typed and validated; one YAML file.
 
-    A recipe chooses parts and never loops. A new kind of recipe is a subclass that fixes `kind`,
-    has an `adapter` section, and says how its adapter is made and which files it leaves; it is
-    listed in `finetune.recipes.RECIPES`.
+    A recipe chooses parts and never loops. A new kind is a subclass that fixes `kind`, has an `adapter`
+    section, and says how its adapter is made and which files it leaves; `finetune.recipes.RECIPES` lists it.
 
     Attributes:
-        finished_by: The file (relative to the run folder) that is written last, so that a run
-            folder which has it is complete.
+        finished_by: The file in the run folder that is written last; with it, a run is complete.
         folder_field: The setting of `data` that names the folder of pictures.
         carries_schedule: Whether the export stores the noise schedule to sample it with.
         unused: Dotted keys that this kind of recipe has no use for, and refuses.
@@ -149,6 +146,8 @@ class Recipe(Section, ABC):
         """Reads picture files as `data` has it, and shows how far it is."""
         from finetune.data.read import Reader
 
+        if name := self.data.dataset:
+            report.tell(f"Data set {name}: what is not in the cache of `datasets` is downloaded.")
         with report.progress("Reading pictures") as progress:
             yield Reader.of(self.data, progress)
 
@@ -223,7 +222,7 @@ class Recipe(Section, ABC):
         """The faults in every section, and those between sections (P3)."""
         for own in sections(type(self)):
             yield from getattr(self, own).faults()
-        yield from folder_faults(self.folder_field, self.main_folder, self.data.sources)
+        yield from self.data.unclear(self.folder_field)
         fields = setting_fields(type(self))
         for key in sorted(self.unused):
             own, _, setting = key.partition(".")
@@ -253,15 +252,16 @@ class Recipe(Section, ABC):
 
     @property
     def main_folder(self) -> Path | None:
-        """The folder of pictures that has no entry in `data.sources`."""
+        """The folder of pictures that has no entry in `data.sources`, if there is one."""
         folder: Path | None = getattr(self.data, self.folder_field)
         return folder and folder.expanduser()
 
     @property
     def folders(self) -> list[Path]:
-        """All folders of pictures that are taught, the main one first."""
+        """All that is taught, the main folder, or the data set of the Hub, first."""
+        main = self.main_folder or (self.data.dataset and Path(self.data.dataset))
         others = [source.dir.expanduser() for source in self.data.sources if source.taught]
-        return [self.main_folder, *others] if self.main_folder is not None else others
+        return [main, *others] if main else others
 
     @property
     def subject(self) -> str:
@@ -282,9 +282,8 @@ class Recipe(Section, ABC):
     def public(self) -> dict[str, Any]:
         """The recipe as it is written into an exported file.
 
-        Folders are given by their last name only and places that cannot change the result
-        (run folder, cache folder) are left out: a published file reveals nobody's home
-        directory, and the same run in another folder gives the same bytes.
+        Of folders it has the last name only, and neither the run folder nor the cache folder: a published
+        file reveals nobody's home directory, and the same run in another folder gives the same bytes.
         """
         dump = super().public() | {own: getattr(self, own).public() for own in sections(type(self))}
         dump["output"] = {"name": dump["output"]["name"]}

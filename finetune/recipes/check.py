@@ -16,8 +16,7 @@ from finetune.data import Folder, PairedFolder
 from finetune.data.doctor import DataSet, Finding, Look, examine, look_at, sizes, worst
 from finetune.data.doctor.framing import Framed, framed
 from finetune.data.epoch import samples_by_folder
-from finetune.data.folder import NothingUsable, how_to_list
-from finetune.data.layouts import list_folder
+from finetune.data.folder import NothingUsable, list_data
 from finetune.data.read import Reader
 from finetune.errors import DataError
 from finetune.recipes.base import Recipe
@@ -32,7 +31,7 @@ class Report:
     """What a check found.
 
     Attributes:
-        folder: The folder as the user gave it.
+        folder: The folder as the user gave it, or the data set.
         recipe: What the pictures are for, with the preset of the model.
         model: A sentence that says which model it is.
         findings: The worst first.
@@ -69,10 +68,10 @@ def check(recipe: Recipe, report: Reporter) -> Report:
         UserError: If there is no such folder, or the model or a setting is wrong.
     """
     known, preset, sentence = _model(recipe)
-    path = recipe.folders[0]
+    path, main = recipe.folders[0], recipe.main_folder
     recipe = with_preset(recipe, preset)
-    setting = "data.sources" if recipe.main_folder is None else f"data.{recipe.folder_field}"
-    listed = list_folder(path, **how_to_list(path, recipe.data), setting=setting)
+    setting = f"data.{recipe.folder_field}"
+    found = list_data(main, recipe.data, setting).found if main else ()
     try:
         folder = recipe.scan(report)
     except NothingUsable as error:
@@ -85,7 +84,7 @@ def check(recipe: Recipe, report: Reporter) -> Report:
     resolution = recipe.data.resolution or known.native_size
     places = framed(folder.pictures, recipe.data, resolution, known.factor)
     looks = _looks(folder, resolution, report)
-    classes = {one.default for one in listed.found}
+    classes = {one.default for one in found}
     default = classes.pop() if len(classes) == 1 else None
     data = data_set(folder, recipe, default, places, looks, known)
     return Report(path, recipe, sentence, examine(data), data)

@@ -17,12 +17,12 @@ from finetune.backbones.fingerprint import fingerprint
 from finetune.backbones.precision import PRECISIONS, best_device
 from finetune.config import SourceSection, SubjectSection, public_name
 from finetune.data import Folder, scan_class_sources, scan_folder
-from finetune.data.folder import how_to_list
-from finetune.data.layouts import list_folder
+from finetune.data.folder import list_pictures
 from finetune.data.notes import count
 from finetune.data.read import Reader
+from finetune.data.rows import is_dataset
 from finetune.data.several import joined
-from finetune.errors import ConfigError
+from finetune.errors import ConfigError, DataError
 from finetune.files import remove_partials
 from finetune.recipes.place import RUNS
 from finetune.recipes.reporter import Reporter
@@ -85,10 +85,17 @@ def _prompted(
 
     Returns:
         None if there are none, since there are enough already.
+
+    Raises:
+        ConfigError: If the folder holds pictures that were sampled with another model or prompt.
+        DataError: If a picture cannot be read, or the folder is a data set.
     """
     assert data.class_prompt is not None and data.class_dir is not None
     folder = data.class_dir.expanduser()
-    found = list_folder(folder, **how_to_list(folder, data)).found if folder.is_dir() else ()
+    if is_dataset(folder):
+        fix = "Give a folder of pictures, or one that is new."
+        raise DataError("Class pictures cannot be a data set of `datasets`.", where=str(folder), fix=fix)
+    found = list_pictures(folder, data).found if folder.is_dir() else ()
     own = [one.path for one in found if not _SAMPLED.fullmatch(one.path.name)]
     seeds = range(max(0, data.num_class_images - number - len(own)))
     if not own and not seeds:

@@ -136,6 +136,9 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
         UserError: If pictures, model or settings cannot be used.
     """
     pictures, held = held_out(recipe, recipe.scan(report), report)
+    if pictures.revision is not None:  # run again, the recipe trains on the same
+        data = recipe.data.model_copy(update={"revision": pictures.revision})
+        recipe = recipe.model_copy(update={"data": data})
     given, backbone = recipe.load(pictures, report)
     content = backbone.fingerprint()  # before an adapter is attached, which changes it
     given = in_steps(given, pictures, with_preset(given, _preset_of(given, backbone)))

@@ -45,6 +45,7 @@ def held_out(recipe: Recipe, pictures: Folder, report: Reporter) -> tuple[Folder
     data = recipe.data
     if data.validation_dir is not None:
         other = {recipe.folder_field: data.validation_dir, "validation_dir": None, "sources": ()}
+        other |= dict.fromkeys(("dataset", "dataset_config", "revision"))
         there = recipe.model_copy(update={"data": data.model_copy(update=other)})
         return pictures, there.scan(report)
     if not data.validation:

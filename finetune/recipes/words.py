@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def scan_for(folder: Path | None, word: str, data: SubjectSection, reader: Reader | None = None) -> Folder:
-    """Reads the folders of pictures whose captions contain a new word.
+    """Reads the pictures whose captions contain a new word.
 
     Args:
-        folder: The main folder, if there is one.
+        folder: The main folder; None for the data set that the settings name, or if there are only others.
         word: The new word.
         data: The recipe's settings; without a prompt, pictures that have no caption get "a photo of WORD".
         reader: How the files are read; as the settings have it if None.

@@ -164,3 +164,9 @@ def test_what_is_written_before_an_interrupt_stays(tmp_path: Path) -> None:
 def test_large_pictures_are_reduced_before_they_are_described(tmp_path: Path) -> None:
     done = write_captions([put(tmp_path / "a.png", (2048, 512))], sizes)
     assert list(done.written.values()) == ["1024 by 256"]
+
+
+def test_a_data_set_gets_no_caption_files(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(DataError, match="This is a data set of `datasets`"):
+        find_uncaptioned(tmp_path)

@@ -239,4 +239,4 @@ def test_the_folders_of_a_recipes_file_need_not_be_given(mycat: Path, tmp_path: 
     assert "<h1>mycat, more for finetune lora</h1>" in page and "more/10.png" in page
     capsys.readouterr()
     assert main(["check", "--recipe", "full"]) == 2
-    assert "No folder of pictures is given." in capsys.readouterr().err
+    assert "No pictures are given." in capsys.readouterr().err

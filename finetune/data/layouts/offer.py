@@ -4,72 +4,83 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic
+
+from typing_extensions import TypeVar
+
+from finetune.data.origin import Origin
 
 if TYPE_CHECKING:
     from finetune.data.layouts.metadata import Metadata
+
+Place = TypeVar("Place", bound=Origin, covariant=True, default=Path)
+"""Where pictures are: files of a folder, or rows of a data set."""
 
 LONGEST_CAPTION = 10_000
 """Characters of a caption; a model sees a few hundred."""
 
 
 @dataclass(frozen=True)
-class Skipped:
+class Skipped(Generic[Place]):
     """A file, or a folder that cannot be read, that is not trained on.
 
     Attributes:
-        path: The file.
+        path: The file, or what it is a part of.
         reason: Why, as words that follow a colon.
         name: The file as people see it, relative to the folder.
         meant: Whether the folder's layout has it for something else.
     """
 
-    path: Path
+    path: Place
     reason: str
     name: str = ""
     meant: bool = False
 
 
 @dataclass(frozen=True)
-class Found:
+class Found(Generic[Place]):
     """A picture that the folder offers; its file has not been opened.
 
     Attributes:
-        path: The picture's file.
+        path: Where the picture is, usually its file.
         captions: Those that the folder gives; empty if it gives none.
         default: The caption that the layout has for pictures without one, such as kohya's class tokens.
         repeats: How often an epoch shows it, at least 1.
         mask: The picture that says where its loss counts.
         control: Its conditioning picture.
+        name: What people call it, if that is not its path.
     """
 
-    path: Path
+    path: Place
     captions: tuple[str, ...] = ()
     default: str | None = None
     repeats: int = 1
-    mask: Path | None = None
-    control: Path | None = None
+    mask: Place | None = None
+    control: Place | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True)
-class Listing:
+class Listing(Generic[Place]):
     """Everything that a folder offers.
 
     Attributes:
-        root: The folder that names are relative to.
+        root: The folder that names are relative to, or the data set.
         found: The pictures, by relative name.
         notes: Lines for the user, the most important first.
         skipped: What is not trained on, by relative name.
         ignored: Files that are not pictures and that nothing was made of, by relative name.
         metadata: The metadata file of `root` itself, if it has one.
+        revision: The commit of a data set of the Hub.
     """
 
     root: Path
-    found: tuple[Found, ...]
+    found: tuple[Found[Place], ...]
     notes: tuple[str, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[Skipped[Place], ...]
     ignored: tuple[Skipped, ...] = ()
     metadata: Metadata | None = None
+    revision: str | None = None
 
 
 @dataclass

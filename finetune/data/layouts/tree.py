@@ -11,6 +11,7 @@ from pathlib import Path
 from finetune.data.decode import SUFFIXES
 from finetune.data.layouts.offer import Skipped
 from finetune.data.notes import holds_pictures, listing, unsupported
+from finetune.data.origin import Origin
 from finetune.data.read import not_a_file
 from finetune.errors import DataError
 from finetune.files import shown
@@ -18,11 +19,13 @@ from finetune.files import shown
 _RUN_FILES = {"recipe.yaml", "pictures.jsonl"}
 
 
-def relative_name(path: Path, root: Path) -> str:
+def relative_name(path: Origin, root: Path) -> str:
     r"""The name of a file for people: relative to `root`, with `/`, if it is below it.
 
     Two files never have the same: a line break becomes `\n`, and a backslash `\\`.
     """
+    if not isinstance(path, Path):
+        return shown(str(path))
     name, start = path.as_posix(), root.as_posix().rstrip("/") + "/"
     return shown(name.removeprefix(start).replace("\\", "\\\\"))
 
