@@ -91,11 +91,11 @@ class Pen:
     """Places shapes on the canvas.
 
     Shapes are given in the pen's own space: (0.5, 1) is at (x, y) of
-    the picture (whose sides are 1), and one unit is ``scale`` of the picture.
+    the picture (whose area is 1), and one unit is ``scale`` of the picture.
 
     Attributes:
         draw: What draws on the canvas.
-        pixels: Side of the canvas in pixels.
+        pixels: What 1 is on the canvas, in pixels.
         x: Where in the picture the foot of the pen's space is, from the left.
         y: The same, from the top.
         scale: Size of the pen's unit square, as a share of the picture.

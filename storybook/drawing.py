@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,71 +49,95 @@ _SIZE_OF = {"elephant": 0.94, "bear": 1.04, "rabbit": 1.06}
 _GOLD: RGB = (255, 204, 40)
 
 
-def draw(spec: Spec, rng: np.random.Generator, size: int = 64) -> Image.Image:
+def draw(spec: Spec, rng: np.random.Generator, size: int = 64, ratio: float = 1.0) -> Image.Image:
     """Draws a picture of the spec.
+
+    In a wide picture the animal stands at the left or right end, in a tall one at the bottom; its share of
+    the area is that in a square, if that fits.
 
     Args:
         spec: What the picture shows.
         rng: Source of everything else (pose, place, props).
-        size: Side of the picture in pixels; it does not change what is drawn.
+        size: Side in pixels of a square with the picture's area; it does not change what is drawn.
+        ratio: The picture's width divided by its height.
     """
-    paints, canvas, _ = _paint(spec, rng, size)
-    return paints.render(canvas).reduce(_SUPERSAMPLING)
+    return draw_with_mask(spec, rng, size, ratio)[0]
 
 
-def draw_with_mask(spec: Spec, rng: np.random.Generator, size: int = 64) -> tuple[Image.Image, Image.Image]:
-    """Draws a picture and the mask ("L", 255 inside) of the animal and its hat."""
-    paints, canvas, first = _paint(spec, rng, size)
+def draw_with_mask(
+    spec: Spec, rng: np.random.Generator, size: int = 64, ratio: float = 1.0
+) -> tuple[Image.Image, Image.Image]:
+    """As `draw`, and the mask ("L", 255 inside) of the animal and its hat."""
+    paints, canvas, first = _paint(spec, rng, size, ratio)
     mask = canvas.point([0] * first + [255] * (256 - first))
     return paints.render(canvas).reduce(_SUPERSAMPLING), mask.reduce(_SUPERSAMPLING)
 
 
-def write_subject(folder: Path, *, size: int = 256, count: int = 5, seed: int = 5) -> list[Path]:
-    """Writes pictures of the subject, each in a different scene and pose.
+def draw_subject(
+    count: int = 5, *, size: int = 256, seed: int = 5, ratios: Sequence[float] = (1.0,)
+) -> list[tuple[Image.Image, Image.Image]]:
+    """Draws pictures of the subject, each in a different scene and pose, with their masks.
 
-    Returns:
-        The files written.
+    Args:
+        count: How many pictures.
+        size: Side in pixels of a square with their area.
+        seed: Of the poses and places.
+        ratios: Width divided by height, used in turn.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     scenes = ("meadow", "beach", "snow", "forest", "desert", "night")
-    paths = []
-    for i in range(count):
-        spec = Spec(
-            SUBJECT.animal,
-            SUBJECT.colour,
-            scenes[i % len(scenes)],
-            pattern=SUBJECT.pattern,
-            second_colour=SUBJECT.second_colour,
-            bell=SUBJECT.bell,
+    return [
+        draw_with_mask(
+            replace(SUBJECT, scene=scenes[i % len(scenes)]),
+            np.random.default_rng([seed, i]),
+            size,
+            ratios[i % len(ratios)],
         )
-        path = folder / f"mycat-{i + 1}.png"
-        draw(spec, np.random.default_rng([seed, i]), size).save(path, optimize=True)
-        paths.append(path)
+        for i in range(count)
+    ]
+
+
+def write_subject(
+    folder: Path, *, size: int = 256, count: int = 5, seed: int = 5, ratios: Sequence[float] = (1.0,)
+) -> list[Path]:
+    """Writes the pictures of `draw_subject`; returns the files written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for i, (picture, _) in enumerate(draw_subject(count, size=size, seed=seed, ratios=ratios)):
+        paths.append(folder / f"mycat-{i + 1}.png")
+        picture.save(paths[-1], optimize=True)
     return paths
 
 
-def _paint(spec: Spec, rng: np.random.Generator, size: int) -> tuple[Paints, Image.Image, int]:
+def _paint(spec: Spec, rng: np.random.Generator, size: int, ratio: float) -> tuple[Paints, Image.Image, int]:
     """Paints by number; also returns the first number used for the animal."""
     if size < 8:
         raise ValueError(f"a picture of {size} pixels is too small to draw: use at least 8")
     pixels = size * _SUPERSAMPLING
-    canvas = Image.new("L", (pixels, pixels))
+    width, height = math.sqrt(ratio), 1 / math.sqrt(ratio)
+    canvas = Image.new("L", (round(size * width) * _SUPERSAMPLING, round(size * height) * _SUPERSAMPLING))
     paints, pencil = Paints(), ImageDraw.Draw(canvas)
-    page = Pen(pencil, pixels)
-    stage = Stage(page, paints, rng)
+    page = Pen(pencil, pixels, y=height)
+    stage = Stage(page, paints, rng, width, height)
     SCENERY[spec.scene](stage)
 
+    left, right = _REACH[spec.animal]
+    above, below = (0.20 if spec.hat else 0.06), 0.05
     scale = stage.vary(0.54, 0.69) * _SIZE_OF.get(spec.animal, 1.0)
-    flip, (left, right) = stage.chance(0.5), _REACH[spec.animal]
-    slack = max(0.01, (1 - (right - left) * scale) / 2)
+    scale = min(scale, height - above - below, (width - 0.02) / (right - left))  # all fit in a square
+    flip = stage.chance(0.5)
+    slack = max(0.01, (width - (right - left) * scale) / 2)
     middle = ((left + right) / 2 - 0.5) * scale
-    x = 0.5 + (middle if flip else -middle) + stage.vary(-slack, slack)
-    y = stage.vary(max(0.84, scale + (0.20 if spec.hat else 0.06)), 0.95)
+    x = width / 2 + (middle if flip else -middle)
+    if ratio <= 1:
+        x += stage.vary(-slack, slack)
+    else:
+        x += (slack - stage.vary(0, 0.08)) * (1 if stage.chance(0.5) else -1)
+    y = stage.vary(max(0.84, 1 - height + scale + above), 1 - below)
     shadow = paints.add(_GROUND_SHADE[spec.scene])
     page.fill(Oval(x, y - 0.012, 0.46 * scale, 0.032), shadow)
 
     first = len(paints)
-    pen = Pen(pencil, pixels, x, y, scale, flip)
+    pen = Pen(pencil, pixels, x, y + height - 1, scale, flip)
     coat = _mix_coat(stage, RGB_OF[spec.colour])
     stance, tail, tilt, nod, ear, girth = (stage.vary(-1, 1) for _ in range(6))
     pose = Pose(stance, tail, tilt, nod, ear, girth, hat=spec.hat is not None)

@@ -14,11 +14,21 @@ _SKY_BANDS = 14
 
 @dataclass(frozen=True)
 class Stage:
-    """What a scene is drawn with."""
+    """What a scene is drawn with.
+
+    Attributes:
+        pen: Draws in the picture's units: x is 0 on the left, y is 1 at the bottom.
+        paints: The picture's.
+        rng: Source of all randomness.
+        width: Of the picture.
+        height: Of the picture; a low one shows less of the sky.
+    """
 
     pen: Pen
     paints: Paints
     rng: np.random.Generator
+    width: float = 1.0
+    height: float = 1.0
 
     def paint(self, color: RGB) -> int:
         """Adds a paint, slightly varied so that no two scenes are the same."""
@@ -29,13 +39,17 @@ class Stage:
         """Draws a random number."""
         return low + (high - low) * self.rng.random()
 
+    def across(self, low: float, high: float) -> float:
+        """Draws an x position between these shares of the picture's width."""
+        return self.vary(low, high) * self.width
+
     def chance(self, share: float) -> bool:
         """Is true with this probability."""
         return bool(self.rng.random() < share)
 
     def sky(self, top: RGB, bottom: RGB, horizon: float) -> None:
         """Fills the picture down to the horizon with a soft gradient."""
-        self._bands(top, bottom, 0.0, horizon)
+        self._bands(top, bottom, min(0.0, 1 - self.height), horizon)
 
     def sea(self, back: RGB, front: RGB, horizon: float) -> None:
         """Fills the picture below the horizon with a soft gradient."""
@@ -47,20 +61,19 @@ class Stage:
         for i in range(_SKY_BANDS):
             r, g, b = mix(top, bottom, i / (_SKY_BANDS - 1))
             paint = self.paints.add((r + shift[0], g + shift[1], b + shift[2]))
-            self.pen.draw.rectangle(self._box(0, y0 + i * step, 1, 1), fill=paint)
-
-    def _box(self, x0: float, y0: float, x1: float, y1: float) -> tuple[int, int, int, int]:
-        n = self.pen.pixels
-        return round(x0 * n), round(y0 * n), round(x1 * n), round(y1 * n)
+            # Beyond the right edge, since the picture's sides are rounded to pixels.
+            corners = (*self.pen.at(0, y0 + i * step), *self.pen.at(self.width + 1, 1))
+            self.pen.draw.rectangle([round(corner) for corner in corners], fill=paint)
 
     def hill(self, x: float, y: float, rx: float, ry: float, color: RGB) -> None:
-        """Draws a broad hill with its top at (x, y)."""
-        self.pen.fill(Oval(x, y + ry, rx, ry), self.paint(color))
+        """Draws a broad hill with its top at y; x and rx are shares of the picture's width."""
+        self.pen.fill(Oval(x * self.width, y + ry, rx * self.width, ry), self.paint(color))
 
 
 def _places(stage: Stage, count: int) -> list[float]:
-    """Returns evenly spaced, jittered x positions."""
-    return [(i + stage.vary(0.15, 0.85)) / count for i in range(count)]
+    """Returns evenly spaced, jittered x positions; a wide picture has more of them."""
+    count = max(1, round(count * stage.width))
+    return [(i + stage.vary(0.15, 0.85)) / count * stage.width for i in range(count)]
 
 
 def _fir(stage: Stage, x: float, y: float, size: float, color: RGB, cap: RGB | None) -> None:
@@ -103,12 +116,12 @@ def _beach(stage: Stage) -> None:
     horizon = stage.vary(0.34, 0.44)
     shore = horizon + stage.vary(0.16, 0.22)
     stage.sky((112, 196, 240), (204, 236, 248), horizon)
-    sun = (stage.vary(0.1, 0.9), stage.vary(0.10, 0.20))
+    sun = (stage.across(0.1, 0.9), stage.vary(0.10, 0.20))
     stage.pen.fill(Oval(*sun, 0.125, 0.125), stage.paints.add((236, 238, 214)))
     stage.pen.fill(Oval(*sun, 0.09, 0.09), stage.paints.add((255, 240, 150)))
     stage.sea((20, 134, 178), (58, 182, 200), horizon)
     if stage.chance(0.5):
-        x, y = stage.vary(0.1, 0.9), horizon + 0.03
+        x, y = stage.across(0.1, 0.9), horizon + 0.03
         white = stage.paint((250, 248, 244))
         stage.pen.fill(Poly(((x, y - 0.17), (x, y - 0.03), (x + 0.11, y - 0.03))), white)
         stage.pen.fill(Limb(((x - 0.05, y), (x + 0.09, y)), 0.04, 0.04), stage.paint((150, 80, 60)))
@@ -117,7 +130,7 @@ def _beach(stage: Stage) -> None:
     stage.hill(x, shore, 1.4, 0.7, (240, 222, 172))
     stage.hill(stage.vary(0.1, 0.9), shore + 0.16, 1.4, 0.7, (246, 230, 184))
     if stage.chance(0.6):
-        _shell(stage, stage.vary(0.06, 0.94), stage.vary(0.9, 0.96))
+        _shell(stage, stage.across(0.06, 0.94), stage.vary(0.9, 0.96))
 
 
 def _shell(stage: Stage, x: float, y: float) -> None:
@@ -161,7 +174,7 @@ def _forest(stage: Stage) -> None:
     stage.hill(stage.vary(0.2, 0.8), horizon, 1.6, 0.7, (104, 110, 66))
     stage.hill(stage.vary(0.1, 0.9), horizon + 0.14, 1.4, 0.7, (124, 122, 74))
     if stage.chance(0.5):
-        x, y = stage.vary(0.07, 0.93), stage.vary(0.86, 0.94)
+        x, y = stage.across(0.07, 0.93), stage.vary(0.86, 0.94)
         stage.pen.fill(Limb(((x, y), (x, y + 0.04)), 0.035, 0.04), stage.paint((238, 228, 208)))
         stage.pen.fill(Oval(x, y - 0.01, 0.05, 0.032), stage.paint((186, 58, 48)))
 
@@ -173,7 +186,7 @@ def _night(stage: Stage) -> None:
     for x in _places(stage, int(stage.rng.integers(5, 10))):
         r = stage.vary(0.010, 0.017)
         stage.pen.fill(Oval(x, stage.vary(0.03, horizon - 0.1), r, r), star)
-    x, y, r = stage.vary(0.12, 0.88), stage.vary(0.12, 0.24), stage.vary(0.085, 0.115)
+    x, y, r = stage.across(0.12, 0.88), stage.vary(0.12, 0.24), stage.vary(0.085, 0.115)
     stage.pen.fill(Oval(x, y, r * 1.35, r * 1.35), stage.paints.add((46, 48, 92)))
     stage.pen.fill(Oval(x, y, r, r), stage.paints.add((250, 240, 196)))
     if stage.chance(0.6):
@@ -187,7 +200,7 @@ def _desert(stage: Stage) -> None:
     horizon = stage.vary(0.48, 0.6)
     stage.sky((250, 196, 130), (254, 232, 186), horizon + 0.1)
     if stage.chance(0.5):
-        x, y = stage.vary(0.1, 0.9), stage.vary(0.12, 0.25)
+        x, y = stage.across(0.1, 0.9), stage.vary(0.12, 0.25)
         stage.pen.fill(Oval(x, y, 0.09, 0.09), stage.paints.add((255, 248, 216)))
     stage.hill(stage.vary(0.0, 0.4), horizon - 0.02, 0.7, 0.4, (206, 138, 92))
     stage.hill(stage.vary(0.6, 1.0), horizon + 0.02, 0.8, 0.4, (216, 150, 100))
