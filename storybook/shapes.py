@@ -43,7 +43,7 @@ PROMPTS = (
 """Of the samples that are shown."""
 
 _SHOWN = 256  # the longer side of a picture in the grid
-_SQUARE_MARK, _BUCKET_MARK = (220, 0, 0), (255, 255, 255)
+_SQUARE_MARK, _BUCKET_MARK = (220, 0, 0), (20, 30, 110)
 
 
 Drawn = Sequence[tuple[Image.Image, Image.Image]]
@@ -137,7 +137,7 @@ def measure(lora: Path, oracle: Oracle, count: int) -> tuple[Figures, list[Image
 
 
 def marked(drawn: Drawn, backbone: Backbone) -> list[Image.Image]:
-    """The pictures, with the edges of what training sees of them: white in buckets, red in squares."""
+    """The pictures, with the edges of what training sees of them: blue in buckets, red in squares."""
     pictures = []
     boxes = {name: placements(way, drawn, backbone) for name, way in WAYS.items() if way.ratios is _FIVE}
     for index, (picture, _) in enumerate(drawn):
