@@ -20,7 +20,7 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"recipes"},
-    {"training", "export", "sampling", "captioning"},
+    {"training", "export", "tools", "sampling", "captioning"},
     {"formats"},
     {"adapters", "data"},
     {"backbones"},

@@ -19,7 +19,7 @@ from finetune.errors import ModelError, OutOfMemory, memory_ran_out
 UNET = "model.diffusion_model."
 # What a model is loaded from; a file may also hold an average of its weights, or its noise schedule.
 _PARTS = (UNET, "first_stage_model.", "cond_stage_model.", "conditioner.")
-_FIRST_CONV = f"{UNET}input_blocks.0.0.weight"
+FIRST_CONV = f"{UNET}input_blocks.0.0.weight"
 # Part of a key that only this kind of file has, what the file is, and the fix.
 _OTHERS = (
     ("lora_", "a LoRA, not a whole model", "Name the base model it was made for with --model."),
@@ -104,7 +104,7 @@ def family_of_checkpoint(header: Header, where: str) -> Family:
         ModelError: If it is not a whole text-to-image or inpainting model of a known family.
     """
     shapes = header.shapes
-    if _FIRST_CONV not in shapes:
+    if FIRST_CONV not in shapes:
         for mark, kind, fix in _OTHERS:
             if any(mark in key for key in shapes):
                 raise ModelError(f"This file is {kind}.", where=where, fix=fix)
@@ -126,7 +126,7 @@ def family_of_checkpoint(header: Header, where: str) -> Family:
 
 def input_channels(header: Header) -> int:
     """Channels that the UNet of a whole model takes: 4, or 9 for inpainting."""
-    return header.shapes[_FIRST_CONV][1]
+    return header.shapes[FIRST_CONV][1]
 
 
 def stated_prediction(file: Path, header: Header) -> tuple[str, str] | None:

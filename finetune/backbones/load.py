@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import torch
 
 from finetune.backbones.backbone import Backbone
+from finetune.backbones.checkpoint import FIRST_CONV, read_header
 from finetune.backbones.folder import PICKLES, load_folder
 from finetune.backbones.hub import download
 from finetune.backbones.memory import move
-from finetune.backbones.resolve import ALIASES, location, storybook_folder
+from finetune.backbones.resolve import ALIASES, location, place, storybook_folder
 from finetune.backbones.single_file import load_single_file
 from finetune.config import ModelSection
 from finetune.errors import ModelError
@@ -47,11 +47,22 @@ def load_stored(section: ModelSection) -> Backbone:
     return backbone
 
 
+def is_model(name: str) -> bool:
+    """Whether a name is that of a whole model on this machine, or an alias; nothing is loaded."""
+    path = place(name)
+    if path.is_file():
+        try:
+            return FIRST_CONV in read_header(path, allow_pickle=False).shapes
+        except ModelError:
+            return False
+    return (path / "model_index.json").is_file() or name in ALIASES
+
+
 def _load(section: ModelSection) -> Backbone:
     name = section.name
     if name == "auto":
         raise ValueError("resolve_model first")
-    path = Path(location(name)).expanduser()
+    path = place(name)
     if not name.strip():
         raise _unknown(name)
     if name == "storybook" and not path.is_dir():
@@ -60,8 +71,6 @@ def _load(section: ModelSection) -> Backbone:
             where=str(storybook_folder()),
             fix="Reinstall finetune, or name another model with --model.",
         )
-    if (path / "model" / "model_index.json").is_file():
-        path = path / "model"  # a run folder of a recipe that trains the whole model
     if path.is_dir():
         return load_folder(path, section)
     is_checkpoint = path.suffix in (".safetensors", *PICKLES)

@@ -12,10 +12,8 @@ from finetune.backbones.checkpoint import family_of_checkpoint, read_header
 from finetune.backbones.clip_vocabulary import clip_tokenizers
 from finetune.backbones.families import Family, family_of
 from finetune.backbones.folder import load_tokenizer, read_json
-from finetune.backbones.resolve import HUB_ALIASES, location
+from finetune.backbones.resolve import location, published_family
 from finetune.config import ModelSection
-
-_FAMILIES: dict[str, Family] = {"sd15": "sd1", "sd21": "sd2", "sdxl": "sdxl"}
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,7 @@ def outline(section: ModelSection) -> Outline:
         return _of_folder(path)
     if path.is_file():
         return _published(family_of_checkpoint(read_header(path, section.allow_pickle), str(path)))
-    known = {identity: _FAMILIES[alias] for alias, identity in HUB_ALIASES.items()}
-    family = known.get(section.name)
+    family = published_family(section.name)
     return _published(family or "sd1", assumed=family is None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
+from finetune.backbones.families import Family
 from finetune.config import ModelSection
 
 HUB_ALIASES = {
@@ -14,6 +15,8 @@ HUB_ALIASES = {
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
 }
 ALIASES = ("storybook", *HUB_ALIASES)
+PUBLISHED: dict[str, Family] = {"sd15": "sd1", "sd21": "sd2", "sdxl": "sdxl"}
+"""The family of the published models, whose configurations come with the package."""
 
 
 def storybook_folder() -> Path:
@@ -46,3 +49,15 @@ def resolve_model(section: ModelSection, cuda: bool) -> tuple[str, str]:
 def location(name: str) -> str:
     """The path or Hub id behind an alias; any other name is returned as it is."""
     return str(storybook_folder()) if name == "storybook" else HUB_ALIASES.get(name, name)
+
+
+def published_family(name: str) -> Family | None:
+    """The family of a published model, by its alias or its Hub id; None for any other name."""
+    return next((PUBLISHED[alias] for alias, own in HUB_ALIASES.items() if name in (alias, own)), None)
+
+
+def place(name: str) -> Path:
+    """Where a model would be on this machine; for a run that trained one, the model in its folder."""
+    path = Path(location(name)).expanduser()
+    inside = path / "model"
+    return inside if (inside / "model_index.json").is_file() else path

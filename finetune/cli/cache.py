@@ -10,7 +10,7 @@ import click
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from finetune.cli.imports import large_imports
-from finetune.cli.terminal import progress, tell
+from finetune.cli.terminal import progress, size, table, tell
 from finetune.errors import ConfigError
 from finetune.recipes.load import build, read_recipe_file
 
@@ -39,8 +39,8 @@ def _cache(action: Literal["show", "verify", "prune"], path: Path, max_size: str
     else:
         done = prune(folder, most)
         tell(
-            f"Removed {count(done.files, 'file')} ({_size(done.size)}), the least recently used; "
-            f"{_size(done.left)} are left in {folder}."
+            f"Removed {count(done.files, 'file')} ({size(done.size)}), the least recently used; "
+            f"{size(done.left)} are left in {folder}."
         )
 
 
@@ -68,21 +68,15 @@ def _bytes(text: str) -> int:
         ) from None
 
 
-def _size(size: int) -> str:
-    return ByteSize(size).human_readable(decimal=True)
-
-
 def _table(held: list[Holding]) -> list[str]:
     """Lines of a table, a row for each kind and one for all of them."""
     rows = [("kind", "entries", "size", "last used", "made by")]
     for holding in held:
         used = f"{datetime.fromtimestamp(holding.used):%Y-%m-%d %H:%M}" if holding.used else "–"
         count = "–" if holding.entries is None else f"{holding.entries:,}"
-        rows.append((holding.kind, count, _size(holding.size), used, ", ".join(holding.encoders)))
-    rows.append(("all", "", _size(sum(holding.size for holding in held)), "", ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    form = "{{:{}}}  {{:>{}}}  {{:>{}}}  {{:{}}}  {{}}".format(*widths)
-    return [form.format(*row).rstrip() for row in rows]
+        rows.append((holding.kind, count, size(holding.size), used, ", ".join(holding.encoders)))
+    rows.append(("all", "", size(sum(holding.size for holding in held)), "", ""))
+    return table(rows, right={1, 2})
 
 
 cache_command = click.Command(

@@ -16,8 +16,13 @@ import click
 from finetune.cli.cache import cache_command
 from finetune.cli.caption import caption_command
 from finetune.cli.check import check_command
+from finetune.cli.diff import diff_command
 from finetune.cli.export import export_command
+from finetune.cli.extract import extract_command
 from finetune.cli.flags import SettingsCommand
+from finetune.cli.inspect import inspect_command
+from finetune.cli.merge import merge_command
+from finetune.cli.resize import resize_command
 from finetune.cli.sample import sample_command
 from finetune.cli.streams import in_utf8, steady_streams
 from finetune.cli.terminal import quiet_libraries, tell_error
@@ -80,6 +85,7 @@ _GROUPS = {
     "Train": (*_TRAINING, "run"),
     "Prepare pictures": ("check", "caption", "cache"),
     "Use what was trained": ("sample", "export"),
+    "Look at and change LoRA files": ("inspect", "resize", "merge", "extract", "diff"),
 }
 for kind, summary in _TRAINING.items():
     cli.add_command(training_command(kind, summary))
@@ -89,6 +95,11 @@ cli.add_command(check_command)
 cli.add_command(sample_command)
 cli.add_command(export_command)
 cli.add_command(cache_command)
+cli.add_command(inspect_command)
+cli.add_command(resize_command)
+cli.add_command(merge_command)
+cli.add_command(extract_command)
+cli.add_command(diff_command)
 
 
 class _Ending:

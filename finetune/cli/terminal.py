@@ -7,9 +7,11 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+
+from pydantic import ByteSize
 
 from finetune.cli.streams import printable
 
@@ -55,6 +57,23 @@ def tell_error(message: str) -> None:
     mark = "\033[1;31mError:\033[0m" if sys.stderr.isatty() and "NO_COLOR" not in os.environ else "Error:"
     message = "\n".join(printable(line) for line in message.split("\n"))
     print(f"{mark} {message}", file=sys.stderr, flush=True)
+
+
+def size(count: int) -> str:
+    """A number of bytes for people, such as `4.2MB`."""
+    return ByteSize(count).human_readable(decimal=True)
+
+
+def table(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> list[str]:
+    """Lines of a table, columns two spaces apart.
+
+    Args:
+        rows: Cells, the headings first.
+        right: The columns that are aligned to the right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    aligned = [f"{{:{'>' if place in right else '<'}{width}}}" for place, width in enumerate(widths)]
+    return ["  ".join(aligned).format(*row).rstrip() for row in rows]
 
 
 class Pace:

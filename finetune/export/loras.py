@@ -18,16 +18,14 @@ from finetune.formats import read_lora
 from finetune.formats.diffusers import write_diffusers_weights
 from finetune.formats.kohya import write_kohya_weights
 from finetune.formats.peft import write_peft
-from finetune.formats.read import DIFFUSERS_FILE, DIFFUSERS_METADATA
-
-OF_LAYOUT = (DIFFUSERS_METADATA, "ss_network_")
-"""Metadata that tells of a layout: each writer gives its own."""
+from finetune.formats.read import DIFFUSERS_FILE
+from finetune.formats.write import own_metadata
 
 
 def write_kohya_file(job: Job) -> str:
     """With kohya's key names."""
     weights = weighted(job)
-    section, about = section_of(weights), job.told(metadata_of(weights))
+    section, about = section_of(weights), job.told(own_metadata(weights.metadata))
     write_kohya_weights(job.out, weights, job.backbone, section, about, job.dtype)
     return "A1111, Forge, ComfyUI and InvokeAI load it; this program with --lora."
 
@@ -35,22 +33,29 @@ def write_kohya_file(job: Job) -> str:
 def write_diffusers_file(job: Job) -> str:
     """With diffusers' key names."""
     weights = weighted(job)
-    about = job.told(metadata_of(weights))
+    about = job.told(own_metadata(weights.metadata))
     loads = write_diffusers_weights(job.out, weights, section_of(weights), about, job.dtype)
     folder, name = str(job.out.parent), job.out.name
     if not loads:
-        return f"diffusers loads it with pipe.unet.load_lora_adapter({str(job.out)!r})."
+        return f"diffusers loads it with pipe.unet.load_lora_adapter({str(job.out)!r}).{_without(weights)}"
     named = "" if name == DIFFUSERS_FILE else f", weight_name={name!r}"
-    return f"diffusers loads it with pipe.load_lora_weights({folder!r}{named})."
+    return f"diffusers loads it with pipe.load_lora_weights({folder!r}{named}).{_without(weights)}"
 
 
 def write_peft_folder(job: Job) -> str:
     """As PEFT's adapter folders."""
     weights = weighted(job)
     with whole_folder(job.out) as folder:
-        about = job.told(metadata_of(weights))
+        about = job.told(own_metadata(weights.metadata))
         write_peft(folder, weights, job.backbone, section_of(weights), about, job.dtype)
-    return f"PEFT loads it with PeftModel.from_pretrained(unet, {str(job.out / 'unet')!r})."
+    reads = f"PEFT loads it with PeftModel.from_pretrained(unet, {str(job.out / 'unet')!r})."
+    return f"{reads}{_without(weights)}"
+
+
+def _without(weights: LoRAWeights) -> str:
+    """Says that new words have no place in a layout."""
+    words = ", ".join(word.text for word in weights.words)
+    return f" {words} is not in it: write the word with --to embedding." if words else ""
 
 
 def weighted(job: Job) -> LoRAWeights:
@@ -102,8 +107,3 @@ def _factor(metadata: Mapping[str, str]) -> int | None:
     except (ValueError, TypeError, KeyError):
         return None
     return factor if factor > 0 else None
-
-
-def metadata_of(weights: LoRAWeights) -> Mapping[str, str]:
-    """How the original was made."""
-    return {key: value for key, value in weights.metadata.items() if not key.startswith(OF_LAYOUT)}

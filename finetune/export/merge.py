@@ -6,38 +6,21 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from finetune.backbones.original import is_published
 from finetune.backbones.saving import save_folder
-from finetune.errors import WeightsError
 from finetune.export.job import Job
 from finetune.files import whole_folder
-from finetune.formats import apply_lora, find_lora, read_lora, write_checkpoint
+from finetune.formats.checkpoint import readers, write_checkpoint
+from finetune.formats.merged import merged
 
 ABOUT = "finetune.json"
 
 
 @contextmanager
 def _merged(job: Job) -> Iterator[dict[str, str]]:
-    """The job's model has its LoRA in its weights meanwhile; gives what is known of the LoRA (P7).
-
-    The same goes for a LoHa or LoKr; new words that were learned with it are in the model too.
-
-    Raises:
-        WeightsError: If the LoRA is damaged or does not fit the model, or a weight is not finite.
-    """
-    file = find_lora(job.source)
-    weights = read_lora(job.source, job.backbone)
-    applied = apply_lora(job.backbone, weights, job.weight)
-    try:
-        restore = applied.merge()
-    except ValueError as error:
-        raise WeightsError(
-            "Merged weights are not finite.", where=str(file), fix="Lower the weight."
-        ) from error
-    try:
-        yield {"merged": file.name, "weight": f"{job.weight:g}", **weights.metadata}
-    finally:
-        restore()
+    """The job's model has its LoRA in its weights meanwhile; gives what is known of the LoRA (P7)."""
+    with merged([(job.source, job.weight)], job.backbone) as (one,):
+        known = {"merged": one["file"], "sha256": one["sha256"], "weight": f"{job.weight:g}"}
+        yield known | one["metadata"]
 
 
 def write_merged(job: Job) -> str:
@@ -74,12 +57,7 @@ def _file(job: Job, about: dict[str, str]) -> str:
     key = "modelspec.architecture"
     whole = {name: value.removesuffix("/lora") if name == key else value for name, value in about.items()}
     write_checkpoint(job.out, job.backbone, job.told(whole), job.dtype)
-    if not is_published(job.backbone):
-        return (
-            "No program can load it: a single file does not say how a model is built, and this one is not "
-            "built like a published Stable Diffusion. Use --to merged."
-        )
-    return f"A1111, Forge and ComfyUI load it as a checkpoint, this program with --model {job.out}."
+    return readers(job.backbone, job.out)
 
 
 def _known(job: Job) -> dict[str, str]:

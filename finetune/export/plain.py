@@ -13,9 +13,10 @@ from finetune.adapters.inject import adaptable
 from finetune.adapters.weights import LayerWeights
 from finetune.backbones import Backbone
 from finetune.export.job import Job
-from finetune.export.loras import metadata_of, section_of
+from finetune.export.loras import section_of
 from finetune.formats import read_lora
 from finetune.formats.kohya import write_kohya_weights
+from finetune.formats.write import own_metadata
 
 
 def write_plain(job: Job) -> str:
@@ -41,7 +42,9 @@ def write_plain(job: Job) -> str:
             layers[key], cut, change = plain(weights.layers[key], weight, job.rank)
             lost, whole = lost + cut, whole + change
     made = replace(weights, layers=layers)
-    write_kohya_weights(job.out, made, job.backbone, section_of(made), job.told(metadata_of(made)), job.dtype)
+    write_kohya_weights(
+        job.out, made, job.backbone, section_of(made), job.told(own_metadata(made.metadata)), job.dtype
+    )
     error = (lost / whole) ** 0.5 if whole else 0.0
     return f"It differs from the original by {error:.2%}."
 

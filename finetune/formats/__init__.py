@@ -11,6 +11,7 @@ from finetune.formats.kohya import write_kohya
 from finetune.formats.metadata import DataFacts, run_metadata
 from finetune.formats.read import find_lora, read_lora
 from finetune.formats.tensors import read_tensors, write_tensors
+from finetune.formats.write import write_lora
 
 __all__ = [
     "DIFFUSERS_EMBEDDING",
@@ -27,5 +28,6 @@ __all__ = [
     "write_diffusers",
     "write_embedding",
     "write_kohya",
+    "write_lora",
     "write_tensors",
 ]

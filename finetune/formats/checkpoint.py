@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from finetune.backbones import Backbone
-from finetune.backbones.original import original_state
+from finetune.backbones.original import is_published, original_state
 from finetune.formats.tensors import write_tensors
 
 
@@ -23,3 +23,13 @@ def write_checkpoint(path: Path, backbone: Backbone, metadata: Mapping[str, str]
     """
     state = {name: tensor.detach().to("cpu", dtype) for name, tensor in original_state(backbone).items()}
     write_tensors(path, state, metadata)
+
+
+def readers(backbone: Backbone, path: Path) -> str:
+    """A sentence for the user: which programs load the model from one file."""
+    if is_published(backbone):
+        return f"A1111, Forge and ComfyUI load it as a checkpoint, this program with --model {path}."
+    return (
+        "No program can load it: a single file does not say how a model is built, and this one is not built "
+        "like a published Stable Diffusion. Write a folder instead."
+    )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from finetune.backbones.families import Family
+
 
 @dataclass(frozen=True)
 class FamilyNames:
@@ -26,7 +28,7 @@ class FamilyNames:
 
 
 SGM = "https://github.com/Stability-AI/generative-models"
-FAMILY_NAMES: Mapping[str, FamilyNames] = {
+FAMILY_NAMES: Mapping[Family, FamilyNames] = {
     "sd1": FamilyNames("SD 1.x", ("sd_v1", "sd_v1_v"), ("stable-diffusion-v1",) * 2, "diffusers"),
     "sd2": FamilyNames(
         "SD 2.x",

@@ -63,20 +63,26 @@ def run_metadata(
         "ss_resolution": f"({resolution}, {resolution})",
         **_training(recipe, step),
         **_data(recipe, data, step),
-        **_model(backbone, data, name, resolution),
+        **model_metadata(backbone, name, resolution),
+        "modelspec.trigger_phrase": captions.pop() if len(captions := set(data.captions)) == 1 else None,
         "finetune.version": __version__,
         "finetune.versions": {library: version(library) for library in LIBRARIES},
         "finetune.step": step,
         "finetune.data_digest": data.digest,
         "finetune.recipe": recipe,
     }
-    return {key: _text(value) for key, value in sorted(values.items()) if value is not None}
+    return as_text(values)
 
 
-def _model(backbone: Backbone, data: DataFacts, name: str, resolution: int) -> dict[str, Any]:
-    """The model in kohya's names and Stability's, without the latter's date: it would differ between runs."""
+def model_metadata(backbone: Backbone, name: str, resolution: int) -> dict[str, Any]:
+    """The model in kohya's names and Stability's, without the latter's date: it would differ between runs.
+
+    Args:
+        backbone: The model that a LoRA is for.
+        name: The file's name, without extension.
+        resolution: Side of the pictures that it is for, in pixels.
+    """
     names, v_prediction = FAMILY_NAMES[backbone.family], backbone.prediction_type == "v_prediction"
-    captions = set(data.captions)
     return {
         "ss_base_model_version": names.base_version[v_prediction],
         "ss_v2": names.base_version[0].startswith("sd_v2"),
@@ -86,7 +92,6 @@ def _model(backbone: Backbone, data: DataFacts, name: str, resolution: int) -> d
         "modelspec.title": name,
         "modelspec.resolution": f"{resolution}x{resolution}",
         "modelspec.prediction_type": PREDICTIONS.get(backbone.prediction_type),
-        "modelspec.trigger_phrase": captions.pop() if len(captions) == 1 else None,
     }
 
 
@@ -147,5 +152,10 @@ def _data(recipe: Mapping[str, Any], data: DataFacts, step: int) -> dict[str, An
     }
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True) if isinstance(value, Mapping) else str(value)
+def as_text(values: Mapping[str, Any]) -> dict[str, str]:
+    """Values as metadata holds them: text, JSON for lists and mappings; what is None is left out."""
+    return {
+        key: json.dumps(value, sort_keys=True) if isinstance(value, Mapping | list) else str(value)
+        for key, value in sorted(values.items())
+        if value is not None
+    }

@@ -49,6 +49,7 @@ def test_help_needs_no_torch() -> None:
         ["sample", "--help"],
         ["run", "--help"],
         ["cache", "--help"],
+        ["resize", "--help"],
         ["lora", "--rnak"],
     ):
         out = python(
@@ -121,6 +122,13 @@ def test_the_command_line_is_frozen() -> None:
     assert flags["cache"] == ["--max-size"]
     export = "--dtype --model --output --rank --set --thumbnail --to --weight -o"
     assert flags["export"] == export.split()
+    changed = "--dtype --force --model --output --set --to"
+    assert flags["inspect"] == ["--json", "--model", "--set"]
+    assert flags["resize"] == sorted(f"{changed} --energy --rank".split())
+    assert flags["diff"] == flags["inspect"]
+    assert flags["extract"] == flags["resize"]
+    merging = f"{changed} --density --energy --into-model --method --rank --seed"
+    assert flags["merge"] == sorted(merging.split()) and len(flags["merge"]) <= 15
 
 
 @pytest.mark.parametrize("kind", RECIPES)
