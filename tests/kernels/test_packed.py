@@ -91,6 +91,32 @@ def test_weights_come_back_after_an_error(case: tuple[nn.Module, Tensor]) -> Non
     assert torch.equal(layer.state_dict()["weight"], before)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_what_came_first_does_not_matter(name: str, dtype: torch.dtype) -> None:
+    """Or a resumed run, which begins with samples of another number or shape, would end in other bytes."""
+    torch.manual_seed(0)
+    make, (_, *rest) = LAYERS[name]
+    layer = make().requires_grad_(False).to(dtype)
+    if not can_pack(layer):
+        pytest.skip("not packed in this precision")
+    if len(rest) == 1:
+        shapes = [(1, *rest), (2, *rest), (64, *rest)]
+    else:
+        shapes = [(1, 1, rest[-1]), (1, *rest), (3, *rest)]
+        if isinstance(layer, nn.Conv2d):
+            shapes = [(1, *rest), (3, *rest), (1, rest[0], rest[1] * 2, rest[2] + 3)]
+    inputs = [torch.randn(shape).to(dtype) for shape in shapes]
+    found = []
+    for first in range(len(inputs)):
+        with packed([layer]):
+            run(layer, inputs[first])
+            found.append([run(layer, x) for x in inputs])
+    for results in found[1:]:
+        for (output, gradient), (expected, expected_gradient) in zip(results, found[0], strict=True):
+            assert torch.equal(output, expected) and torch.equal(gradient, expected_gradient)
+
+
 def test_layers_may_share_a_weight() -> None:
     torch.manual_seed(0)
     first, second = nn.Linear(16, 8).requires_grad_(False), nn.Linear(16, 8)
