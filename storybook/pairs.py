@@ -1,14 +1,17 @@
 """Writes pairs of pictures and control pictures of the storybook world, to train a ControlNet.
 
 `python -m storybook.pairs --control silhouettes --count 4000 --output-dir pairs` writes a folder
-with a `metadata.jsonl`, for `finetune controlnet --data-dir pairs`.
+with a `metadata.jsonl`, for `finetune controlnet --data-dir pairs`. With `--shard-size 500` they are
+written as shards of WebDataset, each of so many pairs.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
+import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +83,30 @@ def write_pairs(folder: Path, control: str, count: int, seed: int = 0) -> None:
         (aside / METADATA).write_text("".join(lines), encoding="utf-8")
 
 
+def write_shards(folder: Path, control: str, count: int, seed: int = 0, each: int = 500) -> None:
+    """Writes the pairs of `write_pairs` as WebDataset: `.tar` files of `each` pairs with their captions."""
+    with whole_folder(folder) as aside:
+        for first in range(0, count, each):
+            with tarfile.open(aside / f"{first // each:05d}.tar", "w") as tar:
+                for index in range(first, min(first + each, count)):
+                    scene = draw_scene(np.random.default_rng((seed, index)))
+                    _add(tar, f"{index:05d}.png", _png(scene.picture))
+                    _add(tar, f"{index:05d}.conditioning.png", _png(scene.control(control)))
+                    _add(tar, f"{index:05d}.txt", scene.caption.encode())
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -88,11 +115,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--control", choices=CONTROLS, default=CONTROLS[0])
     parser.add_argument("--count", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shard-size", type=int, help="write .tar files of so many pairs each")
     parser.add_argument("--output-dir", type=Path, required=True)
     options = parser.parse_args(arguments)
     if options.output_dir.exists():
         parser.error(f"{options.output_dir} already exists")
-    write_pairs(options.output_dir, options.control, options.count, options.seed)
+    what = (options.output_dir, options.control, options.count, options.seed)
+    if options.shard_size:
+        write_shards(*what, options.shard_size)
+    else:
+        write_pairs(*what)
     print(f"Wrote {options.count} pairs to {options.output_dir}.")
     return 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,8 +92,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._missing("EntryNotFound")
             return
         content = (self.folder / name).read_bytes()
-        tag = f'"{hashlib.sha1(content).hexdigest()}"'
-        self._reply(content, {"ETag": tag, "X-Repo-Commit": commit_of(self.folder)})
+        headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": commit_of(self.folder)}
+        if part := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            first, last = int(part[1]), min(int(part[2] or len(content)), len(content) - 1)
+            span = {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
+            self._reply(content[first : last + 1], {**headers, **span}, 206)
+        else:
+            self._reply(content, headers)
 
     def _json(self, content: object) -> None:
         self._reply(json.dumps(content).encode(), {"Content-Type": "application/json"})

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -122,13 +122,20 @@ def _facts(report: Report) -> Iterator[str]:
         f"{facts['captioned']} with captions of their own."
     )
     shapes = ", ".join(f"{size} ({number})" for size, number in facts["shapes"].items())
-    yield (
-        f"Trained at {shapes}. An epoch is {count(facts['samples_per_epoch'], 'sample')}, "
-        f"{count(facts['steps_per_epoch'], 'step')} of {facts['batch_size']}."
-    )
-    shares = facts["samples_by_folder"]
+    yield f"Trained at {shapes}. {_amount(facts)}"
+    shares = facts.get("samples_by_folder", {})
     if len(shares) > 1:
         yield f"Of these samples {listing([f'{n} are of {place}' for place, n in shares.items()])}."
+
+
+def _amount(facts: Mapping[str, Any]) -> str:
+    from finetune.data.notes import count
+
+    if "shards" in facts:
+        shards = count(facts["shards"], "shard")
+        return f"These are the first pictures of a stream of {shards}; the others were not looked at."
+    samples, steps = count(facts["samples_per_epoch"], "sample"), count(facts["steps_per_epoch"], "step")
+    return f"An epoch is {samples}, {steps} of {facts['batch_size']}."
 
 
 check_command = SettingsCommand(

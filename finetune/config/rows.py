@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from finetune.config.base import Fault, Need, Section
+from finetune.config.base import Fault, Need, Positive, Section
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -47,6 +47,15 @@ class RowsSection(Section):
     mask_column: str | None = Field(
         None,
         description="Column of the masks of a data set, for `mask: files`; one named `mask` if unset.",
+    )
+    streaming: bool = Field(
+        False,
+        description="Read Parquet files or a data set of the Hub piece by piece while training, without a "
+        "copy on this disk. WebDataset's `.tar` files always are.",
+    )
+    shuffle_buffer: Positive = Field(
+        1000,
+        description="Pictures of a stream that are held in memory at a time and trained on in random order.",
     )
 
     def faults(self) -> Iterator[Fault]:

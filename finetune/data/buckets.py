@@ -122,6 +122,7 @@ class Order:
         group: Samples that an optimizer step sees, over all processes.
         seed: Of the shuffling.
         pools: Items of which an epoch shows a fixed number of samples.
+        start: The number of the first sample; the items of a block of a stream come later than 0.
     """
 
     def __init__(
@@ -131,8 +132,9 @@ class Order:
         group: int,
         seed: int,
         pools: Sequence[Pool] = (),
+        start: int = 0,
     ) -> None:
-        self.group, self.seed = group, seed
+        self.group, self.seed, self.start = group, seed, start
         self._items: Index = np.repeat(np.arange(len(sizes)), repeats)
         self._pools, self._length = pools, len(self._items) + sum(pool.samples for pool in pools)
         number = {size: index for index, size in enumerate(dict.fromkeys(sizes))}
@@ -146,15 +148,16 @@ class Order:
 
     def item(self, number: int) -> int:
         """The index of the item that a sample shows; negative numbers have an order of their own."""
-        epoch, position = divmod(number if number >= 0 else -1 - number, len(self))
+        epoch, position = divmod(number - self.start if number >= 0 else -1 - number, len(self))
         return int(self._epoch(epoch, number < 0)[position])
 
     def _ordered(self, epoch: int, negative: bool) -> Index:
-        drawn = -1 - epoch if negative else epoch
+        # No two blocks of a stream start at the same number, so each has an order of its own.
+        drawn = -1 - epoch if negative else self.start + epoch
         walk: Index = permutation(self.seed, drawn, len(self)).numpy()
         walk = walk[::-1] if negative else walk  # these numbers count down
         # The first samples complete the step that the epoch before began.
-        first = -epoch * len(self) % self.group
+        first = -(self.start + epoch * len(self)) % self.group
         begun, rest = walk[:first], walk[first:]
         items: Index = np.concatenate([self._items, *(pool.shown(self.seed, drawn) for pool in self._pools)])
         order = np.concatenate([begun, rest[grouped(self._shapes[items[rest]], self.group)]])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -18,7 +18,6 @@ from finetune.data.layouts import Found, Listing, Skipped, list_folder, relative
 from finetune.data.notes import (
     NAMED,
     caption_notes,
-    count,
     duplicate_notes,
     listing,
     picture_notes,
@@ -27,9 +26,11 @@ from finetune.data.notes import (
 from finetune.data.origin import Origin, unchanged
 from finetune.data.read import Reader
 from finetune.data.rows import is_dataset, list_rows
+from finetune.data.trigger import with_trigger
 from finetune.errors import DataError
 
-_TRIGGER = "[trigger]"
+if TYPE_CHECKING:
+    from finetune.data.streams.stream import Stream
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ class Folder:
         ignored: Files that are not pictures and that nothing was made of.
         places: The folders that the pictures are from, for people, if there are several.
         revision: The commit of a data set of the Hub.
+        start: The number of the first sample that shows one of them; above 0 for a block of a stream.
+        stream: What the pictures are only the first of, if they are read as a stream.
     """
 
     path: Path
@@ -110,6 +113,8 @@ class Folder:
     ignored: tuple[Skipped, ...] = field(default=(), kw_only=True)
     places: str = field(default="", kw_only=True)
     revision: str | None = field(default=None, kw_only=True)
+    start: int = field(default=0, kw_only=True)
+    stream: Stream | None = field(default=None, kw_only=True)
 
     @property
     def left_out(self) -> list[Skipped[Origin]]:
@@ -170,11 +175,15 @@ def scan_folder(
         DataError: If there is no such folder or nothing in it can be trained on.
     """
     data = data or DataSection()
+    reader = reader or Reader.of(data)
+    from finetune.data.streams.opening import is_stream, scan_stream
+
+    if is_stream(path := None if folder is None else Path(folder), data):
+        return scan_stream(path, prompt, data, reader)
     listed = list_data(None if folder is None else Path(folder), data)
     place, kind = (listed.root, "data set") if folder is None else (Path(folder), "folder")
     default = f"a photo of {listed.root.resolve().name}" if prompt is None else prompt
     found, told = with_trigger(listed, prompt)
-    reader = reader or Reader.of(data)
     results = reader.map(lambda one: _read(one, listed.root, prompt, default, reader), found)
     read = [r for r in results if isinstance(r, _Read)]
     skipped = sorted([*listed.skipped, *(r for r in results if isinstance(r, Skipped))], key=lambda s: s.name)
@@ -232,22 +241,6 @@ def list_pictures(folder: Path, data: DataSection, setting: str = "") -> Listing
 def name_of(found: Found[Origin], root: Path) -> str:
     """What people call a picture of a listing with this root."""
     return found.name or relative_name(found.path, root)
-
-
-def with_trigger(listed: Listing[Origin], prompt: str | None) -> tuple[list[Found[Origin]], list[str]]:
-    """The pictures with ai-toolkit's `[trigger]` in captions replaced, and notes about it.
-
-    The trigger word is `prompt` without "a photo of"; without a prompt the layout's, or the folder's name.
-    """
-    found: list[Found[Origin]] = []
-    words: Counter[str] = Counter()
-    for one in listed.found:
-        if any(_TRIGGER in caption for caption in one.captions):
-            word = (prompt or one.default or listed.root.resolve().name).removeprefix("a photo of ")
-            words[word] += 1
-            one = replace(one, captions=tuple(c.replace(_TRIGGER, word) for c in one.captions))
-        found.append(one)
-    return found, [f'{_TRIGGER} became "{word}" in {count(n, "caption")}' for word, n in words.items()]
 
 
 def read_picture(

@@ -17,7 +17,6 @@ from finetune.data.folder import (
     list_pictures,
     name_of,
     read_picture,
-    with_trigger,
 )
 from finetune.data.kinds import readable
 from finetune.data.layouts import Found, Listing, Skipped, relative_name
@@ -27,6 +26,7 @@ from finetune.data.origin import Origin
 from finetune.data.preprocess import alike
 from finetune.data.read import Reader
 from finetune.data.rows import is_dataset, list_rows
+from finetune.data.trigger import with_trigger
 from finetune.errors import DataError
 
 
@@ -64,13 +64,19 @@ def scan_pairs(section: PairsSection, reader: Reader | None = None) -> PairedFol
         DataError: If control pictures are not given, or given twice; if the metadata cannot be read;
             if a control picture has another aspect ratio than its picture; or if nothing can be trained on.
     """
+    from finetune.data.streams.opening import is_stream, scan_stream
+
+    reader = reader or Reader.of(section)
+    if is_stream(given := section.data_dir and section.data_dir.expanduser(), section):
+        first = scan_stream(given, section.prompt or "", section, reader)
+        assert isinstance(first, PairedFolder)
+        return first
     listed = _listed(section)
     folder = listed.root
     found, told = with_trigger(listed, section.prompt)
     metadata = listed.metadata.path if listed.metadata else None
     found, notes, skipped = _with_controls(found, folder, metadata, section)
     skipped += listed.skipped
-    reader = reader or Reader.of(section)
     read = reader.map(lambda one: _read(one, folder, section.prompt or "", reader), found)
     pairs = [r for r in read if isinstance(r, _Pair)]
     skipped += [r for r in read if isinstance(r, Skipped)]

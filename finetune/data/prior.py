@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
 from finetune.data.encoded import Progress
 from finetune.data.folder import Folder
 from finetune.data.record import Entry
@@ -42,11 +40,8 @@ class PriorSource:
         """The rows of the subject and as many of the class, those of one shape together."""
         # The subject's samples never have negative numbers, so no draw is shared (P1).
         prior = self.classes.batches([-1 - number for number in numbers])
-        rows = [*self.instances.batches(numbers), *(replace(b, weight=b.weight * self.weight) for b in prior)]
-        by_shape: dict[torch.Size, list[Batch]] = {}
-        for batch in rows:
-            by_shape.setdefault(batch.latents.shape[1:], []).append(batch)
-        return [Batch.join(alike) for alike in by_shape.values()]
+        prior = [replace(batch, weight=batch.weight * self.weight) for batch in prior]
+        return Batch.by_shape([*self.instances.batches(numbers), *prior])
 
     def captions(self) -> list[str]:
         """The distinct captions of the subject's pictures."""

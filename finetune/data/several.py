@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from finetune.config import DataSection, PairsSection, SourceSection, SubjectSection
+from finetune.config.sources import KEY
 from finetune.data.folder import Folder, Picture, list_pictures, scan_folder
 from finetune.data.layouts import Skipped
 from finetune.data.notes import duplicate_notes, listing, picture_notes
 from finetune.data.origin import Origin
 from finetune.data.pairs import PairedFolder, scan_pairs
 from finetune.data.read import Reader
-from finetune.errors import DataError
+from finetune.data.streams.opening import is_stream
+from finetune.errors import ConfigError, DataError
 from finetune.files import shown
 
 FolderT = TypeVar("FolderT", bound=Folder)
@@ -40,7 +42,9 @@ def scan_folders(
 
     Raises:
         DataError: If one of them is not there, or nothing in it can be trained on.
+        ConfigError: If one of several is read as a stream.
     """
+    _check_streams(main, data)
     parts: list[tuple[SourceSection | None, Folder]] = []
     if main is not None or data.dataset is not None:
         parts.append((None, scan_folder(main, prompt, data, reader)))
@@ -56,7 +60,9 @@ def scan_paired_folders(data: PairsSection, reader: Reader | None = None) -> Pai
 
     Raises:
         DataError: As `scan_pairs`.
+        ConfigError: If one of several is read as a stream.
     """
+    _check_streams(data.data_dir and data.data_dir.expanduser(), data)
     parts: list[tuple[SourceSection | None, PairedFolder]] = []
     if data.data_dir is not None or data.dataset is not None:
         parts.append((None, scan_pairs(data, reader)))
@@ -123,6 +129,18 @@ def joined(parts: Sequence[tuple[SourceSection | None, FolderT]]) -> FolderT:
     if isinstance(first, PairedFolder):
         changes["controls"] = tuple(controls)
     return replace(first, places=listing([str(folder.path) for _, folder in parts]), **changes)
+
+
+def _check_streams(main: Path | None, data: DataSection) -> None:
+    """Refuses a stream among several folders: how many pictures it has, and so its share, is not known."""
+    for folder in [main, *(source.dir.expanduser() for source in data.sources)] if data.sources else ():
+        if is_stream(folder, data):
+            given = folder or data.dataset or "What is given"
+            raise ConfigError(
+                f"{given} is read as a stream, which cannot be joined with other folders.",
+                where=KEY,
+                fix="Train on it alone: put all shards into one folder, and leave data.sources out.",
+            )
 
 
 def _said_of_all(ignored: Sequence[Skipped], pictures: Sequence[Picture]) -> list[str]:

@@ -82,7 +82,7 @@ class PictureSource:
         pictures, factor = folder.pictures, backbone.latent_factor
         self.items = trained_sizes([(p.height, p.width) for p in pictures], data, self.size, factor)
         repeats, pools = amounts([pictures[index] for index, _ in self.items])
-        self.order = Order([size for _, size in self.items], repeats, group, seed, pools)
+        self.order = Order([size for _, size in self.items], repeats, group, seed, pools, folder.start)
         self.latents = PictureLatents(pictures, backbone, cache_of(data, "latents"))
         self._varied = captions
         # Captions that differ from sample to sample are not kept: there is no end of them.

@@ -121,6 +121,14 @@ class Batch:
             mask=_filled([b.mask for b in batches], everywhere),
         )
 
+    @staticmethod
+    def by_shape(batches: Sequence[Batch]) -> list[Batch]:
+        """The rows of several batches, those of one shape together."""
+        alike: dict[torch.Size, list[Batch]] = {}
+        for batch in batches:
+            alike.setdefault(batch.latents.shape[1:], []).append(batch)
+        return [Batch.join(own) for own in alike.values()]
+
 
 def _filled(values: Sequence[Tensor | None], defaults: Sequence[Tensor]) -> Tensor | None:
     """All values concatenated, a default in place of each None; None if all are None."""

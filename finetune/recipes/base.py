@@ -146,7 +146,7 @@ class Recipe(Section, ABC):
         """Reads picture files as `data` has it, and shows how far it is."""
         from finetune.data.read import Reader
 
-        if name := self.data.dataset:
+        if (name := self.data.dataset) and not self.data.streaming:
             report.tell(f"Data set {name}: what is not in the cache of `datasets` is downloaded.")
         with report.progress("Reading pictures") as progress:
             yield Reader.of(self.data, progress)

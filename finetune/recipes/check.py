@@ -18,6 +18,7 @@ from finetune.data.doctor.framing import Framed, framed
 from finetune.data.epoch import samples_by_folder
 from finetune.data.folder import NothingUsable, list_data
 from finetune.data.read import Reader
+from finetune.data.streams.opening import is_stream
 from finetune.errors import DataError
 from finetune.recipes.base import Recipe
 from finetune.recipes.model import resolved
@@ -71,7 +72,8 @@ def check(recipe: Recipe, report: Reporter) -> Report:
     path, main = recipe.folders[0], recipe.main_folder
     recipe = with_preset(recipe, preset)
     setting = f"data.{recipe.folder_field}"
-    found = list_data(main, recipe.data, setting).found if main else ()
+    listed = main is not None and not is_stream(main, recipe.data)
+    found = list_data(main, recipe.data, setting).found if listed else ()
     try:
         folder = recipe.scan(report)
     except NothingUsable as error:
@@ -150,20 +152,26 @@ def data_set(
 def facts_of(data: DataSet, recipe: Recipe) -> dict[str, Any]:
     """Numbers about a data set: plain data."""
     pictures = data.folder.pictures
-    by_folder = samples_by_folder([p for p, _ in data.framed], data.folder.path)
-    samples, rows = sum(by_folder.values()), recipe.training.samples_per_step(1)
+    rows = recipe.training.samples_per_step(1)
     by_area = sorted(((p.width, p.height) for p in pictures), key=math.prod)
     shapes = Counter(at.size for _, at in data.framed)
-    return {
+    facts = {
         "pictures": len(pictures),
         "formats": dict(Counter(look.kind for look in data.looks).most_common()),
         "smallest": list(by_area[0]),
         "largest": list(by_area[-1]),
         "shapes": {f"{width}x{height}": n for (height, width), n in shapes.most_common()},
         "captioned": len(data.captioned),
+        "batch_size": rows,
+    }
+    if data.folder.stream:
+        return {**facts, "shards": len(data.folder.stream.shards)}
+    by_folder = samples_by_folder([p for p, _ in data.framed], data.folder.path)
+    samples = sum(by_folder.values())
+    return {
+        **facts,
         "samples_per_epoch": samples,
         "samples_by_folder": {str(place): number for place, number in by_folder.items()},
-        "batch_size": rows,
         "steps_per_epoch": math.ceil(samples / rows),
     }
 

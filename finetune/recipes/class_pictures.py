@@ -22,6 +22,7 @@ from finetune.data.notes import count
 from finetune.data.read import Reader
 from finetune.data.rows import is_dataset
 from finetune.data.several import joined
+from finetune.data.streams.opening import is_stream
 from finetune.errors import ConfigError, DataError
 from finetune.files import remove_partials
 from finetune.recipes.place import RUNS
@@ -92,7 +93,7 @@ def _prompted(
     """
     assert data.class_prompt is not None and data.class_dir is not None
     folder = data.class_dir.expanduser()
-    if is_dataset(folder):
+    if is_dataset(folder) or is_stream(folder, data):
         fix = "Give a folder of pictures, or one that is new."
         raise DataError("Class pictures cannot be a data set of `datasets`.", where=str(folder), fix=fix)
     found = list_pictures(folder, data).found if folder.is_dir() else ()

@@ -14,6 +14,7 @@ from finetune.recipes.length import in_steps
 from finetune.recipes.load import load_recipe
 from finetune.recipes.place import LOCK, State
 from finetune.recipes.reporter import Reporter
+from finetune.recipes.streams import fit_for
 from finetune.training import RunFolder
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def asks_for_more_steps(recipe: Recipe, folder: Path) -> bool:
     """
     finished = load_recipe(folder / "recipe.yaml")
     if recipe.training.epochs is not None:
-        recipe = in_steps(recipe, recipe.scan(), finished)
+        pictures = recipe.scan()
+        recipe = in_steps(fit_for(pictures, recipe), pictures, finished)
     if "steps" not in recipe.training.model_fields_set:
         return False
     asked, taken = recipe.training.steps, finished.training.steps
@@ -100,7 +102,7 @@ def _move_results_aside(folder: RunFolder, step: int, recipe: Recipe) -> Path:
     aside = folder.path / f"results-step-{step:06d}"
     aside.mkdir(exist_ok=True)
     marker = folder.path / Path(recipe.finished_by).parts[0]
-    own = {folder.recipe, folder.pictures, folder.metrics, folder.logs, folder.samples,
+    own = {folder.recipe, folder.pictures, folder.stream, folder.metrics, folder.logs, folder.samples,
            folder.path / "checkpoints", folder.path / LOCK, marker,
            *(folder.path / stage for stage in recipe.stages)}  # fmt: skip
     results = [e for e in sorted(folder.path.iterdir()) if e not in own and not e.name.startswith("results-")]

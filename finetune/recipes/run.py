@@ -22,6 +22,7 @@ from finetune.config.base import name_fault
 from finetune.data import PictureSource, PriorSource
 from finetune.data.notes import NAMED
 from finetune.data.record import write_record, write_skipped
+from finetune.data.streams.source import StreamSource
 from finetune.diffusion.objective import Objective
 from finetune.diffusion.schedule import scheduler_for
 from finetune.formats import DataFacts, run_metadata
@@ -38,6 +39,7 @@ from finetune.recipes.presets import values_with_preset, warmup_note, with_prese
 from finetune.recipes.reporter import SILENT, Progress, Reporter, Tell, no_progress
 from finetune.recipes.resume import DATA, WEIGHTS, asks_for_more_steps, resume_run
 from finetune.recipes.room import check_room
+from finetune.recipes.streams import fit_for, source_of
 from finetune.recipes.validation import held_out, make_validation, validation_source
 from finetune.sampling.schedulers import make_scheduler
 from finetune.training import RunFolder, Trainer, check_trainable
@@ -75,7 +77,7 @@ class Run:
     recipe: Recipe
     backbone: Backbone
     adapter: Adapter
-    source: PictureSource | PriorSource
+    source: PictureSource | PriorSource | StreamSource
     trainer: Trainer[Any]
     folder: RunFolder
     validation: PictureSource | PriorSource | None = None
@@ -135,7 +137,9 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
     Raises:
         UserError: If pictures, model or settings cannot be used.
     """
-    pictures, held = held_out(recipe, recipe.scan(report), report)
+    scanned = recipe.scan(report)
+    recipe = fit_for(scanned, recipe)
+    pictures, held = held_out(recipe, scanned, report)
     if pictures.revision is not None:  # run again, the recipe trains on the same
         data = recipe.data.model_copy(update={"revision": pictures.revision})
         recipe = recipe.model_copy(update={"data": data})
@@ -159,14 +163,14 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
         make_scheduler(recipe.preview.scheduler, scheduler)  # fails now if it cannot follow it
     objective = Objective(scheduler, recipe.training.seed, recipe.objective, adapter.predict_untrained)
     recipe.train_first(backbone, pictures, folder, report)
-    source = recipe.make_source(pictures, backbone, adapter, report)
+    first, source = source_of(recipe, pictures, backbone, adapter, folder, report)
     validation = validation_source(recipe, held, adapter) if held else None
     # Only now: class pictures come from the unmodified model. Previews and the exported model follow the
     # noise schedule of the training.
     backbone.scheduler = scheduler
     for line in [*source.summary(), *told(recipe, pictures)]:
         report.tell(line)
-    hooks = [(recipe.preview.every, recipe.make_preview(adapter, source, folder.sample))]
+    hooks = [(recipe.preview.every, recipe.make_preview(adapter, first, folder.sample))]
     if validation:
         hook = make_validation(recipe, validation, adapter, objective, folder)
         hooks.append((recipe.data.validation_every, hook))
@@ -223,7 +227,7 @@ def _preset_of(recipe: Recipe, backbone: Backbone) -> str:
     return "storybook" if recipe.model.name == "storybook" else backbone.family
 
 
-def _identity(recipe: Recipe, source: PictureSource | PriorSource) -> dict[str, Any]:
+def _identity(recipe: Recipe, source: PictureSource | PriorSource | StreamSource) -> dict[str, Any]:
     """What makes a resumed run the same run: its settings (where they matter) and its data."""
     free = _FREE if recipe.optimizer.knows_length else (*_FREE, "training.steps")
     settings = {key: value for key, value in flatten(recipe.public()) if not key.startswith(free)}
@@ -261,10 +265,10 @@ def _train(this: Run, report: Reporter) -> None:
             write_skipped(this.folder.skipped, left_out)
     steps, rows = recipe.training.steps, this.trainer.rows_per_step
     pictures = "picture" if rows == 1 else "pictures"
-    report.tell(
-        f"Training {steps} steps of {rows} {pictures}, {round(len(this.source) / rows, 1):g} steps an epoch; "
-        f"the results go to {this.folder.path}."
-    )
+    epoch = ""
+    if not isinstance(this.source, StreamSource):
+        epoch = f", {round(len(this.source) / rows, 1):g} steps an epoch"
+    report.tell(f"Training {steps} steps of {rows} {pictures}{epoch}; the results go to {this.folder.path}.")
     this.trainer.run()
 
 
@@ -282,6 +286,8 @@ def _export(this: Run) -> dict[Path, str]:
 
 def _summarize(this: Run, result: Result, report: Reporter) -> None:
     minutes, seconds = divmod(round(result.seconds), 60)
+    for line in this.source.met() if isinstance(this.source, StreamSource) else ():
+        report.tell(line)
     report.tell(f"Done in {minutes}:{seconds:02d} min. {result.folder} holds")
     width = max((len(path.name) for path in result.files), default=0)
     for path, purpose in result.files.items():

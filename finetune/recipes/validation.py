@@ -15,6 +15,7 @@ from finetune.data import Folder, PictureSource, PriorSource
 from finetune.data.holdout import split
 from finetune.data.notes import count, listing
 from finetune.diffusion.objective import Objective
+from finetune.errors import DataError
 from finetune.recipes.base import Recipe
 from finetune.recipes.reporter import SILENT, Reporter
 from finetune.training.metrics import Metrics
@@ -40,14 +41,22 @@ def held_out(recipe: Recipe, pictures: Folder, report: Reporter) -> tuple[Folder
     """The pictures to train on and those to validate with, if the settings ask for any.
 
     Raises:
-        DataError: If there are none of either.
+        DataError: If there are none of either, or those to validate with are a stream.
     """
     data = recipe.data
     if data.validation_dir is not None:
-        other = {recipe.folder_field: data.validation_dir, "validation_dir": None, "sources": ()}
+        other: dict[str, Any] = {recipe.folder_field: data.validation_dir, "validation_dir": None}
+        other |= {"sources": (), "streaming": False}
         other |= dict.fromkeys(("dataset", "dataset_config", "revision"))
         there = recipe.model_copy(update={"data": data.model_copy(update=other)})
-        return pictures, there.scan(report)
+        held = there.scan(report)
+        if held.stream is not None:
+            raise DataError(
+                "Pictures to validate with cannot be a stream.",
+                where="data.validation_dir",
+                fix="Unpack some of them into a folder of pictures, and give that.",
+            )
+        return pictures, held
     if not data.validation:
         return pictures, None
     trained, held = split(pictures, data.validation)

@@ -21,6 +21,7 @@ class RunFolder:
         recipe: The resolved recipe: `finetune run` on it gives the same result.
         pictures: One JSON line per picture: what the run is trained on.
         skipped: The files that it is not trained on, and why, if they are many.
+        stream: One JSON line per block of a stream that was trained on: where it begins.
         metrics: One JSON line per logged step.
         validation: One JSON line each time the loss on held-out pictures was computed.
         logs: TensorBoard event files.
@@ -32,6 +33,7 @@ class RunFolder:
         self.recipe = path / "recipe.yaml"
         self.pictures = path / "pictures.jsonl"
         self.skipped = path / "skipped.txt"
+        self.stream = path / "stream.jsonl"
         self.metrics = path / "metrics.jsonl"
         self.validation = path / "validation.jsonl"
         self.logs = path / "logs"
@@ -56,7 +58,7 @@ class RunFolder:
         Raises:
             PlaceError: Naming it.
         """
-        files = (self.recipe, self.pictures, self.metrics, self.validation)
+        files = (self.recipe, self.pictures, self.stream, self.metrics, self.validation)
         folders = (self.path / "checkpoints", self.samples, self.logs)
         wrong = [path for path in files if path.is_dir()] + [path for path in folders if path.is_file()]
         if wrong:

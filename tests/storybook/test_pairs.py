@@ -35,6 +35,18 @@ def test_written_pairs_can_be_trained_on(tmp_path: Path, control: str) -> None:
     assert set(lines[0]) == {"file_name", "conditioning_image", "text"}
 
 
+def test_shards_hold_the_same_pairs(tmp_path: Path) -> None:
+    for more in ([], ["--shard-size", "2"]):
+        assert main(["--count", "3", "--output-dir", str(tmp_path / f"pairs{len(more)}"), *more]) == 0
+    assert sorted(path.name for path in (tmp_path / "pairs2").iterdir()) == ["00000.tar", "00001.tar"]
+    folder, stream = (scan_pairs(PairsSection(data_dir=tmp_path / name)) for name in ("pairs0", "pairs2"))
+    assert stream.stream is not None
+    for of in ("pictures", "controls"):
+        assert [(p.digest, p.caption) for p in getattr(folder, of)] == [
+            (p.digest, p.caption) for p in getattr(stream, of)
+        ]
+
+
 def test_scenes() -> None:
     scene = draw_scene(np.random.default_rng(3), held_out=True)
     assert is_held_out(scene.spec.animal, scene.spec.colour, scene.spec.scene)

@@ -1,4 +1,4 @@
-"""What each process of `test_processes.py` does: `python -m tests.training.processes OUT MODEL PICTURES`."""
+"""What each process of `test_processes.py` does: `python -m tests.training.processes OUT MODEL …`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import PartialState
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from finetune.adapters.lora import LoRA
@@ -22,6 +22,9 @@ from finetune.data.cache import ContentCache, content_key
 from finetune.data.encoded import Encoded, chunked
 from finetune.diffusion.objective import Objective
 from finetune.errors import Interrupted, NonFiniteLoss
+from finetune.recipes import build
+from finetune.recipes.load import Setting, parse_set
+from finetune.recipes.run import run
 from finetune.training import RunFolder, Trainer
 from tests.training.test_trainer import Rows, make, mirror_loss
 
@@ -58,6 +61,21 @@ def train_lora(folder: Path, rows: int, model: Path, pictures: Path) -> dict[str
                       RunFolder(folder))  # fmt: skip
     trainer.run()
     return dict(trainer.parameters)
+
+
+def train_stream(folder: Path, rows: int, model: Path, shards: Path) -> dict[str, Tensor]:
+    """A LoRA on a stream, whose blocks end in the middle of steps; stopped and resumed once."""
+    values = {"data.instance_dir": shards, "model.name": str(model), "output.dir": folder}
+    settings = [Setting(key, value, "here") for key, value in values.items()]
+    changes = (f"training.batch_size={rows}", "training.steps=2", "adapter.rank=2", "optimizer.eps=1e-4",
+               "optimizer.lr=0.01", "preview.every=0", "data.shuffle_buffer=3", "training.precision=fp32",
+               "optimizer.warmup_steps=0", "optimizer.schedule=constant")  # fmt: skip
+    for steps in ("training.steps=2", "training.steps=4"):
+        recipe = build("lora", [*settings, *map(parse_set, (*changes, steps))])
+        run(recipe, resume=steps.endswith("4"), tell=lambda line: None)
+    if not PartialState(cpu=True).is_main_process:
+        return {"none": torch.zeros(1)}
+    return load_file(folder / "pytorch_lora_weights.safetensors")
 
 
 def interrupted(folder: Path, rows: int) -> dict[str, Tensor]:
@@ -114,7 +132,7 @@ def encoded_by_all(cache: Path) -> dict[str, Tensor]:
     return {"rows": rows, "count": count}
 
 
-def main(out: Path, model: Path, pictures: Path) -> None:
+def main(out: Path, model: Path, pictures: Path, shards: Path) -> None:
     """Trains all of it as one of the processes that the environment tells of, or as the only one."""
     state = PartialState(cpu=True)
     rows = ROWS // state.num_processes
@@ -122,6 +140,7 @@ def main(out: Path, model: Path, pictures: Path) -> None:
     results = {
         "small": train_small(own / "small", rows),
         "lora": train_lora(own / "lora", rows, model, pictures),
+        "stream": train_stream(out / "stream", rows, model, shards),
         "interrupted": interrupted(out / "interrupted", rows),
         "encoded": encoded_by_all(out / "cache"),
     }

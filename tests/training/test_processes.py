@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from tests.data.conftest import painted
+from tests.data.streams.shards import write_shards
 from tests.training import processes
 
-TIME_LIMIT = 60  # seconds; a deadlock, not slowness, is what comes near it
+TIME_LIMIT = 180  # seconds; a deadlock, not slowness, is what comes near it
 
 
 def launch(count: int, *arguments: Path) -> None:
@@ -52,8 +53,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Pat
     one, two, pictures = (tmp_path_factory.mktemp(name) for name in ("one", "two", "pictures"))
     for index, size in enumerate([(80, 32), (32, 32), (32, 48), (36, 32), (33, 32), (32, 80), (32, 50)]):
         painted(*size, index).save(pictures / f"{index}.png")
-    launch(2, two, tiny_models["sdxl"], pictures)
-    processes.main(one, tiny_models["sdxl"], pictures)
+    shards = write_shards(tmp_path_factory.mktemp("stream") / "shards", 7, 3)
+    launch(2, two, tiny_models["sdxl"], pictures, shards)
+    processes.main(one, tiny_models["sdxl"], pictures, shards)
     return one, two
 
 
@@ -66,6 +68,17 @@ def test_both_processes_end_where_one_would(folders: tuple[Path, Path], case: st
         assert trained.keys() == alone.keys()
         for name, value in alone.items():
             torch.testing.assert_close(trained[name], value, rtol=0, atol=1e-6, msg=name)
+
+
+def test_both_read_the_same_stream(folders: tuple[Path, Path]) -> None:
+    one, two = folders
+    alone, trained = (load_file(folder / "stream-0.safetensors") for folder in (one, two))
+    assert trained.keys() == alone.keys()
+    for name, value in alone.items():
+        torch.testing.assert_close(trained[name], value, rtol=0, atol=1e-5, msg=name)
+    lines = [(folder / "stream" / "stream.jsonl").read_text() for folder in (one, two)]
+    # The last block begins with a sample of the second process, and the first one writes.
+    assert lines[0].startswith(lines[1]) and lines[1].count("\n") == lines[0].count("\n") - 1 == 6
 
 
 def test_encoding_is_shared_out(folders: tuple[Path, Path]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from finetune.config import DataSection, PairsSection
 from finetune.data.layouts.offer import split
+from finetune.data.notes import listing
 from finetune.errors import DataError
 from finetune.files import shown
 
@@ -50,6 +51,12 @@ class Columns:
         """Those that hold pictures."""
         return [name for name in self.used if name != self.caption]
 
+    def notes(self, names: Iterable[str]) -> list[str]:
+        """A line about those of all columns that are not used, if there are any."""
+        unused = [shown(name) for name in names if name not in self.used]
+        hint = "; data.caption_column names that of the captions" if self.caption is None else ""
+        return [f"columns that are not used: {listing(unused)}{hint}"] if unused else []
+
 
 def find_columns(features: Features, data: DataSection, where: str) -> Columns:
     """The columns that the settings name, or else those with the usual names (in any case) and a fit type.
@@ -84,17 +91,22 @@ def _find(use: str, features: Features, data: DataSection, where: str) -> str | 
         raise _fault(f"There is no column {given!r}.", features, where, use)
     if given is not None and not fits(features[given]):
         raise _fault(f"The column {given!r} does not hold {_KINDS[use]}.", features, where, use)
-    found = [name for name in features if name.lower() in _USUAL[use] and fits(features[name])]
+    found = [name for name in features if _plain(name) in _USUAL[use] and fits(features[name])]
     if given is None and len(found) > 1:
         raise _fault(f"Several columns may be the {use}: {', '.join(found)}.", features, where, use)
     return given or next(iter(found), None)
+
+
+def _plain(name: str) -> str:
+    """A column's name in lower case; WebDataset's `conditioning.png` is `conditioning`."""
+    return name.lower().partition(".")[0]
 
 
 def _only_pictures(features: Features) -> str | None:
     """The only column that can hold nothing but pictures, if there is just one."""
     found = [name for name, feature in features.items() if _type_of(feature) == "picture"]
     usual = {name for names in _USUAL.values() for name in names}
-    found = [name for name in found if name.lower() not in usual]
+    found = [name for name in found if _plain(name) not in usual]
     return found[0] if len(found) == 1 else None
 
 

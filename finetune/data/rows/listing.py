@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.config import DataSection
 from finetune.data.layouts.offer import Found, Listing, Skipped, too_long
-from finetune.data.notes import listing
 from finetune.data.origin import Origin
 from finetune.data.rows.columns import Columns, bytes_and_path, captions_of, find_columns, undecoded
 from finetune.data.rows.library import explained
@@ -81,9 +80,7 @@ def list_rows(folder: Path | None, data: DataSection) -> Listing[Origin]:
             skipped.append(Skipped(opened.place, str(reason), name))
         else:
             found.append(Found(row.image, captions, None, 1, row.mask, row.control, name))
-    unused = [shown(name) for name in opened.dataset.features if name not in columns.used]
-    hint = "; data.caption_column names that of the captions" if columns.caption is None else ""
-    notes = [f"columns that are not used: {listing(unused)}{hint}"] if unused else []
+    notes = columns.notes(opened.dataset.features)
     root = opened.place.with_suffix("") if opened.place.is_file() else opened.place
     return Listing(root, tuple(found), (*opened.notes, *notes), tuple(skipped), revision=opened.revision)
 
