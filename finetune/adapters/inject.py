@@ -90,6 +90,12 @@ def adaptable(module: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def norms(module: nn.Module) -> dict[str, nn.Module]:
+    """The norms of `module` by name."""
+    kinds = nn.GroupNorm | nn.LayerNorm
+    return {name: part for name, part in module.named_modules() if isinstance(part, kinds)}
+
+
 def eject(module: nn.Module, name: str | None = None) -> None:
     """Removes updates from `module` and puts the original layers back where none is left.
 

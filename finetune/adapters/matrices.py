@@ -65,3 +65,21 @@ def joined(rule: str, core: Tensor, matrix: Tensor) -> Tensor:
     except RuntimeError:
         shapes = f"{tuple(core.shape)} and {tuple(matrix.shape)}"
         raise ValueError(f"has a core and a matrix that do not fit: {shapes}") from None
+
+
+def decomposed(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
+    """DoRA's weight `m · V / ‖V‖` with `V = weight + delta` (arXiv:2402.09353, equation 5).
+
+    A part of V that is zero has no direction and stays zero.
+
+    Args:
+        weight: The pretrained weight, `[out, in]` or `[out, in, kh, kw]`.
+        delta: The change of the direction, of the same shape.
+        magnitude: m, of as many dimensions, one number for each output (`[out, 1, …]`) or for each input
+            (`[1, in, …]`, LyCORIS with `wd_on_output=False`); the norm is that of all weights of it.
+    """
+    direction = weight + delta
+    over = [axis for axis, size in enumerate(magnitude.shape) if size == 1]
+    norm = torch.linalg.vector_norm(direction, dim=over, keepdim=True)
+    made: Tensor = direction / norm.clamp_min(1e-30) * magnitude
+    return made

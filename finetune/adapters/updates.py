@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.adapters import peft_inside
+from finetune.adapters.changes import is_changed
 from finetune.adapters.matrices import Shape
 from finetune.adapters.weights import LayerWeights
 from finetune.config import LoRASection
@@ -106,7 +107,10 @@ class Update(ABC):
 
         Raises:
             ValueError: If the merged weight is not finite.
+            RuntimeError: If the weight has a `WeightChange` beside it, which must be merged first.
         """
+        if is_changed(self.base_layer, "weight"):
+            raise RuntimeError("this layer's weight has a change beside it: merge that first")
         before: Tensor = self.base_layer.weight.data
         self._layer.merge(safe_merge=True, adapter_names=[self._name])  # "safe": into a new tensor
         return before

@@ -61,7 +61,8 @@ class LayerWeights(ABC):
     Convolutions are taken as matrices `[out, in · kh · kw]`.
 
     Attributes:
-        algorithm: Its name in `config.algorithms`.
+        algorithm: Its name in `config.algorithms`; one that is not there is read, but never trained, and
+            PEFT has no layers for it (`adapters.changes`).
         suffixes: Role of a tensor by the end of its key in a file. (`.alpha` is shared by all.)
         leading: Every update in a file has a tensor with one of these roles.
         flat: The roles of tensors that may have one dimension; all others have two or more.
@@ -113,6 +114,19 @@ class LayerWeights(ABC):
     def delta(self) -> Tensor:
         """The change of the weight, of the weight's shape."""
 
+    def change(self, weight: Tensor) -> Tensor:
+        """The change of a layer whose pretrained weight is `weight`, of its shape, type and device.
+
+        Args:
+            weight: Used by DoRA alone, whose change depends on it.
+        """
+        return self.delta().to(weight)
+
+    @property
+    def depends_on_weight(self) -> bool:
+        """Whether it is a DoRA, whose change depends on the layer's weight."""
+        return False
+
     @abstractmethod
     def factors(self) -> dict[str, Tensor]:
         """The tensors under PEFT's names, which are LyCORIS's too."""
@@ -129,10 +143,9 @@ class LayerWeights(ABC):
         """
         return {**self.factors(), "alpha": torch.tensor(self.alpha)}
 
-    @classmethod
-    def lycoris(cls, section: LoRASection) -> dict[str, str]:
+    def lycoris(self, section: LoRASection) -> dict[str, str]:
         """The arguments that name the algorithm in LyCORIS; empty for kohya's own LoRA."""
-        return {"algo": cls.algorithm}
+        return {"algo": self.algorithm}
 
     def peft(self, part: str) -> dict[str, Tensor]:
         """The tensors as PEFT names them, the strength multiplied into one of them.
@@ -164,16 +177,18 @@ class LoRAWeights:
             diffusers and transformers name it in files (text layers begin with "text_model.").
         metadata: The text metadata of the file it was read from.
         words: New words that were learned with it.
+        vectors: Changes of biases and of norms' weights, by part and the parameter's name there.
     """
 
     layers: Mapping[tuple[str, str], LayerWeights]
     metadata: Mapping[str, str] = field(default_factory=dict)
     words: tuple[Word, ...] = ()
+    vectors: Mapping[tuple[str, str], Tensor] = field(default_factory=dict)
 
     @property
     def has_dora(self) -> bool:
         """Whether any layer's update depends on the layer's weight."""
-        return any(layer.variant().get("use_dora") for layer in self.layers.values())
+        return any(layer.depends_on_weight for layer in self.layers.values())
 
     def parts(self) -> dict[str, dict[str, LayerWeights]]:
         """The layers by part, then by layer name; parts without layers are left out."""

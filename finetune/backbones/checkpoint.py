@@ -12,13 +12,14 @@ from safetensors import SafetensorError, safe_open
 
 from finetune.backbones.families import SUPPORTED, Family, refuse_channels, unsupported
 from finetune.backbones.finite import integer_weight
-from finetune.backbones.folder import PICKLES, pickle_refused
+from finetune.backbones.part import PICKLES, pickle_refused
 from finetune.backbones.precision import stored_dtype
 from finetune.errors import ModelError, OutOfMemory, memory_ran_out
 
 UNET = "model.diffusion_model."
 # What a model is loaded from; a file may also hold an average of its weights, or its noise schedule.
 _PARTS = (UNET, "first_stage_model.", "cond_stage_model.", "conditioner.")
+_AVERAGE = "model_ema."
 FIRST_CONV = f"{UNET}input_blocks.0.0.weight"
 # Part of a key that only this kind of file has, what the file is, and the fix.
 _OTHERS = (
@@ -47,16 +48,18 @@ class Header:
     dtype: torch.dtype = torch.float32
 
 
-def read_header(file: Path, allow_pickle: bool) -> Header:
+def read_header(file: Path, allow_pickle: bool, *, ema: bool = False) -> Header:
     """Reads names and shapes without the weights.
 
     Args:
         file: A `.safetensors` file, or a pickle if that is allowed.
         allow_pickle: The user's explicit permission; even then only weights are unpickled, no code.
+        ema: Whether averaged weights are to be loaded, so that their type counts too.
 
     Raises:
         ModelError: If the file cannot be read or is a pickle without permission.
     """
+    parts = (*_PARTS, _AVERAGE) if ema else _PARTS
     if file.suffix in PICKLES:
         if not allow_pickle:
             raise pickle_refused(file)
@@ -65,7 +68,7 @@ def read_header(file: Path, allow_pickle: bool) -> Header:
         with safe_open(str(file), framework="pt") as opened:
             # get_slice reads a shape from the header; nothing else of the file is touched.
             shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
-            types = {opened.get_slice(key).get_dtype() for key in shapes if key.startswith(_PARTS)}
+            types = {opened.get_slice(key).get_dtype() for key in shapes if key.startswith(parts)}
             metadata, integers = opened.metadata() or {}, integer_weight(opened)
     except (SafetensorError, OSError) as error:
         raise ModelError(
@@ -120,8 +123,39 @@ def family_of_checkpoint(header: Header, where: str) -> Family:
         return "sd2"
     if _any(shapes, "cond_stage_model.transformer.text_model."):
         return "sd1"
-    what = "This checkpoint has no known text encoder."
-    raise ModelError(what, where=where, fix="Use a checkpoint that has all parts of the model.")
+    what = "This checkpoint has no known text encoder; only a VAE can be given apart (model.vae)."
+    fix = "Use a checkpoint that has one, or a diffusers folder."
+    raise ModelError(what, where=where, fix=fix)
+
+
+def has_vae(header: Header) -> bool:
+    """Whether a checkpoint has a VAE."""
+    return _any(header.shapes, "first_stage_model.")
+
+
+def has_average(header: Header, where: str, *, wanted: bool) -> bool:
+    """Whether a checkpoint has an average (EMA) of the UNet's weights too.
+
+    Its names are those of the weights without "model." and without dots.
+
+    Args:
+        header: What the checkpoint holds.
+        where: The file, for the message.
+        wanted: Whether the user asked for them.
+
+    Raises:
+        ModelError: If they are wanted, and some or all are missing.
+    """
+    if wanted:
+        regular = [key for key in header.shapes if key.startswith(UNET)]
+        names = [_AVERAGE + key.removeprefix("model.").replace(".", "") for key in regular]
+        if lacking := [name for name in names if name not in header.shapes]:
+            raise ModelError(
+                f"This checkpoint has no averaged (EMA) weights: {len(lacking)} of {len(names)} are missing.",
+                where=where,
+                fix="Leave model.ema out.",
+            )
+    return _any(header.shapes, _AVERAGE)
 
 
 def input_channels(header: Header) -> int:

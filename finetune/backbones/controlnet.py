@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from finetune.backbones.backbone import Backbone
 from finetune.backbones.branch_file import fill_branch
-from finetune.backbones.folder import load_part
 from finetune.backbones.memory import move
+from finetune.backbones.part import load_part
 from finetune.backbones.quiet import quiet
 from finetune.diffusion.random import generator
 from finetune.errors import ModelError, WeightsError

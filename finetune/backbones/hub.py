@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi, errors, hf_hub_download, is_offline_mode
 
 from finetune.backbones.families import SUPPORTED, family_of, refuse_other_pipelines
-from finetune.backbones.folder import read_json
+from finetune.backbones.part import read_json
 from finetune.config import ModelSection
 from finetune.errors import ModelError
 

@@ -8,9 +8,10 @@ import torch
 
 from finetune.backbones.backbone import Backbone
 from finetune.backbones.checkpoint import FIRST_CONV, read_header
-from finetune.backbones.folder import PICKLES, load_folder
+from finetune.backbones.folder import load_folder
 from finetune.backbones.hub import download
 from finetune.backbones.memory import move
+from finetune.backbones.part import PICKLES
 from finetune.backbones.resolve import ALIASES, location, place, storybook_folder
 from finetune.backbones.single_file import load_single_file
 from finetune.config import ModelSection

@@ -11,7 +11,8 @@ from typing import Any
 from finetune.backbones.checkpoint import family_of_checkpoint, read_header
 from finetune.backbones.clip_vocabulary import clip_tokenizers
 from finetune.backbones.families import Family, family_of
-from finetune.backbones.folder import load_tokenizer, read_json
+from finetune.backbones.folder import load_tokenizer
+from finetune.backbones.part import read_json
 from finetune.backbones.resolve import location, published_family
 from finetune.config import ModelSection
 

@@ -12,23 +12,26 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import nn
 
 from finetune.backbones.backbone import Backbone
 from finetune.backbones.checkpoint import (
     Header,
     family_of_checkpoint,
+    has_average,
+    has_vae,
     input_channels,
     read_header,
     stated_prediction,
 )
 from finetune.backbones.clip_vocabulary import clip_tokenizers
 from finetune.backbones.families import Family
-from finetune.backbones.folder import check_finite, checked_scheduler, freeze, unreadable
+from finetune.backbones.folder import checked_scheduler, freeze
 from finetune.backbones.known import FAMILIES
 from finetune.backbones.memory import computing_in
 from finetune.backbones.names import numbered
+from finetune.backbones.part import check_complete_module, check_finite, unreadable
 from finetune.backbones.quiet import quiet
+from finetune.backbones.vae import VAE, load_vae
 from finetune.config import ModelSection
 from finetune.errors import ModelError
 
@@ -43,19 +46,22 @@ def load_single_file(path: Path, section: ModelSection) -> Backbone:
     Raises:
         ModelError: If the file is damaged, incomplete, or another kind of model.
     """
-    header = read_header(path, section.allow_pickle)
+    header = read_header(path, section.allow_pickle, ema=section.ema)
     family = family_of_checkpoint(header, str(path))
     with as_file(files("finetune.backbones").joinpath("published", family)) as configs:
         tokenizers = clip_tokenizers(family)
-        backbone = convert(path, family, configs, tokenizers, section.name, header)
+        backbone = convert(path, family, configs, tokenizers, section, header)
     settle_prediction(backbone, path, header, section)
-    if any(key.startswith("model_ema.") for key in header.shapes):
-        backbone.notes += ("The file also contains averaged (EMA) weights; the regular ones are used.",)
     return backbone
 
 
 def convert(
-    path: Path, family: Family, configs: Path, tokenizers: tuple[Any, ...], name: str, header: Header
+    path: Path,
+    family: Family,
+    configs: Path,
+    tokenizers: tuple[Any, ...],
+    section: ModelSection,
+    header: Header,
 ) -> Backbone:
     """Loads a checkpoint as a model of known structure.
 
@@ -65,40 +71,50 @@ def convert(
         configs: A diffusers folder whose configurations describe the parts of the family's text-to-image
             model.
         tokenizers: One for each text encoder.
-        name: What the user called the model.
+        section: The recipe's model, for its name, VAE, and whether to take averaged weights.
         header: What the checkpoint holds.
 
     Raises:
-        ModelError: If the weights do not fit the structure.
+        ModelError: If the weights do not fit the structure, or there is no VAE, or no averaged weights as
+            they are wanted.
     """
     model = FAMILIES[family]
     count = len(model.encoder_classes)
     given: dict[str, Any] = dict(zip(numbered("tokenizer", count), tokenizers, strict=True))
     if "safety_checker" in model.pipeline_options:
         given["safety_checker"] = None
+    notes = _average_notes(header, path, section)
+    if section.vae is not None:
+        given["vae"] = load_vae(section.vae, configs / VAE, section.allow_pickle, notes)
+    elif not has_vae(header):
+        raise ModelError(
+            "This checkpoint has no VAE.", where=str(path), fix="Give one with --set model.vae=PATH."
+        )
     how = {"config": str(configs), "local_files_only": True, "torch_dtype": header.dtype}
     try:
         with quiet():
-            if (channels := input_channels(header)) != 4:  # else the pipeline loads it, as configured
+            channels = input_channels(header)
+            if channels != 4 or section.ema:  # else the pipeline loads it, as configured
                 given["unet"] = UNet2DConditionModel.from_single_file(
-                    str(path), subfolder="unet", in_channels=channels, **how
+                    str(path), subfolder="unet", in_channels=channels, extract_ema=section.ema, **how
                 )
             pipe: Any = model.pipeline_class.from_single_file(str(path), **how, **given)
     except Exception as error:  # whatever the conversion stumbles over: the file is not what it seems
         raise unreadable(path, error) from error
     encoders = tuple(getattr(pipe, part) for part in numbered("text_encoder", count))
     for module in (pipe.unet, pipe.vae, *encoders):
-        _refuse_missing(module, path)
+        check_complete_module(module, path)
         check_finite(module, str(path))
-    return freeze(model(family, name, pipe.unet, pipe.vae, encoders, tokenizers, pipe.scheduler))
+    parts = (pipe.unet, pipe.vae, encoders, tokenizers, pipe.scheduler)
+    return freeze(model(family, section.name, *parts, notes=tuple(notes)))
 
 
-def _refuse_missing(module: nn.Module, path: Path) -> None:
-    # The conversion leaves weights that the file lacks on the meta device, without values.
-    missing = [name for name, parameter in module.named_parameters() if parameter.is_meta]
-    if missing:
-        what = f"{len(missing)} weights of {type(module).__name__} are missing, such as {missing[0]}."
-        raise ModelError(what, where=str(path), fix="Get the file again.")
+def _average_notes(header: Header, path: Path, section: ModelSection) -> list[str]:
+    if not has_average(header, str(path), wanted=section.ema):
+        return []
+    if section.ema:
+        return ["The averaged (EMA) weights of the UNet are used (model.ema)."]
+    return ["The regular weights are used; the file also has averaged (EMA) ones (--set model.ema=true)."]
 
 
 def settle_prediction(backbone: Backbone, path: Path, header: Header, section: ModelSection) -> None:

@@ -13,9 +13,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from finetune.backbones.backbone import Backbone
 from finetune.backbones.checkpoint import family_of_checkpoint, input_channels, read_header
 from finetune.backbones.families import Family, family_of, refuse_other_pipelines
-from finetune.backbones.folder import read_json, unreadable
 from finetune.backbones.known import FAMILIES
 from finetune.backbones.names import numbered
+from finetune.backbones.part import read_json, unreadable
 from finetune.backbones.quiet import quiet
 from finetune.backbones.resolve import PUBLISHED, place, published_family
 from finetune.config import ModelSection

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from finetune.backbones.folder import check_complete, check_finite, unreadable
+from finetune.backbones.part import check_complete, check_finite, unreadable
 from finetune.backbones.precision import best_device, compute_dtype
 from finetune.backbones.quiet import quiet
 from finetune.captioning.find import find_model, own_code

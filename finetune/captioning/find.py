@@ -10,8 +10,8 @@ from typing import Any
 from huggingface_hub import errors, hf_hub_download, snapshot_download
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from finetune.backbones.folder import read_json
 from finetune.backbones.hub import hub_fault, is_offline
+from finetune.backbones.part import read_json
 from finetune.errors import ModelError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

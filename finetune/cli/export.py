@@ -42,6 +42,8 @@ def _export(
     section, sentence = model_for(given, made.kind, made.path)
     tell(sentence)
     backbone = load_backbone(section)
+    for note in backbone.notes:
+        tell(note)
     job = Job(made.path, backbone, output, PRECISIONS[dtype], weight, rank or RANK, picture)
     reads = export(form, made, job)
     tell(f"Wrote {output}. {reads}")

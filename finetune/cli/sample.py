@@ -66,6 +66,8 @@ def _sample(
     sampler = Sampler.load(
         section, loras=specs, embeddings=words, controlnets=branches, precision=precision or "auto"
     )
+    for note in sampler.backbone.notes:
+        tell(note)
     choices = settings.model_dump(exclude_unset=True)
     with progress("Sampling") as report:
         samples = sampler(list(prompts), control_images=images or None, progress=report, **choices)

@@ -26,6 +26,15 @@ class ModelSection(Section):
         description="What the UNet predicts; `auto` reads it from the model. Needed only for "
         "single-file checkpoints that do not record it.",
     )
+    vae: Path | None = Field(
+        None,
+        description="A VAE in place of the model's own: a diffusers folder of a model or of a VAE, or a "
+        "single file. Needed where a checkpoint has none.",
+    )
+    ema: bool = Field(
+        False,
+        description="Use the averaged (EMA) weights of a single-file checkpoint that has both.",
+    )
     max_tokens: Literal[77, 150, 225] = Field(
         77,
         description="Longest caption in tokens. 150 and 225 are two and three pieces of 75, each encoded by "

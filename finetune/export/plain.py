@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from finetune.adapters.algorithms import held_by_peft
 from finetune.adapters.algorithms.lora import LowRank
 from finetune.adapters.inject import adaptable
 from finetune.adapters.weights import LayerWeights
 from finetune.backbones import Backbone
 from finetune.export.job import Job
-from finetune.export.loras import section_of
+from finetune.export.loras import refuse_vectors, section_of
 from finetune.formats import read_lora
 from finetune.formats.kohya import write_kohya_weights
 from finetune.formats.write import own_metadata
@@ -22,11 +22,11 @@ from finetune.formats.write import own_metadata
 def write_plain(job: Job) -> str:
     """A LoRA file with kohya's key names whose update is that of a DoRA, as nearly as its rank allows.
 
-    The change of each layer with DoRA magnitudes, W' - W, is taken exactly and cut to its largest
+    The change of each layer with DoRA magnitudes, W' - W, or a full difference, is cut to its largest
     singular values (Eckart and Young 1936). LoHas and LoKrs become equal LoRAs.
 
     Args:
-        job: Its rank is that of the layers with DoRA magnitudes; smaller layers get their full rank.
+        job: Its rank is that of these layers; smaller layers get their full rank.
 
     Returns:
         A sentence with the relative error: the norm of what was cut off, divided by the norm of the whole.
@@ -35,6 +35,7 @@ def write_plain(job: Job) -> str:
         WeightsError: If the LoRA is damaged or does not fit the model; nothing is written then.
     """
     weights = read_lora(job.source, job.backbone)
+    refuse_vectors(weights, "a plain LoRA", job.source)
     layers: dict[tuple[str, str], LayerWeights] = {}
     lost = whole = 0.0
     for key, weight in _base_weights(job.backbone).items():
@@ -56,17 +57,14 @@ def plain(layer: LayerWeights, weight: Tensor, rank: int) -> tuple[LowRank, floa
     Args:
         layer: Its update.
         weight: Its pretrained weight.
-        rank: Rank of the LoRA if the update has DoRA magnitudes.
+        rank: Rank of the LoRA if the update has DoRA magnitudes or is a full difference.
 
     Returns:
         The LoRA, and the squared norms of what was cut off and of the whole change.
     """
-    if not (isinstance(layer, LowRank) and layer.magnitude is not None):
+    if held_by_peft(layer) and not layer.depends_on_weight:
         return layer.low_rank(), 0.0, float(layer.delta().double().square().sum())
-    base = weight.detach().cpu().double().flatten(1)
-    direction = base + layer.delta().double().flatten(1)
-    # A row of zeros has no direction and stays zero.
-    change = layer.magnitude.double()[:, None] * functional.normalize(direction, eps=1e-30) - base
+    change = layer.change(weight.detach().cpu().double()).flatten(1)
     left, values, right = torch.linalg.svd(change, full_matrices=False)
     kept = min(rank, len(values))
     root = values[:kept].sqrt()  # half of it on either side, so that neither overflows in fp16

@@ -1,4 +1,4 @@
-"""Puts LoRAs, LoHas and LoKrs that were read from files onto a model, each with its own weight."""
+"""Puts LoRAs and their kin that were read from files onto a model, each with its own weight."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from finetune.adapters import peft_inside
-from finetune.adapters.algorithms import update_class
+from finetune.adapters.algorithms import held_by_peft, update_class
+from finetune.adapters.changes import WeightChange
 from finetune.adapters.inject import LayerSize, eject, inject
 from finetune.adapters.updates import Update
 from finetune.adapters.weights import LayerWeights, LoRAWeights
@@ -29,19 +31,21 @@ class Applied:
 
     Attributes:
         names: Its names among the adapters of the model, one for each kind of update.
-        updates: The update of each layer.
+        updates: The update of each layer that PEFT has layers for.
+        changes: All others, which act on parameters.
         modules: The parts of the model that have one.
         words: The new words that came with it.
     """
 
     names: Collection[str]
     updates: Mapping[tuple[str, str], Update]
+    changes: Sequence[WeightChange]
     modules: Mapping[str, nn.Module]
     words: Sequence[AddedWord]
 
     def set_scale(self, scale: float) -> None:
         """Sets the weight: 1 as trained, 0 off. New words are not changed by it."""
-        for update in self.updates.values():
+        for update in self._all():
             update.set_scale(scale)
 
     def merge(self) -> Callable[[], None]:
@@ -53,7 +57,7 @@ class Applied:
         Raises:
             ValueError: If a merged weight is not finite; the model is then as before.
         """
-        before: list[tuple[Update, Tensor]] = []
+        before: list[tuple[Update | WeightChange, Tensor]] = []
 
         def restore() -> None:
             for update, weight in before:
@@ -62,7 +66,7 @@ class Applied:
 
         try:
             with torch.no_grad():
-                for update in self.updates.values():
+                for update in self._all():
                     before.append((update, update.merge()))
         except ValueError:
             restore()
@@ -76,7 +80,12 @@ class Applied:
         self._eject()
         self._remove_words()
 
+    def _all(self) -> list[Update | WeightChange]:
+        return [*self.changes, *self.updates.values()]
+
     def _eject(self) -> None:
+        for change in self.changes:
+            change.remove()
         for module in self.modules.values():
             for name in self.names:
                 eject(module, name)
@@ -89,7 +98,8 @@ class Applied:
 def apply_lora(target: Backbone | Any, weights: LoRAWeights, scale: float = 1.0) -> Applied:
     """Puts a LoRA on a model, in addition to those that are already there.
 
-    The update is computed in fp32 beside the layers, whose weights stay as they are.
+    The update is computed in fp32 beside the layers, whose weights stay as they are. With a weight of s, what
+    PEFT has no layers for acts as s times its change; ComfyUI and Forge do so too.
 
     Args:
         target: A backbone or a diffusers pipeline; its modules are changed in place.
@@ -107,15 +117,16 @@ def apply_lora(target: Backbone | Any, weights: LoRAWeights, scale: float = 1.0)
     names: dict[Kind, str] = {}
     updates: dict[tuple[str, str], Update] = {}
     for part, layers in weights.parts().items():
-        for kind in dict.fromkeys(map(_kind, layers.values())):
+        held = {key: layer for key, layer in layers.items() if held_by_peft(layer)}
+        for kind in dict.fromkeys(map(_kind, held.values())):
             name = names.setdefault(kind, _free_name(roots, names.values()))
-            chosen = {key: layer for key, layer in layers.items() if _kind(layer) == kind}
+            chosen = {key: layer for key, layer in held.items() if _kind(layer) == kind}
             injected = _inject(roots[part], part, chosen, name, kind)
             updates |= {(part, key): update for key, update in injected.items()}
     for key, update in updates.items():
         update.fill(weights.layers[key])
-    modules = {part: roots[part] for part in weights.parts()}
-    applied = Applied(list(names.values()), updates, modules, words)
+    modules = {part: roots[part] for part, _ in (*weights.layers, *weights.vectors)}
+    applied = Applied(list(names.values()), updates, _changes(roots, weights), modules, words)
     applied.set_scale(scale)
     return applied
 
@@ -146,6 +157,22 @@ def _inject(
     sizes = {own: LayerSize(layers[key].rank, layers[key].alpha) for own, key in live.items()}
     injected = inject(module, sizes, name, update_class(algorithm), **dict(variant))
     return {live[own]: update for own, update in injected.items()}
+
+
+def _changes(roots: Mapping[str, nn.Module], weights: LoRAWeights) -> list[WeightChange]:
+    changes: dict[tuple[str, str], Callable[[Tensor], Tensor]] = {
+        (part, f"{name}.weight"): layer.change
+        for (part, name), layer in weights.layers.items()
+        if not held_by_peft(layer)
+    }
+    changes |= {key: vector.to for key, vector in weights.vectors.items()}
+    made = []
+    for (part, parameter), change in changes.items():
+        name, _, kind = parameter.rpartition(".")
+        module = roots[part].get_submodule(name if part == "unet" else live_text_name(roots[part], name))
+        inner = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        made.append(WeightChange(inner, kind, change))
+    return made
 
 
 def _parts(pipeline: Any) -> dict[str, nn.Module]:

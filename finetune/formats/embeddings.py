@@ -5,6 +5,7 @@
 | the word itself, `[n, D]` | diffusers, where the key is the word; A1111, ComfyUI |
 | `emb_params`, `[n, D]` | A1111, Forge, ComfyUI, InvokeAI; the file's name is the word |
 | `clip_l` and `clip_g` (SDXL) | A1111, Forge, ComfyUI, InvokeAI; diffusers, one encoder at a time |
+| `string_to_param` in a pickle, `[n, D]` under `*` | A1111, which wrote it; read on the user's word |
 | `bundle_emb.WORD.string_to_param.*`, `bundle_emb.WORD.clip_l` … in a LoRA's file | A1111 |
 """
 
@@ -17,10 +18,11 @@ import torch
 from torch import Tensor
 
 from finetune.backbones import Backbone
+from finetune.backbones.part import PICKLES, pickle_refused
 from finetune.backbones.words import Word
 from finetune.errors import WeightsError
 from finetune.formats.families import FAMILY_NAMES, TEXT_WIDTHS
-from finetune.formats.first_layout import refuse_first_layout
+from finetune.formats.first_layout import is_first_layout
 from finetune.formats.tensors import check_floats, damaged, read_tensors, write_tensors
 
 DIFFUSERS_EMBEDDING = "learned_embeds.safetensors"
@@ -60,12 +62,15 @@ def bundled_words(
     Raises:
         WeightsError: If a word does not fit the model.
     """
+    numbered = is_first_layout(tensors)  # there, words are beside the layers
     found: dict[str, dict[str, Tensor]] = {}
     others: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         first, _, tail = key.partition(".")
         text, _, rest = tail.partition(".")
-        if first == BUNDLE and text and rest:
+        if numbered and key.startswith("<"):
+            found.setdefault(key, {})[A1111] = tensor
+        elif first == BUNDLE and text and rest:
             found.setdefault(text, {})[rest] = tensor
         else:
             others[key] = tensor
@@ -78,16 +83,21 @@ def learned_words(path: Path) -> Path | None:
     return file if file.is_file() else None
 
 
-def read_embedding(path: str | Path, backbone: Backbone, text: str | None = None) -> Word:
+def read_embedding(
+    path: str | Path, backbone: Backbone, text: str | None = None, *, allow_pickle: bool = False
+) -> Word:
     """Reads a word for `backbone`, which is not changed.
 
     Args:
-        path: A safetensors file, or a folder with `learned_embeds.safetensors`.
+        path: A safetensors file, a folder with `learned_embeds.safetensors`, or a pickle, as A1111 once
+            wrote them.
         backbone: The model that it is to be used with.
         text: The word to use in prompts; if None, the one in the file, else the file's name.
+        allow_pickle: The user's explicit permission; even then only weights are unpickled, no code (P6).
 
     Raises:
         WeightsError: If there is no such file, it is damaged, holds no embeddings, or does not fit.
+        ModelError: If it is a pickle without permission.
     """
     given = Path(path)
     file = learned_words(given) or given
@@ -97,8 +107,18 @@ def read_embedding(path: str | Path, backbone: Backbone, text: str | None = None
             where=str(given),
             fix="Give a safetensors file or the folder of a finished run that learned a word.",
         )
-    tensors, metadata = read_tensors(file)
-    refuse_first_layout(tensors, file)
+    if file.suffix in PICKLES:
+        if not allow_pickle:
+            raise pickle_refused(file)
+        tensors, metadata = _unpickle(file)
+    else:
+        tensors, metadata = read_tensors(file)
+    if is_first_layout(tensors):
+        raise WeightsError(
+            "This file holds a LoRA, with the words that were learned with it.",
+            where=str(file),
+            fix="Give it with --lora: its words are then known too.",
+        )
     if not is_embedding(tensors) and not _may_be_embedding(tensors):
         raise WeightsError(
             "This file holds no embeddings of a new word.",
@@ -108,6 +128,20 @@ def read_embedding(path: str | Path, backbone: Backbone, text: str | None = None
     only = next(iter(tensors))
     own = metadata.get(WORD_KEY) or (only if len(tensors) == 1 and only not in NAMELESS else file.stem)
     return _word(text or own, tensors, file, backbone)
+
+
+def _unpickle(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The embeddings in A1111's `string_to_param`, or in diffusers' `{"<word>": tensor}`."""
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        rows = content.get(A1111.removesuffix(".*"), content)
+        return {key: value.detach() for key, value in rows.items() if isinstance(value, Tensor)}, {}
+    except Exception as error:  # of zip, pickle and torch, or the content is something else
+        raise WeightsError(
+            f"This file cannot be read as plain weights ({type(error).__name__}).",
+            where=str(file),
+            fix="Get the .safetensors version of the word.",
+        ) from error
 
 
 def is_embedding(tensors: Mapping[str, Tensor]) -> bool:

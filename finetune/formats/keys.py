@@ -10,6 +10,8 @@
 | diffusers before PEFT | `unet.….attn1.processor.to_q_lora.down.weight` |
 | LyCORIS's LoHa and LoKr | `lora_unet_….hada_w1_a`, `lora_unet_….lokr_w1`, `….lokr_w2_b` |
 | PEFT's LoHa and LoKr | `unet.….attn1.to_q.hada_w1_a`, `….lokr_w2` |
+| full differences of weights and biases | `lora_unet_….diff`, `….diff_b` |
+| LyCORIS's norms | `lora_unet_….norm1.w_norm`, `….b_norm` |
 
 Since kohya's names cannot be split again (dots became underscores), layers are found the other way
 around: every layer of the model is listed under each of its spellings.
@@ -21,10 +23,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from finetune.adapters.algorithms import weight_classes
-from finetune.adapters.inject import adaptable
+from finetune.adapters.inject import adaptable, norms
 from finetune.adapters.weights import Role
 from finetune.backbones import Backbone
 from finetune.backbones.names import original_unet_name
+from finetune.formats.layers import VECTORS
 
 # Longest first where one is a prefix of another. Part None: the key does not say which.
 PREFIXES: dict[str, str | None] = {
@@ -51,7 +54,6 @@ OTHER_KINDS = {
     "oft_": "OFT",
     ".a1.weight": "GLoRA",
     ".on_input": "(IA)³",
-    ".diff.": "full weight differences",
     "scale_weight.": "fp8 weights with separate scales",
     "weight_scale.": "fp8 weights with separate scales",
     "scaled_fp8.": "fp8 weights with separate scales",
@@ -60,7 +62,7 @@ OTHER_KINDS = {
 
 def suffixes() -> dict[str, Role]:
     """Role of a tensor by the end of its key, for all algorithms."""
-    found: dict[str, Role] = {".alpha": "alpha"}
+    found: dict[str, Role] = {".alpha": "alpha", **VECTORS}
     for kind in weight_classes():
         found |= kind.suffixes
     return found
@@ -106,20 +108,27 @@ def parse_key(key: str) -> Key | None:
 
 
 class LayerNames:
-    """Finds a backbone's layers by any of their spellings.
+    """Finds a backbone's layers and norms by any of their spellings.
 
     Args:
         backbone: The model that the file is to be used with.
+
+    Attributes:
+        shapes: The shape of the weight of each, by part and file name.
+        biased: Those with a bias.
     """
 
     def __init__(self, backbone: Backbone) -> None:
         self.shapes: dict[tuple[str, str], tuple[int, ...]] = {}
+        self.biased: set[tuple[str, str]] = set()
         self._found: dict[str, dict[str, str]] = {}
         for part, module in backbone.module_roots().items():
             found = self._found.setdefault(part, {})
-            for live, layer in adaptable(module).items():
+            for live, layer in {**adaptable(module), **norms(module)}.items():
                 name = backbone.file_name(part, live)
                 self.shapes[part, name] = tuple(layer.weight.shape)  # type: ignore[arg-type]
+                if layer.bias is not None:
+                    self.biased.add((part, name))
                 spellings = {live, name}
                 if part == "unet":
                     spellings.add(original_unet_name(module, live))

@@ -19,6 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from finetune.adapters.algorithms.difference import Difference
+from finetune.adapters.inject import norms
 from finetune.adapters.lora import LoRA
 from finetune.adapters.weights import LayerWeights, LoRAWeights
 from finetune.backbones import Backbone
@@ -80,10 +82,29 @@ def kohya_tensors(weights: LoRAWeights, backbone: Backbone) -> dict[str, Tensor]
     """
     tensors: dict[str, Tensor] = {}
     for part, layers in weights.parts().items():
-        alpha = Counter(layer.alpha for layer in layers.values()).most_common(1)[0][0]
+        factorized = [layer for layer in layers.values() if not isinstance(layer, Difference)]
+        alpha = _common_size(factorized)[1] if factorized else 1.0
         for name, layer in layers.items():
             key = backbone.kohya_name(part, name)
             tensors |= {f"{key}.{kind}": tensor for kind, tensor in layer.kohya(alpha).items()}
+    return tensors | _vectors(weights, backbone)
+
+
+def _vectors(weights: LoRAWeights, backbone: Backbone) -> dict[str, Tensor]:
+    """Changes of biases as `diff_b`, and LyCORIS's `w_norm` and `b_norm` of norms.
+
+    A1111 reads a norm's only if there are both, and ComfyUI `b_norm` only beside `w_norm`.
+    """
+    tensors: dict[str, Tensor] = {}
+    roots = backbone.module_roots()
+    known = {part: {backbone.file_name(part, live) for live in norms(roots[part])} for part in roots}
+    for (part, parameter), change in weights.vectors.items():
+        name, _, kind = parameter.rpartition(".")
+        key = backbone.kohya_name(part, name)
+        if name in known[part]:
+            for role in ("w_norm", "b_norm"):
+                tensors.setdefault(f"{key}.{role}", torch.zeros_like(change))
+        tensors[f"{key}.{kind[0]}_norm" if name in known[part] else f"{key}.diff_b"] = change
     return tensors
 
 
@@ -94,7 +115,9 @@ def network_metadata(weights: LoRAWeights, section: LoRASection) -> dict[str, st
         weights: What has been learned, at least one layer of the UNet.
         section: What it was trained with.
     """
-    layers = list(weights.parts()["unet"].values())
+    layers = [layer for layer in weights.parts()["unet"].values() if not isinstance(layer, Difference)]
+    if not layers:
+        return {"ss_network_module": "lycoris.kohya", "ss_network_args": json.dumps({"algo": "full"})}
     if section.algorithm == "lora":
         wide = [layer for layer in layers if math.prod(layer.shape[2:]) > 1]
         narrow = [layer for layer in layers if math.prod(layer.shape[2:]) == 1] or wide

@@ -15,10 +15,8 @@ from finetune.backbones import Backbone
 from finetune.backbones.names import live_text_name
 from finetune.config import LoRASection
 from finetune.formats.diffusers import part_settings
+from finetune.formats.peft_folder import PREFIX, WEIGHTS
 from finetune.formats.tensors import write_tensors
-
-WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."
 
 
 def write_peft(

@@ -1,22 +1,22 @@
-"""Reads a LoRA, LoHa or LoKr of any of the layouts in `formats.keys`, ours or someone else's."""
+"""Reads a LoRA or one of its kin in any of the layouts in `formats.keys`, ours or someone else's."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from finetune.adapters.weights import LoRAWeights, Role, Strength
+from finetune.adapters.weights import LayerWeights, LoRAWeights, Role, Strength
 from finetune.backbones import Backbone
 from finetune.errors import WeightsError
 from finetune.formats.embeddings import bundled_words, is_embedding, learned_words, read_embedding
 from finetune.formats.families import FAMILY_NAMES, made_for
-from finetune.formats.first_layout import refuse_first_layout
+from finetune.formats.first_layout import is_first_layout, named
 from finetune.formats.keys import LayerNames, other_kind, parse_key
-from finetune.formats.layers import layer_weights, may_be_update
+from finetune.formats.layers import layer_weights, may_be_update, vector_changes
+from finetune.formats.peft_folder import WEIGHTS, Configs, adapter_folders, read_adapters
 from finetune.formats.tensors import check_floats, damaged, read_tensors
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
@@ -29,7 +29,8 @@ def read_lora(path: str | Path, backbone: Backbone) -> LoRAWeights:
     """Reads a LoRA for `backbone`, which is not changed.
 
     Args:
-        path: A safetensors file, or a folder that holds one (a run folder or diffusers' folder).
+        path: A safetensors file, a folder that holds one (a run folder or diffusers' folder), or PEFT's
+            adapter folder, of one part of the model or of several.
         backbone: The model that it is to be used with; every key of the file must fit it.
 
     Returns:
@@ -41,9 +42,14 @@ def read_lora(path: str | Path, backbone: Backbone) -> LoRAWeights:
             not fit the model; the first few are named.
     """
     file = find_lora(Path(path))
-    tensors, metadata = read_tensors(file)
-    refuse_first_layout(tensors, file)
+    if adapters := adapter_folders(Path(path)):
+        tensors, metadata, configs = read_adapters(adapters)
+    else:
+        tensors, metadata = read_tensors(file)
+        configs = _configs(file, metadata)
     words, tensors = bundled_words(tensors, file, backbone)
+    if is_first_layout(tensors):
+        tensors = named(tensors, metadata, file, backbone)
     if beside := learned_words(Path(path)):
         words = (*words, read_embedding(beside, backbone))
     names = LayerNames(backbone)
@@ -61,17 +67,21 @@ def read_lora(path: str | Path, backbone: Backbone) -> LoRAWeights:
     if unexpected:
         raise _misfit(file, unexpected, len(tensors), "keys match no layer", backbone, (tensors, metadata))
     check_floats(tensors, file)
-    configs = _configs(file, metadata)
-    layers, faults = {}, []
+    layers: dict[Layer, LayerWeights] = {}
+    vectors: dict[Layer, Tensor] = {}
+    faults: list[str] = []
     for layer, row in rows.items():
+        part, shape = layer[0], names.shapes[layer]
         try:
-            strength = Strength(layer[1], configs.get(layer[0], {}))
-            layers[layer] = layer_weights(row, names.shapes[layer], strength)
+            flat, rest = vector_changes(row, shape, layer in names.biased)
+            vectors |= {(part, f"{layer[1]}.{name}"): change for name, change in flat.items()}
+            if rest:
+                layers[layer] = layer_weights(rest, shape, Strength(layer[1], configs.get(part, {})))
         except ValueError as fault:
             faults.append(f"{'.'.join(layer)}: {fault}")
     if faults:
         raise _misfit(file, faults, len(rows), "layers do not fit", backbone, (tensors, metadata))
-    return LoRAWeights(layers, metadata, words)
+    return LoRAWeights(layers, metadata, words, vectors)
 
 
 def find_lora(path: Path) -> Path:
@@ -88,6 +98,8 @@ def find_lora(path: Path) -> Path:
         )
     if (path / DIFFUSERS_FILE).is_file():
         return path / DIFFUSERS_FILE
+    if adapters := adapter_folders(path):
+        return adapters[0] / WEIGHTS
     if learned_words(path):
         raise WeightsError(
             "This folder holds the embeddings of a new word, but no LoRA.",
@@ -110,11 +122,11 @@ def find_lora(path: Path) -> Path:
     )
 
 
-def _configs(file: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def _configs(file: Path, metadata: Mapping[str, str]) -> Configs:
     """PEFT's settings of each part, as diffusers keeps them: `{"unet.lora_alpha": 4, …}` in JSON."""
     try:
         flat = json.loads(metadata.get(DIFFUSERS_METADATA, "{}"))
-        configs: dict[str, dict[str, Any]] = {}
+        configs: Configs = {}
         for key, value in flat.items():
             part, _, setting = key.partition(".")
             configs.setdefault(part, {})[setting] = value

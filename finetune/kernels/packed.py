@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from finetune.kernels.memory import Scattered
 
@@ -55,7 +56,7 @@ def can_pack(layer: nn.Module) -> bool:
     """
     if not isinstance(layer, nn.Linear | nn.Conv2d) or any(p.requires_grad for p in layer.parameters()):
         return False
-    if "forward" in vars(layer):  # packed already
+    if "forward" in vars(layer) or is_parametrized(layer):  # packed already, or its weight is computed anew
         return False
     if layer.weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False

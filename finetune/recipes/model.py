@@ -16,6 +16,7 @@ from finetune.config import ModelSection
 from finetune.config.forms import Kind
 from finetune.errors import ConfigError, UserError
 from finetune.formats import find_lora
+from finetune.formats.peft_folder import adapter_folders
 from finetune.recipes.plain_yaml import parse_yaml
 
 
@@ -100,6 +101,8 @@ def _recipe(made: Path) -> dict[str, Any]:
     """The recipe in a run folder or in a file's metadata; empty where there is none to read."""
     weights = made / WEIGHTS if (made / WEIGHTS).is_file() else made
     try:
+        if made.is_dir() and adapter_folders(made):
+            weights = find_lora(made)
         if weights.is_dir():
             content = parse_yaml((made / "recipe.yaml").read_text(encoding="utf-8"), str(made))
         else:

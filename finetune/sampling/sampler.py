@@ -117,7 +117,7 @@ class Sampler:
         sampler = cls(load_stored(section), place, precision)
         sampler.loras += merge_loras(sampler.backbone, specs)
         for embedding in embeddings:
-            sampler.add_embedding(*parse_embedding(embedding))
+            sampler.add_embedding(*parse_embedding(embedding), allow_pickle=section.allow_pickle)
         backbone = sampler.backbone
         backbone.to(place, dtype_on(precision, place, backbone.unet))
         for control in controls:
@@ -142,18 +142,20 @@ class Sampler:
         """
         self.loras.append(add_lora(self.backbone, *parse_lora((path, weight))))
 
-    def add_embedding(self, path: str | Path, word: str | None = None) -> None:
+    def add_embedding(self, path: str | Path, word: str | None = None, *, allow_pickle: bool = False) -> None:
         """Adds a new word (textual inversion) that prompts can then say.
 
         Args:
             path: A run folder or a safetensors file, ours or someone else's.
             word: The word; if None, the one in the file, else the file's name.
+            allow_pickle: Your permission to read a pickle (A1111's .pt), weights only.
 
         Raises:
             WeightsError: The file is damaged or does not fit the model; nothing was changed.
+            ModelError: It is a pickle, and there is no permission.
             ConfigError: The model knows the word already.
         """
-        learned = read_embedding(path, self.backbone, word)
+        learned = read_embedding(path, self.backbone, word, allow_pickle=allow_pickle)
         AddedWord(self.backbone, learned)
         self.embeddings.append(learned.text)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from finetune.backbones import Backbone
 from finetune.backbones.checkpoint import read_header, stated_prediction
-from finetune.backbones.folder import read_json
+from finetune.backbones.part import read_json
 from finetune.backbones.resolve import place
 from finetune.errors import ModelError
 from finetune.formats import read_tensors

@@ -22,7 +22,13 @@ LAYOUTS: tuple[tuple[str, str], ...] = (
     ("text_encoder", "diffusers"),
     ("diffusion_model.", "ComfyUI"),
 )
-KINDS: Mapping[str, str] = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr"}
+KINDS: Mapping[str, str] = {
+    "lora": "LoRA",
+    "loha": "LoHa",
+    "lokr": "LoKr",
+    "full": "full differences",
+    "decomposed": "DoRA",
+}
 OWN = "finetune"
 
 
@@ -37,9 +43,9 @@ def _has(key: str, mark: str) -> bool:
 
 
 def kinds_of(weights: LoRAWeights) -> list[str]:
-    """What its layers are: LoRA, DoRA, LoHa, LoKr."""
+    """What its layers are: LoRA, DoRA, LoHa, LoKr, full differences; and whether biases or norms change."""
     names = {"DoRA" if r.variant().get("use_dora") else KINDS[r.algorithm] for r in weights.layers.values()}
-    return sorted(names)
+    return sorted(names | ({"biases or norms"} if weights.vectors else set()))
 
 
 def programs(layout: str, weights: LoRAWeights, keys: Collection[str]) -> tuple[list[str], list[str]]:

@@ -52,8 +52,15 @@ class Source:
         """Its weights, which can be added up and cut.
 
         Raises:
-            WeightsError: If it is a DoRA, whose change depends on the model's weights.
+            WeightsError: If it is a DoRA, which depends on the model's weights, or changes biases or norms.
         """
+        if self.weights.vectors:
+            part, name = next(iter(self.weights.vectors))
+            raise WeightsError(
+                f"This file changes biases or norms too ({part}.{name}), which a LoRA of layers cannot hold.",
+                where=str(self.file),
+                fix="Merge it into a model: finetune merge --into-model, or finetune export --to merged.",
+            )
         if self.weights.has_dora:
             rank = max(layer.rank for layer in self.weights.layers.values())
             raise WeightsError(

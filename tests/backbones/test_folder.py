@@ -180,7 +180,7 @@ def _unknown_scheduler(folder: Path) -> None:
         (_editing, "an editing model"),
         (_refiner, "refiner"),
         (_unclip, "unCLIP"),
-        (_no_vae, "missing"),
+        (_no_vae, "no VAE"),
         (_no_weights, "no weights"),
         (_cut_weights, "cannot be read"),
         (_hole, r"decoder\.conv_in\.weight"),

@@ -113,7 +113,7 @@ import torch
 from safetensors.torch import save_file
 from diffusers import UNet2DConditionModel
 from finetune.backbones.fingerprint import fingerprint
-from finetune.backbones.folder import load_part
+from finetune.backbones.part import load_part
 from finetune.backbones.memory import computing_in, move, release
 from finetune.kernels import keep_freed_memory
 

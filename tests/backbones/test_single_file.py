@@ -56,9 +56,9 @@ def checkpoint(family: Family, tmp_path: Path) -> Path:
 def read(file: Path, folder: Path, family: Family, **settings: Any) -> Backbone:
     """Loads a tiny checkpoint as `load_single_file` would a published one."""
     section = ModelSection(name=str(file), **settings)
-    tokenizers = load_folder(folder, section).tokenizers
-    header = read_header(file, allow_pickle=True)
-    backbone = convert(file, family, folder, tokenizers, section.name, header)
+    tokenizers = load_folder(folder, ModelSection(name=str(folder))).tokenizers
+    header = read_header(file, allow_pickle=True, ema=section.ema)
+    backbone = convert(file, family, folder, tokenizers, section, header)
     settle_prediction(backbone, file, header, section)
     return backbone
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from finetune.cli import main
 from finetune.config import ModelSection
@@ -133,3 +133,22 @@ def test_an_interrupt_ends_with_130_and_a_checkpoint(
     assert "--resume" in done.stderr
     assert "Traceback" not in done.stderr
     assert (here / "runs" / "mycat-lora" / "checkpoints" / "step-000003").is_dir()
+
+
+def test_a_vae_of_ones_choice_is_told(
+    here: Path, tiny_models: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["--model", str(tiny_models["sd1"]), "--set", f"model.vae={tiny_models['sd2']}"]
+    assert main(["sample", "a cat", "--steps", "1", "--size", "32", *model]) == 0
+    told = f"The VAE is that of {tiny_models['sd2']} (model.vae)."
+    output = capsys.readouterr()
+    assert told in (output.out + output.err).replace("\n", " ")
+    save_file({"lora_unet_mid_block_resnets_0_norm1.w_norm": torch.ones(16)}, here / "x.safetensors")
+    assert main(["export", "x.safetensors", "--to", "merged", "-o", "merged", *model]) == 0
+    output = capsys.readouterr()
+    assert told in (output.out + output.err).replace("\n", " ")
+    own, made = (
+        load_file(place / "vae" / "diffusion_pytorch_model.safetensors")
+        for place in (tiny_models["sd2"], here / "merged")
+    )
+    assert all(torch.equal(made[name], weight) for name, weight in own.items())

@@ -17,8 +17,8 @@ from torch import Tensor
 from finetune.adapters import TextualInversion
 from finetune.backbones import Backbone
 from finetune.backbones.words import AddedWord
-from finetune.config import EmbeddingSection
-from finetune.errors import WeightsError
+from finetune.config import EmbeddingSection, ModelSection
+from finetune.errors import ModelError, WeightsError
 from finetune.export import Job, Made, export
 from finetune.formats import (
     apply_lora,
@@ -29,6 +29,7 @@ from finetune.formats import (
     write_embedding,
     write_kohya,
 )
+from finetune.sampling import Sampler
 from tests.formats.conftest import trained_lora
 
 Fresh = Callable[[], Backbone]
@@ -176,3 +177,56 @@ def test_a_run_that_learned_a_word_alone_is_no_lora(backbone: Backbone, tmp_path
     for path in (tmp_path, tmp_path / "learned_embeds.safetensors"):
         with pytest.raises(WeightsError, match="--embedding"):
             read_lora(path, backbone)
+
+
+# --- pickles --------------------------------------------------------------------------------------
+
+
+@one_family
+def test_a_pickle_is_read_on_the_users_word_only(backbone: Backbone, tmp_path: Path) -> None:
+    """With the fields that A1111's `Embedding.save` writes, and as diffusers' scripts wrote `.bin` files."""
+    rows = torch.arange(32.0).view(2, 16)
+    told = {"string_to_token": {"*": 265}, "name": "other", "step": 9, "sd_checkpoint": None}
+    torch.save(told | {"string_to_param": {"*": torch.nn.Parameter(rows)}}, tmp_path / "mycat.pt")
+    torch.save({"<mycat>": rows[0]}, tmp_path / "learned_embeds.bin")
+    for name, text, wanted in (("mycat.pt", "mycat", rows), ("learned_embeds.bin", "<mycat>", rows[:1])):
+        with pytest.raises(ModelError, match="explicit permission") as caught:
+            read_embedding(tmp_path / name, backbone)
+        assert "--set model.allow_pickle=true" in str(caught.value.fix)
+        word = read_embedding(tmp_path / name, backbone, allow_pickle=True)
+        assert word.text == text and torch.equal(word.rows[0], wanted)
+        assert not word.rows[0].requires_grad
+
+
+class Evil:
+    """What a pickle could do: this creates a file while it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.path), "w")
+
+
+@one_family
+def test_no_code_of_a_pickle_is_run(backbone: Backbone, tmp_path: Path) -> None:
+    file, made = tmp_path / "evil.pt", tmp_path / "made"
+    torch.save({"string_to_param": {"*": torch.ones(1, 16)}, "x": Evil(made)}, file)
+    with pytest.raises(WeightsError, match="plain weights"):
+        read_embedding(file, backbone, allow_pickle=True)
+    assert not made.exists()
+    torch.save([1, 2], file)
+    with pytest.raises(WeightsError, match="plain weights"):
+        read_embedding(file, backbone, allow_pickle=True)
+    torch.save({"a": torch.ones(1), "b": torch.ones(1)}, file)
+    with pytest.raises(WeightsError, match="holds no embeddings"):
+        read_embedding(file, backbone, allow_pickle=True)
+
+
+@one_family
+def test_the_sampler_takes_the_models_permission(tiny_folder: Path, tmp_path: Path) -> None:
+    torch.save({"string_to_param": {"*": torch.ones(1, 16)}}, tmp_path / "mycat.pt")
+    allowed = ModelSection(name=str(tiny_folder), allow_pickle=True)
+    assert Sampler.load(allowed, embeddings=[tmp_path / "mycat.pt"]).embeddings == ["mycat"]
+    with pytest.raises(ModelError, match="explicit permission"):
+        Sampler.load(str(tiny_folder), embeddings=[tmp_path / "mycat.pt"])

@@ -201,7 +201,7 @@ def test_kinds_add_up_and_come_off(fresh: Fresh, tmp_path: Path) -> None:
         ({"lokr_w1": drawn(4, 4)}, "lokr_w2_a is missing"),
         ({"lokr_w1": drawn(4, 4), "lokr_w2": drawn(4, 4)}, "for a layer of"),
         ({"lokr_w1": drawn(4, 4), "lokr_w2": drawn(4, 4, 3, 3) / 0}, "NaN"),
-        ({"lokr_w1": drawn(4, 4), "lokr_w2": drawn(4, 4, 3, 3), "dora_scale": drawn(16, 1)}, "for LoRA only"),
+        ({"lokr_w1": drawn(4, 4), "lokr_w2": drawn(4, 4, 3, 3), "dora_scale": drawn(3, 1)}, "3 DoRA magnit"),
         ({f"hada_w{i}_{h}": drawn(16, 2) for i in (1, 2) for h in "ab"}, "has shapes"),
     ],
 )

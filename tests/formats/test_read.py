@@ -18,7 +18,7 @@ from finetune.adapters import LoRAWeights
 from finetune.backbones import Backbone, load_backbone
 from finetune.config import ModelSection
 from finetune.errors import WeightsError
-from finetune.formats import apply_lora, read_embedding, read_lora, read_tensors, write_diffusers, write_kohya
+from finetune.formats import apply_lora, read_lora, read_tensors, write_diffusers, write_kohya
 from finetune.formats.diffusers import diffusers_tensors
 from tests.formats.conftest import trained_lora
 
@@ -158,7 +158,7 @@ def q_file(folder: Path, metadata: dict[str, str] | None = None, **more: Tensor)
         ({f"{KOHYA_Q}__lora_down__weight": torch.ones(2, 99)}, r"\(2, 99\)"),
         ({f"{KOHYA_Q}__lora_up__weight": torch.ones(16, 3)}, r"\(16, 3\)"),
         ({f"{KOHYA_Q}__lora_up__weight": torch.full((16, 2), math.nan)}, "NaN"),
-        ({f"{KOHYA_Q}__dora_scale": torch.ones(1, 16)}, "magnitude per input"),
+        ({f"{KOHYA_Q}__dora_scale": torch.ones(1, 7)}, "7 DoRA magnitudes for 16 inputs"),
         ({f"{KOHYA_Q}__dora_scale": torch.ones(3, 1)}, "3 DoRA magnitudes"),
         ({f"{KOHYA_CONV}__hada_w1_a": torch.ones(2, 2)}, "hada_w1_b is missing"),
         ({f"{KOHYA_CONV}__oft_blocks": torch.ones(2, 2)}, "OFT"),
@@ -190,18 +190,6 @@ def test_fp8_is_read_in_fp32(dtype: torch.dtype, backbone: Backbone, tmp_path: P
     layer = read_lora(q_file(tmp_path, **more), backbone).layers["unet", Q]
     assert layer.alpha == 4 and layer.up.dtype == torch.float32  # a whole number will do as an alpha
     assert torch.equal(layer.up, values.repeat(2, 1))
-
-
-@one_family
-def test_the_first_layout_is_told_as_what_it_is(backbone: Backbone, tmp_path: Path) -> None:
-    """As cloneofsimo/lora's `save_safeloras_with_embeds` writes it."""
-    file = tmp_path / "x.safetensors"
-    tensors = {"unet:0:up": torch.ones(16, 4), "unet:0:down": torch.ones(4, 16), "<s1>": torch.ones(16)}
-    save_file(tensors, file, {"unet": '["CrossAttention"]', "unet:0:rank": "4", "<s1>": "<embed>"})
-    for read in (read_lora, read_embedding):
-        with pytest.raises(WeightsError, match=r"first layout.*embeddings of <s1>.*unet:0:") as caught:
-            read(file, backbone)
-        assert caught.value.where == str(file) and "lora_add" in str(caught.value.fix)
 
 
 @one_family

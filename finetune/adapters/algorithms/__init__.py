@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from finetune.adapters.algorithms.difference import Difference
 from finetune.adapters.updates import Update
 from finetune.adapters.weights import LayerWeights
 from finetune.config.algorithms import ALGORITHMS
@@ -15,5 +16,10 @@ def update_class(algorithm: str) -> type[Update]:
 
 
 def weight_classes() -> list[type[LayerWeights]]:
-    """The `LayerWeights` classes of all algorithms."""
-    return [update_class(name).values for name in ALGORITHMS]
+    """The `LayerWeights` classes that files have tensors for."""
+    return [*(update_class(name).values for name in ALGORITHMS), Difference]
+
+
+def held_by_peft(layer: LayerWeights) -> bool:
+    """Whether PEFT has layers that can hold this update."""
+    return layer.algorithm in ALGORITHMS

@@ -95,8 +95,7 @@ class Kronecker(LayerWeights):
             named |= zip(keys, factor, strict=True)
         return named
 
-    @classmethod
-    def lycoris(cls, section: LoRASection) -> dict[str, str]:
+    def lycoris(self, section: LoRASection) -> dict[str, str]:
         """As `LayerWeights.lycoris`."""
         return {**super().lycoris(section), "factor": str(section.factor or -1)}
 

@@ -15,7 +15,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from finetune.adapters import peft_inside
-from finetune.adapters.matrices import Shape, factored, joined
+from finetune.adapters.matrices import Shape, decomposed, factored, joined
 from finetune.adapters.updates import Update, kaiming
 from finetune.adapters.weights import LayerWeights, Row, Strength
 from finetune.config import LoRASection
@@ -103,6 +103,18 @@ class LowRank(LayerWeights):
         """The change of the weight, of the weight's shape, without the magnitude."""
         return (self.scale * self.up.flatten(1) @ self.down.flatten(1)).view(self.shape)
 
+    def change(self, weight: Tensor) -> Tensor:
+        """As `LayerWeights.change`, with the magnitude."""
+        if self.magnitude is None:
+            return super().change(weight)
+        magnitude = per_output(self.magnitude, weight.ndim)
+        return decomposed(weight, self.delta().to(weight), magnitude.to(weight)) - weight
+
+    @property
+    def depends_on_weight(self) -> bool:
+        """Whether there is a magnitude."""
+        return self.magnitude is not None
+
     def factors(self) -> dict[str, Tensor]:
         """`lora_B` and `lora_A`."""
         return {"lora_B.weight": self.up, "lora_A.weight": self.down}
@@ -122,11 +134,10 @@ class LowRank(LayerWeights):
             "alpha": torch.tensor(common),
         }
         if self.magnitude is not None:
-            named["dora_scale"] = self.magnitude.view(-1, *[1] * (self.down.ndim - 1))
+            named["dora_scale"] = per_output(self.magnitude, self.down.ndim)
         return named
 
-    @classmethod
-    def lycoris(cls, section: LoRASection) -> dict[str, str]:
+    def lycoris(self, section: LoRASection) -> dict[str, str]:
         """As `LayerWeights.lycoris`; to kohya's scripts, DoRA is a LyCORIS network."""
         return {"algo": "lora", "dora_wd": "True", "wd_on_output": "True"} if section.dora else {}
 
@@ -235,6 +246,11 @@ def as_full_rank(delta: Tensor) -> LowRank:
     return as_low_rank(*factored((delta,)), 1.0, tuple(delta.shape))
 
 
+def per_output(magnitude: Tensor, dimensions: int) -> Tensor:
+    """One number for each output, `[out]`, as `[out, 1, …]`."""
+    return magnitude.view(-1, *[1] * (dimensions - 1))
+
+
 def _as_layer(tensor: Tensor, dimensions: int) -> Tensor:
     # A linear layer and a 1x1 convolution are the same thing, and files may have either.
     if tensor.ndim == 4 and dimensions == 2 and tensor.shape[2:] == (1, 1):
@@ -246,8 +262,6 @@ def _magnitude(row: Row, shape: Shape) -> Tensor | None:
     tensor = row.get("magnitude", row.get("dora_scale"))
     if tensor is None:
         return None
-    if "dora_scale" in row and tensor.ndim > 1 and tensor.shape[0] == 1 < tensor.numel():
-        raise ValueError("has one DoRA magnitude per input (wd_on_output=False), which is not supported")
     if tensor.numel() != shape[0]:
         raise ValueError(f"has {tensor.numel()} DoRA magnitudes for {shape[0]} outputs")
     return tensor.flatten()
