@@ -15,6 +15,7 @@ from finetune.backbones import Backbone
 from finetune.errors import ConfigError, WeightsError
 from finetune.formats import read_lora, read_tensors, write_diffusers, write_kohya
 from finetune.tools import Limit, Target, resize
+from finetune.tools.programs import kinds_of
 from tests.formats.conftest import trained_lora
 from tests.tools.changes import assert_equal, best, by_diffusers, by_peft
 
@@ -181,3 +182,16 @@ def test_new_words_are_kept(backbone: Backbone, tmp_path: Path) -> None:
         resize(
             tmp_path / "x.safetensors", backbone, Target(tmp_path / "d.safetensors", "diffusers"), Limit(2)
         )
+
+
+@one_family
+def test_changes_of_norms_are_never_dropped_in_silence(backbone: Backbone, tmp_path: Path) -> None:
+    file, unet = made(backbone, tmp_path / "x.safetensors"), backbone.unet
+    tensors, told = read_tensors(file)
+    size, key = unet.mid_block.attentions[0].norm.weight.shape, "lora_unet_mid_block_attentions_0_norm"
+    norms = {f"{key}.w_norm": torch.ones(size), f"{key}.b_norm": torch.ones(size)}
+    save_file(tensors | norms, file, told)
+    with pytest.raises(WeightsError, match="changes biases or norms too"):
+        resize(file, backbone, Target(tmp_path / "small.safetensors"), Limit(2))
+    assert not (tmp_path / "small.safetensors").exists()
+    assert "biases or norms" in kinds_of(read_lora(file, backbone))
