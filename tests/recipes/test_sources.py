@@ -13,7 +13,6 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from finetune.config.sources import source_faults
 from finetune.data import PictureSource
 from finetune.errors import ConfigError, DataError
 from finetune.recipes import RECIPES, build
@@ -255,7 +254,7 @@ def test_what_is_wrong_with_an_entry_is_told_with_its_number(kind: str, entries:
 def test_folders_without_a_main_one(entries: list[dict[str, Any]], words: str) -> None:
     section = RECIPES["lora"].model_fields["data"].annotation
     assert section is not None
-    faults = list(source_faults("instance_dir", None, section(sources=entries).sources))
+    faults = list(section(sources=entries).unclear("instance_dir"))
     assert [words in fault.what for fault in faults] == ([True] if words else [])
 
 

@@ -18,8 +18,8 @@ from finetune.recipes.run import Result, run
 from tests.data.streams.shards import held, members, write_shard, write_shards
 
 SMALL = ("training.steps=6", "training.batch_size=2", "training.accumulation=1",
-         "training.checkpoint_every=1", "training.keep_checkpoints=9",
-         "training.log_every=1", "preview.every=0", "optimizer.warmup_steps=0", "optimizer.name=adamw",
+         "training.checkpoint_every=1", "training.keep_checkpoints=9", "training.log_every=1",
+         "preview.every=0", "optimizer.warmup_steps=0", "optimizer.name=adamw",
          "data.shuffle_buffer=4", "training.precision=fp32")  # fmt: skip
 RESULTS = {
     "lora": "pytorch_lora_weights.safetensors",

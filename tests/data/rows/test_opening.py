@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset, Image
 from huggingface_hub import constants
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
 from pyarrow import parquet
 
 from finetune.config import DataSection
@@ -59,6 +59,7 @@ def test_nothing_reaches_the_terminal_and_all_is_as_before(
 ) -> None:
     place = FORMS["folder of Parquet"](of_folder(mycat), tmp_path / "set", mycat)
     datasets.enable_progress_bars()
+    enable_progress_bars()  # a command of another test may have turned them off
     datasets.logging.set_verbosity(logging.INFO)
     capfd.readouterr()
     try:
