@@ -6,7 +6,7 @@ python docs/update.py --check  # only reports which pages are out of date
 ```
 
 A comment marks where a copy goes, and everything up to `<!-- end -->` is replaced:
-`<!-- settings lora data adapter -->` (sections of a recipe), `<!-- presets lora -->`, or
+`<!-- settings lora data adapter -->` (sections of a recipe, or of `sample`), `<!-- presets lora -->`, or
 `<!-- code finetune/training/trainer.py Trainer._step -->`.
 """
 
@@ -23,9 +23,10 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from finetune.cli.flags import FLAGS
+from finetune.cli.sample import FLAGS as SAMPLE_FLAGS
 from finetune.config.choices import choices_of
 from finetune.recipes.fields import entry_type, setting_fields
-from finetune.recipes.load import RECIPES
+from finetune.recipes.load import RECIPES, Sampled
 from finetune.recipes.presets import preset_values, presets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,23 +44,25 @@ def updated(page: str) -> str:
 
 
 def settings(kind: str, *names: str) -> str:
-    """A table of each named section of a recipe: key, flag, default and meaning."""
-    flags = {key: flag for flag, key in FLAGS.items()}
+    """A table of each named section of a recipe or of `sample`: key, flag, default and meaning."""
+    sampled = kind == "sample"
+    flags = {key: flag for flag, key in (SAMPLE_FLAGS if sampled else FLAGS).items()}
+    fields = setting_fields(Sampled if sampled else RECIPES[kind])
     lines: list[str] = []
     for section in names:
         lines += ["", f"**`{section}`**", "", "| Setting | Default | Meaning |", "|---|---|---|"]
-        for key, field in setting_fields(RECIPES[kind]).items():
+        for key, field in fields.items():
             if key.startswith(f"{section}."):
                 flag = f" (`{flags[key]}`)" if key in flags else ""
                 lines.append(_row(f"`{key}`{flag}", _show(field.default), _meaning(field)))
-        lines += _entries(kind, section)
+        lines += _entries(fields, section)
     return "\n".join([*lines, ""])
 
 
-def _entries(kind: str, section: str) -> list[str]:
+def _entries(fields: dict[str, FieldInfo], section: str) -> list[str]:
     """A table for each setting of a section that is a list of sections."""
     lines: list[str] = []
-    for key, field in setting_fields(RECIPES[kind]).items():
+    for key, field in fields.items():
         if key.startswith(f"{section}.") and (entry := entry_type(field)) is not None:
             lines += ["", f"**each entry of `{key}`**", ""]
             lines += ["| Setting | Default | Meaning |", "|---|---|---|"]

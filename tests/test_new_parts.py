@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, UniPCMultistepScheduler
+from diffusers import DDPMScheduler, DEISMultistepScheduler
 from peft import FourierFTConfig
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -144,7 +144,7 @@ def parts() -> Iterator[None]:
         (ALGORITHMS, "fourier", Algorithm(cls=f"{here}:SpectrumUpdate", summary="a few frequencies")),
         (OPTIMIZERS, "slower", Optimizer(cls=f"{here}:SlowerSign", arguments=steady, kept=("count",))),
         (WEIGHTINGS, "signal", Weighting(of_clean=signal)),
-        (SAMPLERS, "unipc", Sampler(cls="diffusers:UniPCMultistepScheduler", title="UniPC")),
+        (SAMPLERS, "deis", Sampler(cls="diffusers:DEISMultistepScheduler", title="DEIS")),
     ]
     for table, name, row in rows:
         table[name] = row
@@ -162,7 +162,7 @@ CASE = Case(
         "optimizer.name=slower",
         "optimizer.lr=0.1",
         "objective.weighting=signal",
-        "preview.scheduler=unipc",
+        "preview.scheduler=deis",
         "preview.every=2",
         "preview.prompts=[a cat]",
         "preview.steps=2",
@@ -223,6 +223,6 @@ def test_a_new_weighting_is_its_formula() -> None:
 def test_a_new_sampler_samples(tiny_folder: Path) -> None:
     sampler = Pictures.load(str(tiny_folder))
     own = sampler.backbone.scheduler
-    assert type(make_scheduler("unipc", own)) is UniPCMultistepScheduler
-    (sample,) = sampler("a cat", scheduler="unipc", steps=2)
-    assert "Sampler: UniPC," in parameters(sample.info())
+    assert type(make_scheduler("deis", own)) is DEISMultistepScheduler
+    (sample,) = sampler("a cat", scheduler="deis", steps=2)
+    assert "Sampler: DEIS," in parameters(sample.info())

@@ -76,8 +76,6 @@ class Backbone(ABC):
             self.unet.register_forward_pre_hook(PaintEverything(self.vae, self.latent_factor))
             self.notes += ("This is an inpainting model; here its mask covers the whole picture.",)
 
-    # --- properties ----------------------------------------------------------------------------
-
     @property
     def latent_factor(self) -> int:
         """Pixels per latent along a side (8 for the published models)."""
@@ -144,21 +142,22 @@ class Backbone(ABC):
         """The end of `caption` that the model will not see, in whole words; None if all of it fits."""
         return text.truncated(self.tokenizers[0], caption, self.pieces * (self.token_length - 2) + 2)
 
-    def encode_text(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+    def encode_text(self, tokens: Tensor, skip: int = 0) -> tuple[Tensor, Tensor | None]:
         """Token ids to text embeddings; differentiable if the encoders are trained.
 
         Args:
             tokens: `[B, encoders, T]` from `tokenize`; moved to the encoders' device.
+            skip: How many of the last layers to leave out, of those that the family uses.
 
         Returns:
             Hidden states `[B, T, D]` for cross-attention and the pooled text `[B, P]` (SDXL only).
         """
         rows = text.apart(tokens.to(next(self.text_encoders[0].parameters()).device), self.token_length)
         with computing_in(self.text_dtype, self.text_encoders):
-            return text.together(*self._encode_text(rows.unbind(1)), tokens.shape[0])
+            return text.together(*self._encode_text(rows.unbind(1), skip), tokens.shape[0])
 
     @abstractmethod
-    def _encode_text(self, planes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    def _encode_text(self, planes: Sequence[Tensor], skip: int) -> tuple[Tensor, Tensor | None]:
         """As `encode_text`, from the tokens `[B, T]` of each text encoder, on its device."""
 
     def time_ids(self, original: Size, crop: Size, target: Size) -> Tensor | None:

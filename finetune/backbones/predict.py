@@ -37,16 +37,22 @@ def unet_arguments(
 
 
 def residuals(
-    branch: Any, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, dtype: torch.dtype
+    branch: Any,
+    noisy_latents: Tensor,
+    timesteps: Tensor,
+    conditioning: Conditioning,
+    dtype: torch.dtype,
+    scale: float = 1.0,
 ) -> dict[str, Any]:
     """What a ControlNet adds to the skip connections and the middle of the UNet (arXiv:2302.05543).
 
     Args:
         branch: A `ControlNetModel`; it computes in its own precision.
         noisy_latents: `[B, C, h, w]`.
-        timesteps: `[B]`.
+        timesteps: `[B]`, or one for all.
         conditioning: With `hidden` and `control`.
-        dtype: The UNet's.
+        dtype: What the UNet computes in.
+        scale: How strongly it acts; 1 as trained.
 
     Returns:
         Arguments for the UNet.
@@ -61,6 +67,7 @@ def residuals(
         noisy_latents.to(own),
         timesteps,
         controlnet_cond=conditioning.control.to(device, own),
+        conditioning_scale=scale,
         return_dict=False,
         **unet_arguments(branch, conditioning, device, own),
     )

@@ -31,10 +31,15 @@ class StableDiffusion(Backbone):
     kohya_roots: ClassVar[dict[str, str]] = {"unet": "lora_unet", "text_encoder": "lora_te"}
     original_text: ClassVar[tuple[tuple[str, str], ...]] = (("clip", "cond_stage_model.transformer."),)
 
-    def _encode_text(self, planes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """The normalized output of the last layer, `[B, T, D]`; no pooled text."""
+    def _encode_text(self, planes: Sequence[Tensor], skip: int) -> tuple[Tensor, Tensor | None]:
+        """The normalized output of the last layer that is not skipped, `[B, T, D]`; no pooled text."""
         (encoder,) = self.text_encoders
-        hidden: Tensor = encoder(planes[0]).last_hidden_state
+        output = encoder(planes[0], output_hidden_states=skip > 0)
+        hidden: Tensor = output.last_hidden_state
+        if skip:
+            # Older releases of transformers have a model inside of the model.
+            norm = getattr(encoder, "text_model", encoder).final_layer_norm
+            hidden = norm(output.hidden_states[-(skip + 1)])
         return hidden, None
 
 

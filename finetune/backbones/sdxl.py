@@ -25,7 +25,10 @@ class StableDiffusionXL(Backbone):
     pipeline_class: ClassVar[Any] = StableDiffusionXLPipeline
     branched_class: ClassVar[Any] = StableDiffusionXLControlNetPipeline
     inpainting_class: ClassVar[Any] = StableDiffusionXLInpaintPipeline
-    pipeline_options: ClassVar[dict[str, Any]] = {"add_watermarker": False}
+    pipeline_options: ClassVar[dict[str, Any]] = {
+        "add_watermarker": False,
+        "force_zeros_for_empty_prompt": True,
+    }
     kohya_roots: ClassVar[dict[str, str]] = {
         "unet": "lora_unet",
         "text_encoder": "lora_te1",
@@ -36,11 +39,14 @@ class StableDiffusionXL(Backbone):
         ("open_clip", "conditioner.embedders.1.model."),
     )
 
-    def _encode_text(self, planes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Penultimate layers joined, `[B, T, D₁ + D₂]`, and the last encoder's pooled text, `[B, P]`."""
+    def _encode_text(self, planes: Sequence[Tensor], skip: int) -> tuple[Tensor, Tensor | None]:
+        """Penultimate layers joined, `[B, T, D₁ + D₂]`, and the last encoder's pooled text, `[B, P]`.
+
+        What is skipped comes before the last layer, which is never used.
+        """
         pairs = zip(self.text_encoders, planes, strict=True)
         outputs = [encoder(plane, output_hidden_states=True) for encoder, plane in pairs]
-        hidden = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+        hidden = torch.cat([output.hidden_states[-(skip + 2)] for output in outputs], dim=-1)
         return hidden, outputs[-1].text_embeds
 
     def time_ids(self, original: Size, crop: Size, target: Size) -> Tensor | None:

@@ -179,18 +179,19 @@ def check_words(text: str | Sequence[str], where: str, what: str = "The text") -
         raise ConfigError(f"{what} must be {error.message()}.", where=where, fix="Rewrite it.") from None
 
 
-def flag_settings(values: Mapping[str, Any]) -> list[Setting]:
+def flag_settings(values: Mapping[str, Any], flags: Mapping[str, str] = FLAGS) -> list[Setting]:
     """The settings that were given on the command line.
 
     Args:
         values: Click's parameters by name (`instance_dir`), and `changes` from `--set`.
+        flags: The setting that each flag stands for.
 
     Raises:
         ConfigError: If one setting was given twice, or a `--set` is malformed.
     """
     settings = [
         Setting(key, value, flag if value is True else f"{flag} {cut(str(value))}")
-        for flag, key in FLAGS.items()
+        for flag, key in flags.items()
         if (value := values.get(flag.lstrip("-").replace("-", "_"))) is not None
     ]
     settings += [parse_set(change) for change in values.get("changes", ())]

@@ -50,8 +50,34 @@ SAMPLERS = Choices(
             title="DPM++ 2M",
             fixed={"algorithm_type": "dpmsolver++", "solver_order": 2, "thresholding": False},
         ),
+        # The same as a stochastic differential equation: fresh noise after each step.
+        "dpm++-2m-sde": Sampler(
+            cls="diffusers:DPMSolverMultistepScheduler",
+            title="DPM++ 2M SDE",
+            fixed={"algorithm_type": "sde-dpmsolver++", "solver_order": 2, "thresholding": False},
+        ),
+        # And with three steps of memory, best with many steps and little guidance.
+        "dpm++-3m-sde": Sampler(
+            cls="diffusers:DPMSolverMultistepScheduler",
+            title="DPM++ 3M SDE",
+            fixed={"algorithm_type": "sde-dpmsolver++", "solver_order": 3, "thresholding": False},
+        ),
+        # The solver with steps in pairs instead of memory, as diffusers' documentation names it.
+        "dpm++-sde": Sampler(
+            cls="diffusers:DPMSolverSinglestepScheduler",
+            title="DPM++ SDE",
+            fixed={"algorithm_type": "sde-dpmsolver++", "solver_order": 2, "thresholding": False},
+        ),
+        # Zhao et al. 2023, arXiv:2302.04867: a predictor and a corrector.
+        "unipc": Sampler(
+            cls="diffusers:UniPCMultistepScheduler", title="UniPC", fixed={"thresholding": False}
+        ),
         # Karras et al. 2022, second order: two UNet evaluations a step.
         "heun": Sampler(cls="diffusers:HeunDiscreteScheduler", title="Heun"),
+        # Luo et al. 2023, arXiv:2310.04378, for models distilled so: 4 to 8 steps, guidance of 1 to 2.
+        "lcm": Sampler(cls="diffusers:LCMScheduler", title="LCM", fixed=_UNCLIPPED),
+        # Zheng et al. 2024, arXiv:2402.19159, likewise, with γ = 0.3.
+        "tcd": Sampler(cls="diffusers:TCDScheduler", title="TCD", fixed=_UNCLIPPED),
     },
 )
 SchedulerName = Annotated[str, SAMPLERS]

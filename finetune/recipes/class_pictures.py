@@ -142,7 +142,7 @@ def _sample_missing(
     with report.progress("Sampling class pictures") as progress:
         for start in range(0, len(missing), at_once):
             chunk = missing[start : start + at_once]
-            for sample in sampler([prompt] * len(chunk), seed=chunk, size=size):
+            for sample in sampler([prompt] * len(chunk), seed=chunk, size=size, emphasis="none"):
                 write_png(sample.image, folder / _name(sample.seed), sample.info())
             progress(start + len(chunk), len(missing))
 

@@ -153,7 +153,7 @@ def _fault(key: str, items: list[Mapping[str, Any]], field: FieldInfo | None) ->
         return Fault(what, key, f"Did you mean {near}?")
     if field is None or not field.description:
         return Fault(what, key)
-    if field.is_required():
+    if field.is_required() or field.default is None:
         return Fault(what, key, field.description)
     return Fault(what, key, f"{field.description.rstrip('.')} (default: {show(field.default)}).")
 

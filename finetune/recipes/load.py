@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from finetune.config import ModelSection, Section
+from finetune.config.base import Fault
 from finetune.errors import ConfigError
 from finetune.recipes.base import Recipe
 from finetune.recipes.controlnet import ControlNetRecipe
@@ -24,6 +25,7 @@ from finetune.recipes.full import FullRecipe
 from finetune.recipes.lora import LoRARecipe
 from finetune.recipes.plain_yaml import parse_with_lines, parse_yaml
 from finetune.recipes.pretrain import PretrainRecipe
+from finetune.sampling.settings import SamplingSection
 
 RECIPES: dict[str, type[Recipe]] = {
     "lora": LoRARecipe,
@@ -155,6 +157,29 @@ def build_model(settings: Iterable[Setting]) -> ModelSection:
         ConfigError: All faults at once, as in `build`.
     """
     return _checked(_UsedModel, settings).model
+
+
+class Sampled(_UsedModel):
+    """The settings of `finetune sample`."""
+
+    sampling: SamplingSection = SamplingSection()
+
+    def faults(self) -> Iterator[Fault]:
+        """As `Section.faults`."""
+        yield from self.sampling.faults()
+
+
+SAMPLING_KEYS = list(setting_fields(Sampled))
+
+
+def build_sampling(settings: Iterable[Setting]) -> tuple[ModelSection, SamplingSection]:
+    """The model and the settings given to `finetune sample`; only what was given counts as set.
+
+    Raises:
+        ConfigError: All faults at once, as in `build`.
+    """
+    made = _checked(Sampled, settings)
+    return made.model, made.sampling
 
 
 def _checked(kind: type[Sections], settings: Iterable[Setting]) -> Sections:

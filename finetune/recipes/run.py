@@ -41,7 +41,7 @@ from finetune.recipes.resume import DATA, WEIGHTS, asks_for_more_steps, resume_r
 from finetune.recipes.room import check_room
 from finetune.recipes.streams import fit_for, source_of
 from finetune.recipes.validation import held_out, make_validation, validation_source
-from finetune.sampling.schedulers import make_scheduler
+from finetune.sampling.schedulers import make_scheduler, set_timesteps
 from finetune.training import RunFolder, Trainer, check_trainable
 from finetune.training.speed import fastest_attention
 
@@ -160,7 +160,9 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
     backbone.set_text_dtype(PRECISIONS[recipe.training.precision])
     scheduler = scheduler_for(backbone.scheduler, recipe.objective)
     if recipe.preview.every:
-        make_scheduler(recipe.preview.scheduler, scheduler)  # fails now if it cannot follow it
+        # Fails now if it cannot follow it, or not in so many steps.
+        previews = make_scheduler(recipe.preview.scheduler, scheduler)
+        set_timesteps(previews, recipe.preview.steps, None, torch.device("cpu"))
     objective = Objective(scheduler, recipe.training.seed, recipe.objective, adapter.predict_untrained)
     recipe.train_first(backbone, pictures, folder, report)
     first, source = source_of(recipe, pictures, backbone, adapter, folder, report)

@@ -1,44 +1,51 @@
-"""From noise to pictures: one batch through the diffusers pipeline."""
+"""One batch of pictures through the sampling steps."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from finetune.backbones import Backbone
-from finetune.errors import FinetuneError
-from finetune.sampling.control import Control, pipeline_arguments
-from finetune.sampling.grid import to_images
+from finetune.diffusion.batch import Conditioning
+from finetune.sampling.control import Control, control_tensor
+from finetune.sampling.guidance import Guided
 from finetune.sampling.placement import autocast_to
-from finetune.sampling.schedulers import make_scheduler
+from finetune.sampling.plan import Job
+from finetune.sampling.schedulers import scheduler_of, set_timesteps
 from finetune.sampling.settings import SamplingSection
+from finetune.sampling.start import Drawn, begin
 from finetune.sampling.texts import Texts
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Job:
-    """One picture to make.
+class Setup:
+    """What all pictures of a call share.
 
     Attributes:
-        prompt: What it shows.
-        seed: Seed of its own noise.
-        controls: Its control picture for each ControlNet, RGB.
+        backbone: The model, its UNet and VAE on `device`.
+        controls: The ControlNets to use, on `device`.
+        texts: Embeddings of all prompts and of the negative prompt.
+        settings: With everything filled in.
+        device: Where to compute.
+        dtype: Precision of the matrix products; latents and scheduler stay fp32.
     """
 
-    prompt: str
-    seed: int
-    controls: tuple[Image.Image, ...] = ()
+    backbone: Backbone
+    controls: Sequence[Control]
+    texts: Texts
+    settings: SamplingSection
+    device: torch.device
+    dtype: torch.dtype
 
 
 class Ticker:
-    """Counts UNet steps over all batches; diffusers calls it after each.
+    """Counts sampling steps over all batches.
 
     Args:
         progress: Called with the number of steps done and `total`.
@@ -48,90 +55,86 @@ class Ticker:
     def __init__(self, progress: Progress | None, total: int) -> None:
         self.progress, self.done, self.total = progress, 0, total
 
-    def __call__(self, _pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Counts one step and changes nothing."""
+    def __call__(self) -> None:
+        """Counts one step."""
         self.done += 1
         if self.progress is not None:
             self.progress(self.done, self.total)
-        return tensors
 
 
 @torch.no_grad()
-def denoise(
-    backbone: Backbone,
-    jobs: Sequence[Job],
-    texts: Texts,
-    settings: SamplingSection,
-    device: torch.device,
-    dtype: torch.dtype,
-    tick: Ticker,
-    controls: Sequence[Control] = (),
-) -> list[Image.Image]:
-    """Makes the pictures of `jobs` in one pipeline call.
+def denoise(setup: Setup, jobs: Sequence[Job], tick: Ticker, begun: Tensor | None = None) -> Tensor:
+    """Takes the pictures of `jobs` together through all steps.
+
+    Each has a generator of its own, for the latents of its initial picture, the first noise and the noise
+    that some samplers add, so nothing depends on the other jobs.
 
     Args:
-        backbone: The model, its UNet and VAE on `device`.
-        jobs: What to make; each has a generator of its own, for the first noise and for the noise
-            that DDPM and Euler ancestral add, so nothing depends on the other jobs.
-        texts: Embeddings of all prompts and of the negative prompt.
-        settings: With `size` filled in.
-        device: Where to compute.
-        dtype: Precision of the matrix products; latents and scheduler stay fp32.
+        setup: What they share.
+        jobs: What to make.
         tick: Called after every step.
-        controls: The ControlNets to use, on `device`.
+        begun: Latents `[B, C, h, w]` to begin with, in place of initial pictures.
+
+    Returns:
+        Scaled latents `[B, C, h, w]`, fp32.
 
     Raises:
         ConfigError: A control picture has another aspect ratio than the size.
-        FinetuneError: A picture is not finite.
     """
+    backbone, settings = setup.backbone, setup.settings
     assert settings.size is not None
-    width, height = settings.size
-    pipeline = _without_text_encoders(backbone.pipeline([control.branch for control in controls]))
-    pipeline.scheduler = make_scheduler(settings.scheduler, backbone.scheduler)
-    embeddings = texts.arguments([job.prompt for job in jobs])
-    if settings.guidance > 1:
-        negative = texts.arguments([settings.negative] * len(jobs))
-        # As SDXL was trained: zeros, not the empty text's embedding, stand for no negative prompt.
-        zeros = not settings.negative and pipeline.config.get("force_zeros_for_empty_prompt")
-        embeddings |= {f"negative_{k}": torch.zeros_like(v) if zeros else v for k, v in negative.items()}
-    control = pipeline_arguments(controls, [job.controls for job in jobs], settings.size)
-    generators = [torch.Generator().manual_seed(job.seed) for job in jobs]
-    shape = (backbone.latent_channels, height // backbone.latent_factor, width // backbone.latent_factor)
-    noise = torch.cat([torch.randn(1, *shape, generator=generator) for generator in generators])
-    with autocast_to(dtype, device, backbone.unet):
-        latents = pipeline(
-            **embeddings,
-            **control,
-            height=height,
-            width=width,
-            num_inference_steps=settings.steps,
-            guidance_scale=settings.guidance,
-            generator=generators,
-            latents=noise,
-            output_type="latent",
-            callback_on_step_end=tick,
-        ).images
-    return _pictures(backbone.decode(latents), jobs, dtype)
+    scheduler = scheduler_of(settings, backbone.scheduler)
+    timesteps = set_timesteps(scheduler, settings.steps, settings.strength, setup.device)
+    drawn = Drawn([torch.Generator().manual_seed(job.seed) for job in jobs], setup.device)
+    width, height = (side // backbone.latent_factor for side in settings.size)
+    canvases = [job.canvas for job in jobs if job.canvas is not None]
+    # As diffusers has it, inpainting with a strength of 1 begins with noise alone, img2img does not.
+    repaints_all = bool(canvases) and canvases[0].mask is not None and settings.strength == 1
+    first = None if repaints_all else timesteps[:1]
+    shape = backbone.latent_channels, height, width
+    start = begin(backbone, canvases, drawn, scheduler, first, shape, begun)
+    model, latents = _guided(setup, jobs, settings.size, start.appended), start.latents
+    # Those that add noise draw it; the others have no such argument.
+    adds_noise = "generator" in inspect.signature(scheduler.step).parameters
+    extra = {"generator": drawn.generators} if adds_noise else {}
+    with autocast_to(setup.dtype, setup.device):
+        for index, timestep in enumerate(timesteps):
+            share = index / len(timesteps), (index + 1) / len(timesteps)
+            predicted = model(scheduler.scale_model_input(latents, timestep), timestep, share)
+            latents = scheduler.step(predicted, timestep, latents, **extra, return_dict=False)[0]
+            if start.kept:
+                latents = start.kept.put_back(latents, scheduler, timesteps[index + 1 : index + 2])
+            tick()
+    return latents
 
 
-def _without_text_encoders(pipeline: Any) -> Any:
-    """The pipeline without text encoders: the prompts are encoded already.
+def _guided(setup: Setup, jobs: Sequence[Job], size: tuple[int, int], appended: Tensor | None) -> Guided:
+    backbone, settings = setup.backbone, setup.settings
+    side = size[1], size[0]
+    time_ids = backbone.time_ids(side, (0, 0), side)
+    prompts = setup.texts.conditioning([job.prompt for job in jobs], time_ids)
+    negatives = setup.texts.conditioning([settings.negative] * len(jobs), time_ids)
+    if not settings.negative and backbone.pipeline_options.get("force_zeros_for_empty_prompt"):
+        negatives = _zeros(negatives)
+    columns = zip(*(job.controls for job in jobs), strict=True)
+    controls = [
+        (control, control_tensor(column, size, control.spec.preprocess))
+        for control, column in zip(setup.controls, columns, strict=True)
+    ]
+    return Guided(
+        backbone,
+        prompts,
+        negatives if settings.guidance > 1 else None,
+        settings.guidance,
+        settings.rescale,
+        controls,
+        appended,
+        setup.dtype,
+    )
 
-    A pipeline takes its device from any one of its parts, and the text encoders may have stayed
-    on the CPU.
-    """
-    for name in pipeline.components:
-        if name.startswith("text_encoder"):
-            setattr(pipeline, name, None)
-    return pipeline
 
-
-def _pictures(pixels: Tensor, jobs: Sequence[Job], dtype: torch.dtype) -> list[Image.Image]:
-    """As `to_images`, refusing pictures that are not finite."""
-    for row, job in zip(pixels, jobs, strict=True):
-        if not row.isfinite().all():
-            raise FinetuneError(
-                f'The picture of "{job.prompt}" with seed {job.seed} is not finite (computed in {dtype}).\n'
-                "  fix:   Sample with precision fp32; if that does not help, the weights are broken."
-            )
-    return to_images(pixels)
+def _zeros(negatives: Conditioning) -> Conditioning:
+    """As SDXL was trained: zeros, not the empty text's embedding, stand for no negative prompt."""
+    assert negatives.hidden is not None
+    pooled = None if negatives.pooled is None else torch.zeros_like(negatives.pooled)
+    return replace(negatives, hidden=torch.zeros_like(negatives.hidden), pooled=pooled)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -40,20 +39,6 @@ def plain_layers(modules: Sequence[nn.Module]) -> Iterator[nn.Module]:
         yield from (layer for layer in module.modules() if id(layer) not in inside and can_pack(layer))
 
 
-@contextmanager
-def autocast_to(dtype: torch.dtype, device: torch.device, unet: nn.Module | None = None) -> Iterator[None]:
-    """Runs matrix products in `dtype` and hands the UNet's prediction on in fp32.
-
-    The schedulers give the next latents the precision of the prediction; bf16 latents (8 bits of
-    mantissa) would be visible as noise in the picture.
-    """
-    if dtype == torch.float32:
-        yield
-        return
-
-    def to_fp32(_module: nn.Module, _args: Any, output: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (output[0].float(), *output[1:])
-
-    hook = unet.register_forward_hook(to_fp32) if unet is not None else nullcontext()
-    with hook, torch.autocast(device.type, dtype=dtype):
-        yield
+def autocast_to(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
+    """Runs matrix products in `dtype`."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)

@@ -37,15 +37,33 @@ def parameters(info: Info) -> str:
     settings = {
         "Steps": info["steps"],
         "Sampler": SAMPLERS[info["scheduler"]].title,
+        **_SCHEDULE.get(info.get("sigmas", "model"), {}),
         "CFG scale": f"{info['guidance']:g}",
         "Seed": info["seed"],
         "Size": f"{width}x{height}",
         "Model": info["model"],
+        **({"Clip skip": info["clip_skip"]} if info.get("clip_skip", 1) != 1 else {}),
+        **_strengths(info),
         **{f"ControlNet {i}": _control(c) for i, c in enumerate(info.get("controlnets", ()))},
         "Version": f"finetune {__version__}",
     }
     lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in settings.items()))
     return "\n".join(lines)
+
+
+# As A1111 names the spacing of noise levels.
+_SCHEDULE = {name: {"Schedule type": name.title()} for name in ("karras", "exponential")}
+
+
+def _strengths(info: Info) -> dict[str, str]:
+    """As A1111 writes them for pictures from pictures and for its high-resolution fix."""
+    if "hires" not in info:
+        return {"Denoising strength": f"{info['strength']:g}"} if "strength" in info else {}
+    return {
+        "Denoising strength": f"{info['hires_strength']:g}",
+        "Hires upscale": f"{info['hires']:g}",
+        "Hires upscaler": info["hires_upscaler"].title(),
+    }
 
 
 def _control(control: Mapping[str, Any]) -> str:

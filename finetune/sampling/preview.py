@@ -83,6 +83,7 @@ def _samples(
         guidance=section.guidance,
         scheduler=section.scheduler,
         size=size,
+        emphasis="none",  # captions hold brackets of their own
     )
 
 

@@ -18,7 +18,7 @@ class Sample:
     """A sampled picture.
 
     Attributes:
-        image: RGB picture of `settings.size`.
+        image: RGB picture of `settings.final_size`.
         prompt: What it was asked to show.
         seed: Seed of its own noise: the same prompt, seed, settings and model give the same picture,
             whatever else was sampled with it (up to the rounding of float sums).
@@ -27,7 +27,9 @@ class Sample:
         loras: Name and weight of each LoRA, in the order they were added.
         embeddings: New words that were added.
         controls: Name and settings of each ControlNet.
+        given: By what they were given for ("init", "mask", "control 0"), name and digest of pictures.
         precision: "fp32", "bf16" or "fp16".
+        max_tokens: Tokens of a prompt, if it may be longer than the model's own.
         notes: What the user should know, e.g. that a prompt was truncated.
     """
 
@@ -39,7 +41,9 @@ class Sample:
     loras: tuple[tuple[str, float], ...] = ()
     embeddings: tuple[str, ...] = ()
     controls: tuple[dict[str, Any], ...] = ()
+    given: tuple[tuple[str, dict[str, Any]], ...] = ()
     precision: str = "fp32"
+    max_tokens: int | None = None
     notes: tuple[str, ...] = ()
 
     def info(self) -> dict[str, Any]:
@@ -47,16 +51,17 @@ class Sample:
 
         Of a model that is a file or folder only the last part of the path is included.
         """
-        settings = self.settings.model_dump(mode="json", exclude={"seed", "num"})
         return {
             "prompt": self.prompt,
             "seed": self.seed,
-            **settings,
+            **self.settings.recorded(),
+            **dict(self.given),
             "model": public_name(self.model),
             "loras": [list(lora) for lora in self.loras],
             **({"embeddings": list(self.embeddings)} if self.embeddings else {}),
             **({"controlnets": list(self.controls)} if self.controls else {}),
             "precision": self.precision,
+            **({"max_tokens": self.max_tokens} if self.max_tokens else {}),
         }
 
     def save(self, path: str | Path) -> Path:

@@ -15,15 +15,16 @@ from finetune.backbones.precision import best_device, compute_dtype, dtype_on, p
 from finetune.backbones.words import AddedWord
 from finetune.config import ModelSection
 from finetune.data.control import check_control_kind
-from finetune.errors import ConfigError
 from finetune.formats import read_embedding
 from finetune.kernels import packed
-from finetune.sampling.control import Control, ControlImages, control_rows, size_of
-from finetune.sampling.denoise import Job, Progress, Ticker, denoise
+from finetune.sampling.control import Control, ControlImages
+from finetune.sampling.denoise import Progress, Setup, Ticker
 from finetune.sampling.loras import add_lora, merge_loras
+from finetune.sampling.passes import make_pictures, step_count
+from finetune.sampling.pictures import Picture
 from finetune.sampling.placement import borrowed, plain_layers
+from finetune.sampling.plan import Given, Job, plan
 from finetune.sampling.sample import Sample
-from finetune.sampling.schedulers import make_scheduler
 from finetune.sampling.settings import (
     Choices,
     ControlSpec,
@@ -32,9 +33,8 @@ from finetune.sampling.settings import (
     SamplingSection,
     parse_embedding,
     parse_lora,
-    sampling_section,
 )
-from finetune.sampling.texts import encode_texts
+from finetune.sampling.texts import encode_texts, notes_on
 
 if TYPE_CHECKING:  # in `typing` itself from Python 3.11
     from typing_extensions import Unpack
@@ -44,7 +44,7 @@ _MOST_PICTURES, _MOST_POSITIONS = 32, 16384
 
 
 class Sampler:
-    """Samples pictures through the diffusers pipeline of a backbone.
+    """Samples pictures from a backbone with diffusers' schedulers.
 
     ```python
     from finetune import Sampler
@@ -181,6 +181,8 @@ class Sampler:
         prompts: str | Sequence[str],
         *,
         control_images: ControlImages | None = None,
+        init: Picture | Sequence[Picture] | None = None,
+        mask: Picture | Sequence[Picture] | None = None,
         seed: int | Sequence[int] = 0,
         batch_size: int | None = None,
         progress: Progress | None = None,
@@ -193,48 +195,33 @@ class Sampler:
             control_images: For each ControlNet a picture (or its path) for all prompts, or one for each
                 prompt; with a single ControlNet its entry alone. The first sets the size if none is
                 given.
+            init: A picture (or its path) to begin with instead of noise, for all prompts or one for each.
+                The first sets the size if none is given.
+            mask: Where `init` is repainted (white); where it is black, its pixels stay.
             seed: Seed of the first picture of each prompt, or one such seed for each prompt; the k-th
                 picture of a prompt uses seed + k.
             batch_size: Most pictures to run at once; chosen by their size if None.
             progress: Called after every UNet step with the number of steps done and the total.
             choices: Fields of `SamplingSection`: `negative`, `steps`, `guidance`, `scheduler`, `num`,
-                `size` (pixels: one number or (width, height)).
+                `size` (pixels: one number or (width, height)), `strength` and `outpaint` (with `init`),
+                `hires`, `hires_strength` and `hires_upscaler` (without).
 
         Returns:
             The pictures, prompt by prompt.
 
         Raises:
             ConfigError: A setting is unknown or out of range, the sampler does not fit the model, or
-                control pictures are missing or of another shape.
-            DataError: A control picture cannot be read.
+                pictures are missing or of another shape.
+            DataError: A picture cannot be read.
             FinetuneError: A picture is not finite, because the precision is too low for the model
                 or its weights are broken.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(prompts)
-        if len(seeds) != len(prompts):
-            raise ConfigError(
-                f"{len(prompts)} prompts were given but {len(seeds)} seeds.",
-                where="seed",
-                fix="Give one seed, or one for each prompt.",
-            )
-        rows = control_rows(control_images, self.controls, len(prompts))
-        own = size_of(rows[0][0], self.backbone.native_size) if rows and rows[0] else None
-        records = {s: self._settings(s, choices, own) for s in dict.fromkeys(seeds)}
-        if not prompts:
+        given = Given(prompts, seed, control_images, init, mask)
+        jobs, settings = plan(self.backbone, self.controls, given, choices)
+        if not jobs:
             return []
-        settings = records[seeds[0]]
-        assert settings.size is not None
-        several = range(settings.num)
-        jobs = [Job(p, s + k, r) for p, s, r in zip(prompts, seeds, rows, strict=True) for k in several]
-        return self._sample(jobs, settings, batch_size or self.most_at_once(settings.size), progress)
-
-    def _settings(self, seed: int, choices: Choices, own: tuple[int, int] | None) -> SamplingSection:
-        settings = sampling_section(**choices, seed=seed)
-        if settings.size is None:
-            native = self.backbone.native_size
-            settings = settings.model_copy(update={"size": own or (native, native)})
-        return settings
+        return self._sample(jobs, settings, batch_size or self.most_at_once(settings.final_size), progress)
 
     def most_at_once(self, size: tuple[int, int]) -> int:
         """How many pictures of `size` (width, height in pixels) go through the UNet together by default."""
@@ -246,46 +233,32 @@ class Sampler:
     ) -> list[Sample]:
         backbone, device = self.backbone, self.device
         dtype = compute_dtype(self._precision, backbone.unet, device)
-        scheduler = make_scheduler(settings.scheduler, backbone.scheduler)
-        scheduler.set_timesteps(settings.steps)
         batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
-        tick = Ticker(progress, len(batches) * len(scheduler.timesteps))
-        texts = encode_texts(backbone, [*(job.prompt for job in jobs), settings.negative], device, dtype)
-        branches = [control.branch for control in self.controls]
-        loop = [backbone.unet, *branches]
+        tick = Ticker(progress, len(batches) * step_count(settings, backbone.scheduler))
+        prompts = [*(job.prompt for job in jobs), settings.negative]
+        texts = encode_texts(backbone, prompts, settings, device, dtype)
+        setup = Setup(backbone, self.controls, texts, settings, device, dtype)
+        loop = [backbone.unet, *(control.branch for control in self.controls)]
         with borrowed([*loop, backbone.vae], device), packed(plain_layers(loop)):
-            images = [
-                image
-                for batch in batches
-                for image in denoise(backbone, batch, texts, settings, device, dtype, tick, self.controls)
-            ]
-        notes = {prompt: self._notes(prompt, settings.negative) for prompt in texts.rows}
+            images = [image for batch in batches for image in make_pictures(setup, batch, tick)]
+        notes = {prompt: notes_on(backbone, prompt, settings) for prompt in texts.rows}
         return [
             Sample(
                 image=image,
                 prompt=job.prompt,
                 seed=job.seed,
                 settings=settings,
+                given=job.record,
                 model=backbone.name,
                 loras=tuple(self.loras),
                 embeddings=tuple(self.embeddings),
                 controls=tuple(control.info() for control in self.controls),
                 precision=precision_name(dtype),
-                notes=notes[job.prompt],
+                max_tokens=75 * backbone.pieces if backbone.pieces > 1 else None,
+                notes=notes[job.prompt] + (job.canvas.notes if job.canvas else ()),
             )
             for job, image in zip(jobs, images, strict=True)
         ]
-
-    def _notes(self, prompt: str, negative: str) -> tuple[str, ...]:
-        lost = {
-            kind: self.backbone.truncated(text)
-            for kind, text in (("prompt", prompt), ("negative prompt", negative))
-        }
-        return tuple(
-            f'The {kind} is truncated, too long for the text encoder; this part has no effect: "{words}"'
-            for kind, words in lost.items()
-            if words
-        )
 
 
 def _control_name(path: Path) -> str:

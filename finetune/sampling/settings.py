@@ -9,21 +9,29 @@ import difflib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, TypedDict
 
 from pydantic import Field, ValidationError, field_validator
 
 from finetune.config import ControlKind, Positive, SchedulerName, Section
+from finetune.config.base import Fraction, Need
 from finetune.config.samplers import SAMPLERS
 from finetune.errors import ConfigError
 
 LoRASpec = str | Path | tuple[str | Path, float]
 EmbeddingSpec = str | Path | tuple[str | Path, str | None]
+Edge = Literal["left", "top", "right", "bottom"]
+Margin = Annotated[int, Field(ge=0, le=8192, multiple_of=8)]
 Side = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
 
 
 class SamplingSection(Section):
     """How pictures are sampled."""
+
+    needs: ClassVar[tuple[Need, ...]] = (
+        Need("sampling.hires_strength", "hires", example="2"),
+        Need("sampling.hires_upscaler", "hires", example="2"),
+    )
 
     negative: str = Field("", description="What the pictures should not show.")
     steps: Annotated[int, Field(ge=1, le=1000)] = Field(25, description="Sampling steps.")
@@ -42,6 +50,71 @@ class SamplingSection(Section):
         description="Size in pixels, one number or WIDTHxHEIGHT, multiples of 8; the model's own if unset.",
     )
 
+    strength: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(
+        None,
+        description="How much of the initial picture is changed: the share of the sampling steps that are "
+        "done, from as much noise as they remove (SDEdit, arXiv:2108.01073); 0.6 if unset, "
+        "1 where it is repainted by a mask.",
+    )
+    outpaint: dict[Edge, Margin] | None = Field(
+        None,
+        description="Pixels to add to the initial picture and to paint, such as left=128,right=64; multiples "
+        "of 8.",
+    )
+
+    sigmas: Literal["model", "karras", "exponential"] = Field(
+        "model",
+        description="How the noise levels of the steps are spaced: as the model has it, by Karras et al. "
+        "(arXiv:2206.00364), or exponentially.",
+    )
+    spacing: Literal["model", "leading", "trailing", "linspace"] = Field(
+        "model",
+        description="Which timesteps the steps are at (arXiv:2305.08891, table 2): `trailing` begins with "
+        "pure noise, as models with zero terminal SNR want it.",
+    )
+    rescale: Fraction = Field(
+        0.0,
+        description="How much guidance is kept from making pictures harsh (arXiv:2305.08891, section 3.4): "
+        "the share of the prediction whose deviation is brought back to that without guidance; 0.7 for "
+        "models with zero terminal SNR.",
+    )
+    emphasis: Literal["a1111", "none"] = Field(
+        "a1111",
+        description="What brackets in prompts mean. `a1111`: (word) is weighed 1.1 times, [word] 1/1.1 "
+        "times, (word:1.3) 1.3 times; \\( is a bracket. `none`: brackets.",
+    )
+    clip_skip: Annotated[int, Field(ge=1, le=12)] = Field(
+        1,
+        description="At which of the text encoder's last layers to stop, as A1111 counts: 1 is the last that "
+        "the model uses, 2 leaves one out.",
+    )
+    hires: Annotated[float, Field(gt=1, le=8, allow_inf_nan=False)] | None = Field(
+        None,
+        description="Enlarge each picture by this factor, and sample it once more from there: for pictures "
+        "much larger than the model's own.",
+    )
+    hires_strength: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
+        0.5, description="How much is changed once it is enlarged, as `strength`."
+    )
+    hires_upscaler: Literal["lanczos", "latent"] = Field(
+        "lanczos",
+        description="What is enlarged: the picture, by Lanczos resampling, or its latents, which are then "
+        "blurred and need a strength of 0.5 or more.",
+    )
+
+    @property
+    def final_size(self) -> tuple[int, int]:
+        """Width and height of the pictures in pixels; `size` must be set."""
+        assert self.size is not None
+        width, height = (round(side * (self.hires or 1) / 8) * 8 for side in self.size)
+        return width, height
+
+    def recorded(self) -> dict[str, Any]:
+        """What a picture's metadata says of them, as plain values: all that had an effect on it."""
+        unused = {need.key.partition(".")[2] for need in self.needs if getattr(self, need.other) is None}
+        values = self.model_dump(mode="json", exclude={"seed", "num"} | unused)
+        return {name: value for name, value in values.items() if value is not None}
+
     @field_validator("size", mode="before")
     @classmethod
     def _read_size(cls, value: Any) -> Any:
@@ -51,6 +124,15 @@ class SamplingSection(Section):
             if len(value) == 1:
                 value = value * 2
         return (value, value) if isinstance(value, int) else value
+
+    @field_validator("outpaint", mode="before")
+    @classmethod
+    def _read_margins(cls, value: Any) -> Any:
+        """Of "left=128,right=64" the pixels at each side."""
+        if not isinstance(value, str):
+            return value
+        parts = [part.partition("=") for part in value.split(",")]
+        return {side.strip(): pixels.strip() for side, _, pixels in parts}
 
 
 class Choices(TypedDict, total=False):
@@ -62,6 +144,16 @@ class Choices(TypedDict, total=False):
     scheduler: str
     num: int
     size: int | str | tuple[int, int] | None
+    strength: float | None
+    outpaint: str | dict[str, int] | None
+    sigmas: str
+    spacing: str
+    rescale: float
+    emphasis: str
+    clip_skip: int
+    hires: float | None
+    hires_strength: float
+    hires_upscaler: str
 
 
 def sampling_section(**values: Any) -> SamplingSection:

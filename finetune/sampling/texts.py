@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from finetune.backbones import Backbone
+from finetune.diffusion.batch import Conditioning
+from finetune.sampling.emphasis import Fragments, edits, parse, plain, weighed
 from finetune.sampling.placement import autocast_to, borrowed
+from finetune.sampling.settings import SamplingSection
 
 _AT_ONCE = 32
 
@@ -28,28 +31,57 @@ class Texts:
     hidden: Tensor
     pooled: Tensor | None
 
-    def arguments(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """The pipeline's `prompt_embeds` and `pooled_prompt_embeds`, one row per prompt."""
+    def conditioning(self, prompts: Sequence[str], time_ids: Tensor | None) -> Conditioning:
+        """One row per prompt, all with the same time ids (`Backbone.time_ids`)."""
         index = torch.tensor([self.rows[prompt] for prompt in prompts], device=self.hidden.device)
-        found = {"prompt_embeds": self.hidden[index]}
-        if self.pooled is not None:
-            found["pooled_prompt_embeds"] = self.pooled[index]
-        return found
+        return Conditioning(
+            hidden=self.hidden[index],
+            pooled=None if self.pooled is None else self.pooled[index],
+            time_ids=None if time_ids is None else time_ids.to(self.hidden.device).expand(len(index), -1),
+        )
+
+
+def fragments(prompt: str, settings: SamplingSection) -> Fragments:
+    """The parts of a prompt with their weights; with `emphasis` none it is one part."""
+    return parse(prompt) if settings.emphasis == "a1111" else [(prompt, 1.0)]
 
 
 @torch.no_grad()
 def encode_texts(
-    backbone: Backbone, prompts: Sequence[str], device: torch.device, dtype: torch.dtype
+    backbone: Backbone,
+    prompts: Sequence[str],
+    settings: SamplingSection,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Texts:
     """Encodes the distinct `prompts`, with matrix products in `dtype`."""
     unique = list(dict.fromkeys(prompts))
+    parts = [fragments(prompt, settings) for prompt in unique]
+    skip = settings.clip_skip - 1
     hidden, pooled = [], []
     with borrowed(backbone.text_encoders, device), autocast_to(dtype, device):
         for start in range(0, len(unique), _AT_ONCE):
-            tokens = backbone.tokenize(unique[start : start + _AT_ONCE]).to(device)
-            states, pool = backbone.encode_text(tokens)
-            hidden.append(states.float())
+            some = parts[start : start + _AT_ONCE]
+            tokens = backbone.tokenize([plain(one) for one in some]).to(device)
+            states, pool = backbone.encode_text(tokens, skip)
+            hidden.append(weighed(backbone, states.float(), some))
             if pool is not None:
                 pooled.append(pool.float())
     rows = {prompt: row for row, prompt in enumerate(unique)}
     return Texts(rows, torch.cat(hidden), torch.cat(pooled) if pooled else None)
+
+
+def notes_on(backbone: Backbone, prompt: str, settings: SamplingSection) -> tuple[str, ...]:
+    """What of a prompt, and of the negative prompt, has no effect."""
+    notes = []
+    for kind, text in (("prompt", prompt), ("negative prompt", settings.negative)):
+        if lost := backbone.truncated(plain(fragments(text, settings))):
+            notes.append(
+                f"The {kind} is truncated, too long for the text encoder; this part has no effect: "
+                f'"{lost}" (--set model.max_tokens=150 or 225 makes room).'
+            )
+        if settings.emphasis == "a1111" and (found := edits(text)):
+            notes.append(
+                f"What A1111 would change between the steps is taken as it stands: {', '.join(found)}"
+            )
+    return tuple(notes)

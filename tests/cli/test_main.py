@@ -112,8 +112,10 @@ def test_the_command_line_is_frozen() -> None:
         common_here = common.replace("--model ", "") if kind == "pretrain" else common
         assert flags[kind] == sorted(f"{common_here} {flagged}".split()), kind
         assert len(flags[kind]) <= 15, kind
-    sample = """--control-preprocess --controlnet --embedding --guidance --lora --model --negative --num
-        --output-dir --precision --scheduler --seed --set --size --steps"""
+    sample = """--control-preprocess --controlnet --embedding --from --guidance --hires --init --lora --mask
+        --model --negative --num --output-dir --precision --scheduler --seed --set --size --steps
+        --strength"""
+    assert len(sample.split()) <= 20
     assert flags["run"] == ["--output-dir", "--resume", "--set"]
     assert flags["check"] == ["--json", "--model", "--output-dir", "--recipe", "--set", "--strict"]
     assert flags["sample"] == sample.split()
@@ -181,14 +183,21 @@ def test_every_flag_stands_for_a_setting_and_shows_its_description(kind: str, ca
         (["run", "."], "No such file"),
         (["run"], "RECIPE"),
         (["sample"], "PROMPT"),
-        (["sample", "a cat", "--scheduler", "eular"], "Did you mean `euler`?"),
+        (["sample", "a cat", "--scheduler", "eular"], "Did you mean euler?"),
         (["sample", "a cat", "--steps", "0"], "steps"),
         (["sample", "a cat", "--size", "65"], "size"),
         (["sample", "a cat", "--lora", "none"], "where: none"),
         (["sample", "a cat", "--model", "none"], "none"),
         (["sample", "a cat", "--model", "none", "--precision", "fp31"], "fix"),
         (["sample", "a cat", "--allow-pickle"], "Use --set model.allow_pickle=VALUE"),
-        (["sample", "a cat", "--set", "training.steps=3"], "The settings of model are name, revision,"),
+        (["sample", "a cat", "--set", "training.steps=3"], "Did you mean sampling.steps?"),
+        (["sample", "a cat", "--set", "sampling.sead=3"], "Did you mean sampling.seed?"),
+        (["sample", "a cat", "--seed", "1", "--set", "sampling.seed=3"], "sampling.seed is given twice."),
+        (["sample", "a cat", "--strength", "0.5"], "--strength requires --init."),
+        (["sample", "a cat", "--mask", __file__], "--mask requires --init."),
+        (["sample", "a cat", "--init", "none.png"], "'none.png' does not exist"),
+        (["sample", "a cat", "--set", "sampling.outpaint=left=9"], "a multiple of 8, not 9"),
+        (["sample", "a cat", "--set", "sampling.outpaint=left=8"], "sampling.outpaint requires --init."),
         (["sample", "a cat", "--model", "x", "--set", "model.name=x"], "given twice"),
         (["sample", "a cat", "--set", "model.name=none"], "There is no model 'none'"),
         (["sample", "a cat", "--resume_from_checkpoint", "x"], "See finetune sample --help."),

@@ -85,6 +85,8 @@ def test_what_does_not_fit_the_model_is_refused_before_anything_is_written(
     assert "model.prediction_type=epsilon" in told
     sampler = ("preview.every=1", "preview.scheduler=pndm")
     assert "`pndm` cannot sample this model" in refused(here, "full", pictures, velocity, zero, *sampler)
+    many = ("preview.every=1", "preview.scheduler=lcm", "preview.steps=60")
+    assert "cannot take 60 steps" in refused(here, "lora", pictures, noise, *many)
     told = refused(here, "lora", pictures, noise, "objective.huber_c=0.2", "objective.p2_k=1")
     assert "objective.huber_c has no effect" in told and "objective.p2_k has no effect" in told
 

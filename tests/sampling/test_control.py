@@ -22,7 +22,7 @@ from finetune.config import ControlNetSection, ModelSection
 from finetune.errors import ConfigError, DataError, WeightsError
 from finetune.formats import write_controlnet
 from finetune.sampling import ControlSpec, Sampler
-from finetune.sampling.control import size_of
+from finetune.sampling.pictures import size_of
 from finetune.sampling.schedulers import make_scheduler
 from tests.tiny import FAMILIES, Family, load_state
 
@@ -108,6 +108,23 @@ def test_pictures_are_those_of_plain_diffusers(
     assert ours[0].info()["controlnets"] == [
         {"name": family, "scale": 0.7, "start": 0.0, "end": 0.6, "preprocess": "none"}
     ]
+
+
+@pytest.mark.parametrize("own", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_a_branch_in_training_beside_a_unet_in_bf16(
+    backbone: Backbone, family: Family, branches: dict[str, Path], own: torch.dtype
+) -> None:
+    """As in previews: near the picture in fp32, which follows the control picture."""
+    sampler = Sampler(backbone)
+    without = sampler("a cat", steps=4, seed=5, size=32)[0]
+    sampler.add_controlnet(branches[family])
+    exact = sampler("a cat", control_images=picture(1), steps=4, seed=5)[0]
+    backbone.unet.bfloat16()
+    sampler.controls[0].branch.type(own)
+    near = sampler("a cat", control_images=picture(1), steps=4, seed=5)[0]
+    assert near.precision == "bf16"
+    apart = [abs(pixels(exact.image) - pixels(other.image)).mean() for other in (near, without)]
+    assert 0 < 4 * apart[0] < apart[1]
 
 
 def test_several_together(
