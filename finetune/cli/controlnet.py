@@ -1,4 +1,4 @@
-"""What `--controlnet DIR:PICTURE[:SCALE[:START-END]]` means."""
+"""What `--controlnet PATH:PICTURE[:SCALE[:START-END]]` means."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from finetune.errors import ConfigError
 from finetune.recipes.faults import cut
 from finetune.sampling.settings import ControlSpec
 
-FORM = "DIR:PICTURE[:SCALE[:START-END]]"
+FORM = "PATH:PICTURE[:SCALE[:START-END]]"
 _FIX = f"Write --controlnet {FORM}, e.g. runs/pairs-controlnet:sketch.png:0.8."
 
 
 def parse_controlnet(text: str, preprocess: ControlKind = "none") -> tuple[ControlSpec, Path]:
     """Reads what `--controlnet` was given: the ControlNet, and its control picture.
 
-    A drive or a name may hold colons too, so the folder and the picture are those that exist.
+    A drive or a name may hold colons too, so the ControlNet, a folder or a file, and the picture are those that exist.
 
     Raises:
         ConfigError: If there is no way to read it or more than one, or a number is out of range.
@@ -42,14 +42,15 @@ def parse_controlnet(text: str, preprocess: ControlKind = "none") -> tuple[Contr
 def _readings(text: str) -> list[tuple[str, str, list[str]]]:
     """Each way to cut at colons that begins with an existing folder and picture, and what follows them."""
     parts = text.split(":")
-    folders = [(_joined(parts[:n]), n) for n in range(1, len(parts)) if _is_folder(parts[:n])]
+    folders = [(_joined(parts[:n]), n) for n in range(1, len(parts)) if _is_controlnet(parts[:n])]
     cuts = [(folder, n, end) for folder, n in folders for end in range(n + 1, len(parts) + 1)]
     found = ((folder, _joined(parts[n:end]), parts[end:]) for folder, n, end in cuts)
     return [reading for reading in found if os.path.isfile(os.path.expanduser(reading[1]))]
 
 
-def _is_folder(parts: Sequence[str]) -> bool:
-    return os.path.isdir(os.path.expanduser(_joined(parts)))
+def _is_controlnet(parts: Sequence[str]) -> bool:
+    path = os.path.expanduser(_joined(parts))
+    return os.path.isdir(path) or (path.endswith(".safetensors") and os.path.isfile(path))
 
 
 def _joined(parts: Sequence[str]) -> str:
@@ -68,9 +69,9 @@ def _numbers(tail: Sequence[str]) -> tuple[float, float, float] | None:
 
 def _missing(text: str) -> str:
     parts = text.split(":")
-    known = [n for n in range(1, len(parts) + 1) if _is_folder(parts[:n])]
+    known = [n for n in range(1, len(parts) + 1) if _is_controlnet(parts[:n])]
     if not known:
-        return "There is no such ControlNet folder."
+        return "There is no such ControlNet."
     given = parts[known[-1] :]
     # What reads as numbers at the end is not part of the picture's name.
     picture = _joined(given[: next(n for n in range(len(given) + 1) if _numbers(given[n:]))])

@@ -18,12 +18,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
     for folder in ("net", "net:old", "C:\\net", "12:30"):
         (tmp_path / folder).mkdir()
-    for picture in ("a.png", "C:\\a.png", "at 12:30.png"):
+    for picture in ("a.png", "C:\\a.png", "at 12:30.png", "one.safetensors"):
         (tmp_path / picture).touch()
     return tmp_path
 
 
-@pytest.mark.parametrize("folder", ["net", "C:\\net", "12:30", "~/net"])
+@pytest.mark.parametrize("folder", ["net", "C:\\net", "12:30", "~/net", "one.safetensors"])
 @pytest.mark.parametrize("picture", ["a.png", "C:\\a.png", "at 12:30.png", "~/a.png", "0.5"])
 @pytest.mark.parametrize(
     ("tail", "numbers"),
@@ -49,9 +49,9 @@ def test_every_form(folder: str, picture: str, tail: str, numbers: tuple[float, 
         ("C:\\net:C:\\b.png:1:0-0.5", "There is no picture 'C:\\\\b.png'."),
         ("net:old:b.png", "There is no picture 'b.png'."),
         ("net:net", "There is no picture 'net'."),
-        ("none:a.png", "There is no such ControlNet folder."),
-        (":a.png", "There is no such ControlNet folder."),
-        ("x" * 20_000, "There is no such ControlNet folder."),
+        ("none:a.png", "There is no such ControlNet."),
+        (":a.png", "There is no such ControlNet."),
+        ("x" * 20_000, "There is no such ControlNet."),
         ("net:a.png:", "'' is not SCALE"),
         ("net:a.png:strong", "'strong' is not SCALE"),
         ("net:a.png:0-0.5", "'0-0.5' is not SCALE"),
@@ -66,7 +66,7 @@ def test_what_cannot_be_read_is_told_with_the_form(text: str, what: str) -> None
         parse_controlnet(text)
     assert what in caught.value.what
     assert (caught.value.where or "").startswith(f"--controlnet {text[:50]}")
-    assert "Write --controlnet DIR:PICTURE[:SCALE[:START-END]], e.g." in str(caught.value)
+    assert "Write --controlnet PATH:PICTURE[:SCALE[:START-END]], e.g." in str(caught.value)
     assert len(str(caught.value)) < 500
 
 
