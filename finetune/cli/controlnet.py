@@ -18,7 +18,8 @@ _FIX = f"Write --controlnet {FORM}, e.g. runs/pairs-controlnet:sketch.png:0.8."
 def parse_controlnet(text: str, preprocess: ControlKind = "none") -> tuple[ControlSpec, Path]:
     """Reads what `--controlnet` was given: the ControlNet, and its control picture.
 
-    A drive or a name may hold colons too, so the ControlNet, a folder or a file, and the picture are those that exist.
+    A drive or a name may hold colons too, so the ControlNet, a folder or a file, and the picture are those
+    that exist.
 
     Raises:
         ConfigError: If there is no way to read it or more than one, or a number is out of range.
