@@ -136,7 +136,7 @@ class Attacks(Campaign):
             header = read_header(file, allow_pickle=False)
             family = family_of_checkpoint(header, str(file))
             # The real loader would build the published models' structures, which are too large here.
-            backbone = convert(file, family, self._folder, self._model.tokenizers, str(file), header)
+            backbone = convert(file, family, self._folder, self._model.tokenizers, section, header)
             settle_prediction(backbone, file, header, section)
             _works(backbone)
 

@@ -92,7 +92,9 @@ def test_a_merged_lora_leaves_an_inpainting_model(
     file = Path("merged.safetensors")
     write_checkpoint(file, merged, {}, torch.float32)
     assert load_file(file)[FIRST].shape[1] == 9
-    single = convert(file, family, tiny_folder, merged.tokenizers, "single", read_header(file, False))
+    single = convert(
+        file, family, tiny_folder, merged.tokenizers, ModelSection(name="single"), read_header(file, False)
+    )
     apply_lora(inpainting, read_lora(folder, inpainting))
     noisy, told = torch.randn(1, 4, 8, 8), merged.conditioning(["a photo of mycat"])
     answers = [m.predict(noisy, torch.tensor([500]), told) for m in (inpainting, merged, single)]

@@ -89,7 +89,9 @@ def test_the_model_loads_with_plain_diffusers(
 
     file = folder / f"{folder.name}.safetensors"
     tokenizers = load_folder(tiny_folder, ModelSection()).tokenizers
-    single = convert(file, family, tiny_folder, tokenizers, "single", read_header(file, False))
+    single = convert(
+        file, family, tiny_folder, tokenizers, ModelSection(name="single"), read_header(file, False)
+    )
     theirs = pipe.unet.state_dict()
     for name, tensor in single.unet.state_dict().items():
         assert torch.equal(tensor, theirs[name]), name
