@@ -13,12 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from finetune.backbones.names import original_branch_name
+from finetune.backbones.tensors import read_tensors
 from finetune.errors import WeightsError
 
 MARK = "lora_controlnet"
@@ -41,14 +40,7 @@ def fill_branch(branch: Any, file: Path, unet: Mapping[str, Tensor]) -> None:
     Raises:
         WeightsError: If it cannot be read, is something else, or does not fit.
     """
-    try:
-        tensors = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(file).items()}
-    except (OSError, safetensors.SafetensorError) as error:
-        raise WeightsError(
-            "This is not a readable safetensors file, or it is truncated.",
-            where=str(file),
-            fix="Check that the download is complete; pickled weights (.pt, .pth) are not loaded.",
-        ) from error
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(file)[0].items()}
     weights: dict[str, Tensor] = {}
     faults: list[str] = []
     for name, empty in branch.state_dict().items():

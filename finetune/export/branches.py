@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from finetune.backbones.controlnet import WEIGHTS, find_branch, read_branch
+from finetune.backbones.tensors import read_names
 from finetune.export.job import Job
 from finetune.files import whole_folder
-from finetune.formats import read_tensors
 from finetune.formats.controlnet import write_branch, write_controlnet_file
 
 
@@ -32,5 +32,5 @@ def write_controlnet_single(job: Job) -> str:
 
 def _metadata(job: Job) -> Mapping[str, str]:
     place = find_branch(job.source)
-    _, metadata = read_tensors(place if place.is_file() else place / WEIGHTS)
+    _, metadata = read_names(place if place.is_file() else place / WEIGHTS)
     return job.told({key: value for key, value in metadata.items() if key != "format"})

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.backbones.controlnet import find_branch
+from finetune.backbones.load import is_model
+from finetune.backbones.tensors import read_names
 from finetune.config.forms import Kind
 from finetune.errors import WeightsError
-from finetune.formats import find_lora, read_tensors
+from finetune.formats import find_lora
 from finetune.formats.embeddings import is_embedding, learned_words
 
 MODEL = "model"
@@ -29,7 +31,7 @@ class Made:
 
 
 def what_is(path: Path) -> Made:
-    """Looks at names only, not at weights, except for those of a small file.
+    """Looks at names only, not at weights.
 
     Args:
         path: A run folder, a folder of diffusers, or a safetensors file.
@@ -67,9 +69,9 @@ def _has_lora(folder: Path) -> bool:
 
 
 def _kind_of_file(path: Path) -> Kind:
-    tensors, _ = read_tensors(path)
-    if is_embedding(tensors):
+    if is_model(str(path)):
+        return "model"
+    names, _ = read_names(path)
+    if is_embedding(names):
         return "embedding"
-    if any("zero_convs." in key for key in tensors):
-        return "controlnet"
-    return "model" if any(key.startswith("model.diffusion_model.") for key in tensors) else "lora"
+    return "controlnet" if any("zero_convs." in name for name in names) else "lora"

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from finetune.backbones.tensors import read_names
 from finetune.backbones.words import Word
 from finetune.errors import WeightsError
 from finetune.export.job import Job
-from finetune.formats import read_embedding, read_lora, read_tensors, write_embedding
+from finetune.formats import read_embedding, read_lora, write_embedding
 from finetune.formats.embeddings import learned_words
 
 
 def write_word_file(job: Job) -> str:
     """A word that was learned alone, for A1111 and others."""
     file = learned_words(job.source) or job.source
-    _, metadata = read_tensors(file)
+    _, metadata = read_names(file)
     return _write(job, read_embedding(job.source, job.backbone), metadata)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from finetune.backbones.tensors import read_tensors
 from finetune.formats.apply import apply_lora
 from finetune.formats.checkpoint import write_checkpoint
 from finetune.formats.controlnet import write_control_lora, write_controlnet
@@ -10,7 +11,7 @@ from finetune.formats.embeddings import DIFFUSERS_EMBEDDING, read_embedding, wri
 from finetune.formats.kohya import write_kohya
 from finetune.formats.metadata import DataFacts, run_metadata
 from finetune.formats.read import find_lora, read_lora
-from finetune.formats.tensors import read_tensors, write_tensors
+from finetune.formats.tensors import write_tensors
 from finetune.formats.write import write_lora
 
 __all__ = [

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -19,11 +19,12 @@ from torch import Tensor
 
 from finetune.backbones import Backbone
 from finetune.backbones.part import PICKLES, pickle_refused
+from finetune.backbones.tensors import read_tensors
 from finetune.backbones.words import Word
 from finetune.errors import WeightsError
 from finetune.formats.families import FAMILY_NAMES, TEXT_WIDTHS
 from finetune.formats.first_layout import is_first_layout
-from finetune.formats.tensors import check_floats, damaged, read_tensors, write_tensors
+from finetune.formats.tensors import check_floats, damaged, write_tensors
 
 DIFFUSERS_EMBEDDING = "learned_embeds.safetensors"
 ENCODERS = ("clip_l", "clip_g")
@@ -144,9 +145,9 @@ def _unpickle(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def is_embedding(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a file surely holds the embeddings of a new word."""
-    return bool(tensors.keys() & {*ENCODERS, *NAMELESS}) or any(key.startswith("<") for key in tensors)
+def is_embedding(names: Iterable[str]) -> bool:
+    """Whether a file with tensors of these names surely holds the embeddings of a new word."""
+    return any(name in (*ENCODERS, *NAMELESS) or name.startswith("<") for name in names)
 
 
 def _may_be_embedding(tensors: Mapping[str, Tensor]) -> bool:

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from finetune.backbones.tensors import read_tensors
 from finetune.errors import WeightsError
-from finetune.formats.tensors import damaged, read_tensors
+from finetune.formats.tensors import damaged
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 CONFIG = "adapter_config.json"

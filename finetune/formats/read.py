@@ -10,6 +10,7 @@ from torch import Tensor
 
 from finetune.adapters.weights import LayerWeights, LoRAWeights, Role, Strength
 from finetune.backbones import Backbone
+from finetune.backbones.tensors import read_tensors
 from finetune.errors import WeightsError
 from finetune.formats.embeddings import bundled_words, is_embedding, learned_words, read_embedding
 from finetune.formats.families import FAMILY_NAMES, made_for
@@ -17,7 +18,7 @@ from finetune.formats.first_layout import is_first_layout, named
 from finetune.formats.keys import LayerNames, other_kind, parse_key
 from finetune.formats.layers import layer_weights, may_be_update, vector_changes
 from finetune.formats.peft_folder import WEIGHTS, Configs, adapter_folders, read_adapters
-from finetune.formats.tensors import check_floats, damaged, read_tensors
+from finetune.formats.tensors import check_floats, damaged
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 DIFFUSERS_METADATA = "lora_adapter_metadata"

@@ -1,4 +1,4 @@
-"""safetensors files: written whole and the same bytes each time, read as data only (P2, P6)."""
+"""safetensors files: written whole, and the same bytes each time (P2)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -52,26 +51,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     with whole_file(path) as aside, aside.open("wb") as file:
         file.write(beginning(with_hashes(metadata, content, beginning)))
         file.write(content)
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Reads a safetensors file.
-
-    Returns:
-        Its tensors, on the CPU, and its metadata.
-
-    Raises:
-        WeightsError: If it cannot be read, is not a safetensors file, or is truncated.
-    """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError) as error:
-        raise WeightsError(
-            "This is not a readable safetensors file, or it is truncated.",
-            where=str(path),
-            fix="Check that the download is complete; pickled weights (.pt, .ckpt, .bin) are not loaded.",
-        ) from error
 
 
 def damaged(what: str, file: Path) -> WeightsError:

@@ -12,9 +12,9 @@ from peft import LoraConfig
 
 from finetune.adapters import Hadamard, LoRAWeights, LowRank
 from finetune.backbones import Backbone
+from finetune.backbones.tensors import read_tensors
 from finetune.formats import write_diffusers
 from finetune.formats.diffusers import readable
-from finetune.formats.tensors import read_tensors
 from tests.formats.conftest import trained_lora
 
 

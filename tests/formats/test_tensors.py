@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from finetune.backbones.tensors import read_tensors
 from finetune.errors import WeightsError
 from finetune.formats import write_tensors
-from finetune.formats.tensors import check_floats, read_tensors
+from finetune.formats.tensors import check_floats
 
 
 @pytest.mark.parametrize(

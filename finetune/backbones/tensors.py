@@ -1,0 +1,45 @@
+"""Reads safetensors files, as data only (P6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from torch import Tensor
+
+from finetune.errors import WeightsError
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Reads a safetensors file.
+
+    Returns:
+        Its tensors, on the CPU, and its metadata.
+
+    Raises:
+        WeightsError: If it cannot be read, is not a safetensors file, or is truncated.
+    """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+def read_names(path: Path) -> tuple[list[str], dict[str, str]]:
+    """As `read_tensors`, but the names of the tensors alone: only the beginning of the file is read."""
+    with _opened(path) as file:
+        return list(file.keys()), dict(file.metadata() or {})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, safetensors.SafetensorError) as error:
+        raise WeightsError(
+            "This is not a readable safetensors file, or it is truncated.",
+            where=str(path),
+            fix="Check that the download is complete; pickled weights (.pt, .ckpt, .bin) are not loaded.",
+        ) from error
