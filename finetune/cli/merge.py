@@ -83,9 +83,9 @@ def _into_model(
         from finetune.backbones.precision import PRECISIONS
         from finetune.data.notes import count
         from finetune.formats.checkpoint import readers
+        from finetune.formats.model_folder import check_free
         from finetune.recipes.model import choose_model
         from finetune.tools import merge_into
-        from finetune.tools.into_model import check_free
 
         quiet_loading()
     check_free(out, force)

@@ -7,9 +7,10 @@ from pathlib import Path
 from finetune.config.choices import imported
 from finetune.config.forms import FORMS, KINDS
 from finetune.errors import ConfigError
-from finetune.export.job import Job, check_free
+from finetune.export.job import Job
 from finetune.export.made import Made
 from finetune.files import remove_partials
+from finetune.formats.model_folder import check_free
 
 
 def check_form(name: str, made: Made, out: Path, weight: float, rank: int | None) -> None:

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from finetune.backbones import Backbone
 from finetune.data.decode import PictureError, decode_picture
 from finetune.data.read import bytes_of
-from finetune.errors import ConfigError, DataError
+from finetune.errors import DataError
 
 RANK = 64
 THUMBNAIL = "modelspec.thumbnail"
@@ -64,17 +64,3 @@ def data_url(file: Path) -> str:
     small, content = ImageOps.fit(picture, (_SIDE, _SIDE), Image.Resampling.LANCZOS), io.BytesIO()
     small.save(content, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
-
-
-def check_free(out: Path) -> None:
-    """Makes sure that a result may be written to `out`.
-
-    Raises:
-        ConfigError: If it exists and is not an empty folder.
-    """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ConfigError(
-            "This already exists, and results are never overwritten.",
-            where=str(out),
-            fix="Give a name that does not exist yet.",
-        )

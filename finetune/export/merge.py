@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from finetune.backbones.saving import save_folder
 from finetune.export.job import Job
-from finetune.files import whole_folder
 from finetune.formats.checkpoint import readers, write_checkpoint
 from finetune.formats.merged import merged
-
-ABOUT = "finetune.json"
+from finetune.formats.model_folder import told_in, write_model_folder
 
 
 @contextmanager
@@ -45,15 +41,12 @@ def write_file(job: Job) -> str:
     return _file(job, _known(job))
 
 
-def _folder(job: Job, about: dict[str, str]) -> str:
-    with whole_folder(job.out) as folder:
-        save_folder(job.backbone, folder, job.dtype)
-        text = json.dumps(job.told(about), indent=2, sort_keys=True) + "\n"
-        (folder / ABOUT).write_text(text, encoding="utf-8")
+def _folder(job: Job, about: Mapping[str, str]) -> str:
+    write_model_folder(job.out, job.backbone, job.told(about), job.dtype)
     return f"Use it with --model {job.out}, or DiffusionPipeline.from_pretrained({str(job.out)!r})."
 
 
-def _file(job: Job, about: dict[str, str]) -> str:
+def _file(job: Job, about: Mapping[str, str]) -> str:
     key = "modelspec.architecture"
     whole = {name: value.removesuffix("/lora") if name == key else value for name, value in about.items()}
     write_checkpoint(job.out, job.backbone, job.told(whole), job.dtype)
@@ -62,8 +55,4 @@ def _file(job: Job, about: dict[str, str]) -> str:
 
 def _known(job: Job) -> dict[str, str]:
     """What a whole model that this program wrote says about itself."""
-    file = job.source / ABOUT
-    if not file.is_file():
-        return {}
-    content = json.loads(file.read_text(encoding="utf-8"))
-    return {str(key): str(value) for key, value in content.items()} if isinstance(content, dict) else {}
+    return {key: str(value) for key, value in told_in(job.source).items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,9 +58,8 @@ class WholeModelRecipe(Recipe):
         """The model as a diffusers folder, and as one checkpoint file if asked for."""
         from finetune.backbones.original import is_published
         from finetune.backbones.precision import PRECISIONS
-        from finetune.backbones.saving import save_folder
-        from finetune.files import whole_folder
         from finetune.formats import write_checkpoint
+        from finetune.formats.model_folder import write_model_folder
 
         dtype = PRECISIONS[self.output.weights]
         written: dict[Path, str] = {}
@@ -75,9 +73,5 @@ class WholeModelRecipe(Recipe):
                 else "for no program: this model is not built like a published one"
             )
         model = folder / MODEL
-        with whole_folder(model) as aside:
-            save_folder(backbone, aside, dtype)
-            (aside / ABOUT).write_text(
-                json.dumps(metadata, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-            )
+        write_model_folder(model, backbone, metadata, dtype)
         return written | {model: "for diffusers and finetune sample --model"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,11 @@ from finetune.backbones.resolve import place
 from finetune.config.model import ModelSection, public_name
 from finetune.errors import ModelError
 from finetune.formats.metadata import as_text, model_metadata
+from finetune.formats.model_folder import told_in
 from finetune.tools.blocks import Layer
 from finetune.tools.low_rank import Kept, Limit, of_matrix
 from finetune.tools.resize import Progress
-from finetune.tools.result import ABOUT, Target
+from finetune.tools.result import Target
 from finetune.tools.weights import count_tensors, pairs
 
 
@@ -104,10 +104,9 @@ def told_by(model: Path) -> Mapping[str, Any]:
     try:
         if path.is_file():
             return read_header(path, allow_pickle=False).metadata
-        content = json.loads((path / ABOUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError, ModelError):
+    except ModelError:
         return {}
-    return content if isinstance(content, dict) else {}
+    return told_in(path)
 
 
 def _model(backbone: Backbone) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,13 +9,12 @@ import torch
 
 from finetune.backbones import Backbone
 from finetune.backbones.precision import precision_name
-from finetune.backbones.saving import save_folder
-from finetune.errors import ConfigError
-from finetune.files import remove_partials, whole_folder
+from finetune.files import remove_partials
 from finetune.formats import write_checkpoint
 from finetune.formats.merged import merged
 from finetune.formats.metadata import as_text, model_metadata
-from finetune.tools.result import ABOUT, MADE_BY
+from finetune.formats.model_folder import check_free, write_model_folder
+from finetune.tools.result import MADE_BY
 
 
 def merge_into(
@@ -54,21 +52,4 @@ def merge_into(
             told["modelspec.architecture"] = told["modelspec.architecture"].removesuffix("/lora")
             write_checkpoint(out, backbone, as_text(told | {MADE_BY: made}), dtype)
             return
-        with whole_folder(out) as folder:
-            save_folder(backbone, folder, dtype)
-            text = json.dumps(as_text({MADE_BY: made}), indent=2, sort_keys=True) + "\n"
-            (folder / ABOUT).write_text(text, encoding="utf-8")
-
-
-def check_free(out: Path, force: bool) -> None:
-    """Makes sure, before long work, that a model may be written to `out`.
-
-    Raises:
-        ConfigError: If something is there that is not an empty folder, and must not be replaced.
-    """
-    if out.exists() and not force and not (out.is_dir() and not any(out.iterdir())):
-        raise ConfigError(
-            "This already exists, and results are never overwritten.",
-            where=str(out),
-            fix="Give a name that does not exist yet, or replace it with --force.",
-        )
+        write_model_folder(out, backbone, as_text({MADE_BY: made}), dtype)

@@ -20,7 +20,6 @@ from finetune.tools.source import Source
 from finetune.version import __version__
 
 MADE_BY = "finetune.made_by"
-ABOUT = "finetune.json"  # in a model's folder
 
 
 @dataclass(frozen=True)
