@@ -67,7 +67,7 @@ def _weight(original: str, tensors: Mapping[str, Tensor], own: Tensor | None) ->
     base, (layer, _, kind) = own.detach().float(), original.rpartition(".")
     up, down = tensors.get(f"{layer}.up"), tensors.get(f"{layer}.down")
     if kind != "weight" or up is None or down is None:
-        return base
+        return base.clone()  # or training the branch would change the UNet
     return base + (up.float().flatten(1) @ down.float().flatten(1)).view(base.shape)
 
 
