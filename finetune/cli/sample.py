@@ -160,9 +160,9 @@ sample_command = SettingsCommand(
             ["--controlnet", "controlnets"],
             multiple=True,
             metavar=FORM,
-            help="A run folder or a diffusers folder of a ControlNet, its control picture, its conditioning "
-            "scale (1 if not given) and the range of the steps in which it acts (0-1); may be repeated. The "
-            "first picture sets the size if there is no --size.",
+            help="A run folder, a diffusers folder or one file of a ControlNet, its control picture, its "
+            "conditioning scale (1 if not given) and the range of the steps in which it acts (0-1); may be "
+            "repeated. The first picture sets the size if there is no --size.",
         ),
         click.Option(
             ["--control-preprocess"],

@@ -170,8 +170,8 @@ class ControlNetSection(AllWeightsSection):
 
     start: Path | None = Field(
         None,
-        description="Folder of a ControlNet to start from (a run folder or a diffusers folder); a new one "
-        "made from the UNet if unset.",
+        description="ControlNet to start from (a run folder, a diffusers folder or one file); a new one made "
+        "from the UNet if unset.",
     )
     rank: Positive | None = Field(
         None,

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from finetune.backbones import Backbone
-from finetune.data.decode import PictureError, decode_picture
+from finetune.data.decode import PictureError, decode_picture, quiet_pillow
 from finetune.data.read import bytes_of
 from finetune.errors import DataError
 
@@ -56,7 +56,8 @@ def data_url(file: Path) -> str:
         DataError: If it cannot be read.
     """
     try:
-        picture = decode_picture(bytes_of(file)).image
+        with quiet_pillow():
+            picture = decode_picture(bytes_of(file)).image
     except PictureError as reason:
         raise DataError(
             f"The thumbnail cannot be used: {reason}.", where=str(file), fix="Give a picture."

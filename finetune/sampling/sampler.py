@@ -99,7 +99,7 @@ class Sampler:
             loras: Run folders or safetensors files, each as `PATH`, `"PATH:WEIGHT"` or `(PATH, WEIGHT)`.
             embeddings: Run folders or safetensors files of new words, each as `PATH`, `"PATH:WORD"` or
                 `(PATH, WORD)`.
-            controlnets: Run folders or diffusers folders; a `ControlSpec` says how strongly and when.
+            controlnets: Run folders, diffusers folders or files; a `ControlSpec` says how strongly and when.
             device: "auto" is the first GPU, else the CPU.
             precision: The weights are converted to it.
 
@@ -163,7 +163,7 @@ class Sampler:
         """Adds a ControlNet beside those already there; calls then need `control_images`.
 
         Args:
-            control: A run folder or a diffusers folder, or a `ControlSpec` that says how strongly it acts.
+            control: A run folder, a diffusers folder or a file; a `ControlSpec` says how strongly it acts.
 
         Raises:
             WeightsError: It is damaged or does not fit the model.

@@ -245,7 +245,7 @@ class ControlSpec:
     """A ControlNet to sample with.
 
     Attributes:
-        path: A diffusers folder, or a run folder.
+        path: A diffusers folder, a run folder or a file.
         scale: How strongly it acts; 0 is off, 1 as trained.
         start: Share of the sampling steps after which it begins to act.
         end: Share of the sampling steps after which it stops acting.
