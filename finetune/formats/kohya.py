@@ -82,8 +82,8 @@ def kohya_tensors(weights: LoRAWeights, backbone: Backbone) -> dict[str, Tensor]
     """
     tensors: dict[str, Tensor] = {}
     for part, layers in weights.parts().items():
-        factorized = [layer for layer in layers.values() if not isinstance(layer, Difference)]
-        alpha = _common_size(factorized)[1] if factorized else 1.0
+        alphas = Counter(layer.alpha for layer in layers.values() if not isinstance(layer, Difference))
+        alpha = alphas.most_common(1)[0][0] if alphas else 1.0
         for name, layer in layers.items():
             key = backbone.kohya_name(part, name)
             tensors |= {f"{key}.{kind}": tensor for kind, tensor in layer.kohya(alpha).items()}
