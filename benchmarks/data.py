@@ -137,7 +137,8 @@ def table(place: Path, kind: str, given: argparse.Namespace) -> str:
         if failure := first.failure or again.failure:
             rows.append([f"{count:,}", failure, *[""] * 6])
             continue
-        rate = (count - FEW) / (first.first - cold[FEW].first) if count > FEW else 0
+        # Of a stream nothing is encoded before the first step.
+        rate = (count - FEW) / (first.first - cold[FEW].first) if kind == "folder" and count > FEW else 0
         rows.append(
             [
                 f"{count:,}",
