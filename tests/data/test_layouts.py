@@ -73,12 +73,13 @@ def test_metadata_of_hugging_face(tmp_path: Path, form: str) -> None:
         {"file_name": "2.png", "text": "a  dog", "additional_feature": 4},
         {"file_name": "gone.png", "text": "nothing", "additional_feature": 5},
         {"file_name": "1.png", "text": "a red cat", "additional_feature": 6},
+        {"file_name": "1.png", "text": "a red cat", "additional_feature": 6},
         {"file_name": "3.png", "text": None, "additional_feature": 7},
     ]
     write_metadata(tmp_path / "train" / f"metadata.{form}", rows)
     folder = scan_folder(tmp_path, "x")
     assert captions(folder) == {
-        "train/1.png": ("a cat, sitting", "a red cat"),
+        "train/1.png": ("a cat, sitting", "a red cat", "a red cat"),
         "train/2.png": ("a dog",),
         "train/3.png": ("x",),
         "train/4.png": ("of its own",),
@@ -112,7 +113,7 @@ def test_several_captions_in_a_list(tmp_path: Path) -> None:
     make(tmp_path, "1.png", "2.png")
     rows = [{"image": "1.png", "caption": ["a", "b", "a"]}, {"image": "./2.png", "prompt": "c"}]
     write_metadata(tmp_path / "metadata.jsonl", rows)
-    assert captions(scan_folder(tmp_path)) == {"1.png": ("a", "b"), "2.png": ("c",)}
+    assert captions(scan_folder(tmp_path)) == {"1.png": ("a", "b", "a"), "2.png": ("c",)}
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,16 @@ def test_a_sample_draws_one_of_several_captions(mycat: Path, backbone: Backbone)
 
 
 @pytest.mark.parametrize("family", ["sd1"])
+def test_a_caption_given_twice_is_drawn_twice_as_often(mycat: Path, backbone: Backbone) -> None:
+    (mycat / "0.txt").write_text("a\nb\na")
+    data = DataSection(captions="lines", buckets=False)
+    made = PictureSource(scan_folder(mycat, None, data), backbone, data, 7)
+    assert made.captions().count("a") == 1  # encoded once
+    drawn = made._drawn_captions(range(900), [0] * 900)
+    assert abs(drawn.count("a") - 600) < 4 * (900 * 2 / 9) ** 0.5  # four standard deviations
+
+
+@pytest.mark.parametrize("family", ["sd1"])
 @pytest.mark.parametrize("train_text", [False, True])
 def test_varied_captions_are_computed_live_and_not_kept(
     mycat: Path, backbone: Backbone, train_text: bool

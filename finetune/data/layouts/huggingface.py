@@ -56,7 +56,7 @@ def _take(metadata: Metadata, tree: Tree, known: Mapping[str, Path], offer: Offe
             twice[picture] = None
         rows[picture] = None
         if captions := (*offer.captions.get(picture, ()), *row.captions):
-            offer.captions[picture] = tuple(dict.fromkeys(captions))
+            offer.captions[picture] = captions
         if row.control is not None:
             offer.controls[picture] = known.get(os.path.realpath(row.control), row.control)
     for picture in rows:

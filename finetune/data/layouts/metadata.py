@@ -112,7 +112,7 @@ def _captions(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
         raise DataError(
             f"`{key}` is not a string, nor a list of strings.", where=where, fix="Put its value in quotes."
         )
-    return tuple(dict.fromkeys(map(clean, texts)))
+    return tuple(map(clean, texts))
 
 
 def _json_lines(path: Path) -> _Rows:

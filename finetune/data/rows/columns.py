@@ -139,14 +139,14 @@ def _is_text(feature: Any) -> bool:
 
 
 def captions_of(value: str | Sequence[str | None] | None, lines: bool) -> tuple[str, ...]:
-    """The different captions in a cell: of a text one (or one a line), of a list as many as it has.
+    """The captions in a cell: of a text one (or one a line), of a list as many as it has.
 
     Args:
         value: The cell; None gives no captions.
         lines: Whether each line of a text is a caption of its own.
     """
     texts = [value] if isinstance(value, str) else value or ()
-    return tuple(dict.fromkeys(one for text in texts if text is not None for one in split(text, lines)))
+    return tuple(one for text in texts if text is not None for one in split(text, lines))
 
 
 def bytes_and_path(value: Mapping[str, Any] | bytes | str | None) -> tuple[bytes | None, str | None]:

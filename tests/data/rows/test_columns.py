@@ -84,7 +84,7 @@ def test_what_cannot_be_decided_lists_the_columns_with_their_types(columns, sett
 def test_captions_of_a_cell():
     assert captions_of("a  red\ncat", lines=False) == ("a red cat",)
     assert captions_of("a cat\n\na dog", lines=True) == ("a cat", "a dog")
-    assert captions_of(["a cat", None, "a dog", "a cat"], lines=False) == ("a cat", "a dog")
+    assert captions_of(["a cat", None, "a dog", "a cat"], lines=False) == ("a cat", "a dog", "a cat")
     assert captions_of("", lines=False) == ("",)
     assert captions_of(None, lines=False) == captions_of([], lines=False) == ()
 

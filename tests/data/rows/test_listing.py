@@ -149,10 +149,9 @@ def test_pictures_are_decoded_by_us(tmp_path: Path) -> None:
 def test_several_captions_lines_and_triggers(tmp_path: Path) -> None:
     painted(8, 8).save(tmp_path / "1.png")
     image = cells([tmp_path / "1.png"])
-    listed = saved(
-        tmp_path / "listed", {"image": image, "captions": [["a cat", "a  pet", None]]}, captions=LISTS
-    )
-    assert scan_folder(listed).pictures[0].captions == ("a cat", "a pet")
+    said = ["a cat", "a  pet", None, "a cat"]
+    listed = saved(tmp_path / "listed", {"image": image, "captions": [said]}, captions=LISTS)
+    assert scan_folder(listed).pictures[0].captions == ("a cat", "a pet", "a cat")
     lines = saved(tmp_path / "lines", {"image": image, "text": ["a cat\na pet"]})
     assert scan_folder(lines).pictures[0].captions == ("a cat a pet",)
     assert scan_folder(lines, data=DataSection(captions="lines")).pictures[0].captions == ("a cat", "a pet")
