@@ -21,14 +21,20 @@ def borrowed(modules: Sequence[nn.Module], device: torch.device) -> Iterator[Non
     homes = [next(module.parameters()).device for module in modules]
     modes = {part: part.training for module in modules for part in module.modules()}
     try:
-        for module in modules:
-            module.to(device).eval()
+        for module, home in zip(modules, homes, strict=True):
+            _move(module, home, device)
+            module.eval()
         yield
     finally:
         for module, home in zip(modules, homes, strict=True):
-            module.to(home)
+            _move(module, device, home)
         for part, mode in modes.items():
             part.training = mode
+
+
+def _move(module: nn.Module, there: torch.device, here: torch.device) -> None:
+    if there != here:  # to look at each tensor takes longer than a step of a tiny model
+        module.to(here)
 
 
 def plain_layers(modules: Sequence[nn.Module]) -> Iterator[nn.Module]:

@@ -123,14 +123,14 @@ def test_averaged_weights_are_chosen(
     half = {name: t.half() for name, t in state.items()}
     save_file(half | averaged(state) | counted, file)
     chosen = read(file, tiny_folder, family, ema=True)
+    found = chosen.unet.state_dict()
     for name, weight in backbone.unet.state_dict().items():
-        assert torch.equal(chosen.unet.state_dict()[name], weight + 1), name  # in fp32, as they are stored
+        assert torch.equal(found[name], weight + 1), name  # in fp32, as they are stored
     assert "The averaged (EMA) weights of the UNet are used (model.ema)." in chosen.notes
     regular = read(file, tiny_folder, family)
     assert any("--set model.ema=true" in note for note in regular.notes)
-    assert all(
-        torch.equal(t, backbone.unet.state_dict()[n].half()) for n, t in regular.unet.state_dict().items()
-    )
+    stored = backbone.unet.state_dict()
+    assert all(torch.equal(t, stored[n].half()) for n, t in regular.unet.state_dict().items())
 
 
 @one_family

@@ -55,10 +55,10 @@ def merged_by_us(backbone: Backbone, path: Path) -> dict[tuple[str, str], Tensor
 
 def same(ours: dict[tuple[str, str], Tensor], part: str, theirs: Any, before: Any) -> None:
     """Fails unless the weights are equal, and others than before."""
-    changed = 0
+    changed, old = 0, before.state_dict()
     for name, weight in theirs.state_dict().items():
         torch.testing.assert_close(ours[part, name], weight, rtol=1e-5, atol=1e-5)
-        changed += not torch.equal(weight, before.state_dict()[name])
+        changed += not torch.equal(weight, old[name])
     assert changed > 3
 
 
