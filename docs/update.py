@@ -52,7 +52,7 @@ def settings(kind: str, *names: str) -> str:
     for section in names:
         lines += ["", f"**`{section}`**", "", "| Setting | Default | Meaning |", "|---|---|---|"]
         for key, field in fields.items():
-            if key.startswith(f"{section}."):
+            if key.startswith(f"{section}.") and (sampled or key not in RECIPES[kind].unused):
                 flag = f" (`{flags[key]}`)" if key in flags else ""
                 lines.append(_row(f"`{key}`{flag}", _show(field.default), _meaning(field)))
         lines += _entries(fields, section)

@@ -22,6 +22,7 @@ from PIL import Image
 from finetune.backbones.quiet import quiet
 from finetune.sampling.grid import grid
 from finetune.sampling.sampler import Sampler
+from finetune.sampling.settings import Choices
 from storybook.captions import phrase, prompt
 from storybook.control_gates import check_controlnet, show_controlnet
 from storybook.drawing import draw
@@ -34,7 +35,8 @@ from storybook.world import COLOURS, SCENES, SUBJECT, Spec, sample_spec
 STREAM = 7
 """Number of the random stream that checks draw from; training uses others."""
 
-STEPS, GUIDANCE = 25, 4.0
+USUAL = Choices(steps=25, guidance=4.0)
+"""How samples are made, if nothing else is said."""
 
 Figures = dict[str, float]
 
@@ -104,6 +106,7 @@ def check_lora(
     count: int = 100,
     picture: Path | None = None,
     draw: int = 0,
+    how: Choices = USUAL,
 ) -> Figures:
     """Measures a LoRA of the subject (without one in the sampler: the base model).
 
@@ -114,6 +117,7 @@ def check_lora(
         count: How many samples.
         picture: Where to write a grid of them.
         draw: Another number uses other prompts and other seeds.
+        how: How samples are made.
 
     Returns:
         Share of pictures that show the subject, the scene and the hat as prompted, over prompts with
@@ -126,8 +130,8 @@ def check_lora(
         hat = [c for c in COLOURS if c != SUBJECT.colour][int(rng.integers(7))] if index % 2 else None
         specs.append(Spec(SUBJECT.animal, SUBJECT.colour, scene, hat=hat))
         prompts.append(phrase(trigger, scene=scene, hat=hat).replace(f"a {trigger}", trigger, 1))
-    readings, images = read(sampler, oracle, prompts, draw)
-    plain, _ = read(sampler, oracle, ["a photo of a cat"] * count, draw)
+    readings, images = read(sampler, oracle, prompts, draw, how)
+    plain, _ = read(sampler, oracle, ["a photo of a cat"] * count, draw, how)
     if picture:
         picture.parent.mkdir(parents=True, exist_ok=True)
         grid(images[:24], columns=6, labels=[p.removeprefix("a photo of ") for p in prompts[:24]]).save(
@@ -144,12 +148,12 @@ def check_lora(
 
 
 def read(
-    sampler: Sampler, oracle: Oracle, prompts: Sequence[str], draw: int = 0
+    sampler: Sampler, oracle: Oracle, prompts: Sequence[str], draw: int = 0, how: Choices = USUAL
 ) -> tuple[list[Reading], list[Image.Image]]:
     """Samples the prompts, each with its own seed; returns what the oracle sees, and the samples."""
     first = 1000 * (1 + draw)
     seeds = list(range(first, first + len(prompts)))
-    samples = sampler(list(prompts), seed=seeds, steps=STEPS, guidance=GUIDANCE)
+    samples = sampler(list(prompts), seed=seeds, **how)
     images = [sample.image for sample in samples]
     return oracle.read(images), images
 

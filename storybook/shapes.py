@@ -27,7 +27,7 @@ from finetune.recipes.run import run
 from finetune.sampling.grid import grid
 from finetune.sampling.sampler import Sampler
 from storybook.drawing import draw_subject, write_subject
-from storybook.gates import GUIDANCE, STEPS, Figures, check_lora, show
+from storybook.gates import USUAL, Figures, check_lora, show
 from storybook.oracle import Oracle
 
 RATIOS = {"2:1": 2, "3:2": 3 / 2, "1:1": 1, "2:3": 2 / 3, "1:2": 1 / 2}
@@ -132,7 +132,7 @@ def measure(lora: Path, oracle: Oracle, count: int) -> tuple[Figures, list[Image
     with quiet():
         sampler = Sampler.load("storybook", loras=[str(lora)], precision="bf16")
     figures = check_lora(sampler, oracle, count=count)
-    samples = sampler(list(PROMPTS), seed=list(range(len(PROMPTS))), steps=STEPS, guidance=GUIDANCE)
+    samples = sampler(list(PROMPTS), seed=list(range(len(PROMPTS))), **USUAL)
     return figures, [sample.image for sample in samples]
 
 

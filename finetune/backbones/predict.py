@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from finetune.diffusion.batch import Conditioning
+
+if TYPE_CHECKING:
+    from finetune.backbones.backbone import Backbone
 
 
 def unet_arguments(
@@ -75,3 +79,20 @@ def residuals(
         "down_block_additional_residuals": [added.to(dtype) for added in down],
         "mid_block_additional_residual": middle.to(dtype),
     }
+
+
+def unconditional(backbone: Backbone, empty: Conditioning) -> Conditioning:
+    """What the UNet is told where there is no prompt, for classifier-free guidance.
+
+    Args:
+        backbone: The model.
+        empty: The embedding of the empty text.
+
+    Returns:
+        `empty`, or zeros where the model was trained with those, as SDXL was.
+    """
+    if not backbone.pipeline_options.get("force_zeros_for_empty_prompt"):
+        return empty
+    assert empty.hidden is not None
+    pooled = None if empty.pooled is None else torch.zeros_like(empty.pooled)
+    return replace(empty, hidden=torch.zeros_like(empty.hidden), pooled=pooled)

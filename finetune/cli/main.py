@@ -79,6 +79,7 @@ _TRAINING = {
     "full": "Train the whole model on captioned pictures.",
     "controlnet": "Make the model follow control pictures, such as edges.",
     "embedding": "Teach a new word (textual inversion), in a tiny file.",
+    "distill": "Make a model need four steps instead of twenty-five (LCM-LoRA).",
     "pretrain": "Train a new, small model on captioned pictures, from scratch.",
 }
 _GROUPS = {

@@ -64,6 +64,7 @@ LONGEST_NAME = 200
 
 # What Windows forbids in a name, and the names that mean devices there, with any suffix.
 _NOT_IN_NAMES = re.compile(r'[<>:"|?*]')
+NO_NAME = "pictures"
 _DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9])(\..*)?", re.IGNORECASE)
 
 
@@ -81,6 +82,12 @@ def name_fault(name: str) -> Fault | None:
     if not bare or not name.isprintable() or _NOT_IN_NAMES.search(name) or _DEVICES.fullmatch(name):
         return Fault(f"{name!r} is not a file name on every system.", where, "Use letters, digits, - and _.")
     return None
+
+
+def plain_name(name: str) -> str:
+    """A name made fit for a file, at most half as long as one may be; `NO_NAME` if nothing of it is left."""
+    plain = re.sub(r"[^\w.-]+", "-", name).encode(errors="ignore")[: LONGEST_NAME // 2]
+    return plain.decode(errors="ignore").strip("-.") or NO_NAME
 
 
 def check_text(value: Any) -> None:

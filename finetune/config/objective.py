@@ -11,6 +11,7 @@ from finetune.config.base import Amount, AmountAboveZero, Fault, Fraction, Need,
 from finetune.config.weightings import MIN_SNR_GAMMA, P2_GAMMA, P2_K, WEIGHTINGS
 
 HUBER_C, HUBER_SCHEDULE = 0.1, "snr"
+CONSISTENCY_C = 0.001
 PYRAMID_LEVELS = 6
 """Defaults of settings that are None if not given, so that one given without effect is noticed."""
 
@@ -99,3 +100,40 @@ class ObjectiveSection(Section):
                 "objective.timesteps",
                 "Give the lower end first, such as [0.2, 1].",
             )
+
+    def unfit(self) -> Iterator[Fault]:
+        """What is wrong with these settings where the result cannot store a noise schedule."""
+        if self.changes_schedule:
+            chosen = "beta_schedule" if self.beta_schedule != "auto" else "zero_terminal_snr"
+            yield Fault(
+                "The file that this recipe exports cannot store a noise schedule, so it would be sampled "
+                "with the model's own.",
+                f"objective.{chosen}",
+                "Leave it out (a model's own schedule is always followed), or train the whole model.",
+            )
+
+
+class ConsistencySection(ObjectiveSection):
+    """What the loss of a latent consistency distillation is (Luo et al. 2023, arXiv:2310.04378)."""
+
+    loss: Literal["l2", "l1", "huber", "smooth_l1"] = Field(
+        "smooth_l1", description="Distance between the student's pictures before and after a step."
+    )
+    huber_c: _Threshold | None = Field(
+        None,
+        description=f"Threshold above which huber and smooth_l1 are linear; {CONSISTENCY_C} if unset.",
+    )
+    huber_schedule: Literal["constant", "exponential", "snr"] | None = Field(
+        None,
+        description="How that threshold falls from 1 to `huber_c` as the noise grows; constant if unset.",
+    )
+    solver_steps: Annotated[int, Field(ge=2, le=1000)] = Field(
+        50,
+        description="Steps that the teacher takes from noise to picture, by DDIM; the student learns to skip "
+        "them. `lcm` samples from the timesteps of 50.",
+    )
+    guidance: Amount = Field(
+        5.0,
+        description="Guidance scale that the teacher is asked with. It is learned along, so the result is "
+        "sampled without guidance.",
+    )

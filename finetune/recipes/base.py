@@ -6,7 +6,6 @@ chooses (its adapter, the files it leaves) are made by methods that import what 
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,8 +27,8 @@ from finetune.config import (
     public_name,
 )
 from finetune.config.adapters import AllWeightsSection
-from finetune.config.base import LONGEST_NAME, Fault
-from finetune.recipes.fields import sections, setting_fields
+from finetune.config.base import NO_NAME, Fault, plain_name
+from finetune.recipes.fields import changed, sections
 from finetune.recipes.length import samples_per_step
 from finetune.recipes.plain_yaml import write_yaml
 from finetune.recipes.reporter import SILENT, Reporter
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from finetune.data import Folder, PictureSource, PriorSource
     from finetune.data.read import Reader
     from finetune.training import RunFolder
+    from finetune.training.protocols import Loss
 
 
 class Recipe(Section, ABC):
@@ -116,6 +116,17 @@ class Recipe(Section, ABC):
     @abstractmethod
     def make_adapter(self, backbone: Backbone) -> Adapter:
         """Attaches to `backbone` what this recipe trains."""
+
+    def make_objective(self, scheduler: Any, adapter: Adapter) -> Loss[Any]:
+        """Makes the loss.
+
+        Args:
+            scheduler: The model's own, with the noise schedule of the settings.
+            adapter: What is trained.
+        """
+        from finetune.diffusion.objective import Objective
+
+        return Objective(scheduler, self.training.seed, self.objective, adapter.predict_untrained)
 
     def fill_in(self, values: dict[str, Any], backbone: Backbone) -> None:
         """Fills in what only the loaded model knows.
@@ -223,23 +234,14 @@ class Recipe(Section, ABC):
         for own in sections(type(self)):
             yield from getattr(self, own).faults()
         yield from self.data.unclear(self.folder_field)
-        fields = setting_fields(type(self))
-        for key in sorted(self.unused):
-            own, _, setting = key.partition(".")
-            if getattr(getattr(self, own), setting) != fields[key].default:
-                yield Fault(f"{key} has no effect on {self.kind}.", key, "Leave it out.")
+        for key in changed(self, self.unused):
+            yield Fault(f"{key} has no effect on {self.kind}.", key, "Leave it out.")
         yield from self.optimizer.unfit(self.training)
         if isinstance(self.adapter, AllWeightsSection):
             yield from self.adapter.unfit(self.optimizer, self.training)
         yield from self.optimizer.not_trained(text=self.trains_text, word=self.learns_word)
-        if self.objective.changes_schedule and not self.carries_schedule:
-            chosen = "beta_schedule" if self.objective.beta_schedule != "auto" else "zero_terminal_snr"
-            yield Fault(
-                "The file that this recipe exports cannot store a noise schedule, so it would be sampled "
-                "with the model's own.",
-                f"objective.{chosen}",
-                "Leave it out (a model's own schedule is always followed), or train the whole model.",
-            )
+        if not self.carries_schedule:
+            yield from self.objective.unfit()
         # Where the preset decides the steps, this is checked again with them filled in.
         if "steps" in self.training.model_fields_set:
             yield from self.optimizer.too_long(self.training.steps)
@@ -266,9 +268,7 @@ class Recipe(Section, ABC):
     @property
     def subject(self) -> str:
         """A name for the run made from the first folder of pictures, fit for a file name."""
-        name = self.folders[0].resolve().name if self.folders else ""
-        plain = re.sub(r"[^\w.-]+", "-", name).encode(errors="ignore")[: LONGEST_NAME // 2]
-        return plain.decode(errors="ignore").strip("-.") or "pictures"
+        return plain_name(self.folders[0].resolve().name) if self.folders else NO_NAME
 
     @property
     def run_name(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -37,3 +37,10 @@ def setting_fields(kind: type[BaseModel]) -> dict[str, FieldInfo]:
         for name, section in sections(kind).items()
         for key, field in section.model_fields.items()
     }
+
+
+def changed(recipe: BaseModel, keys: Iterable[str]) -> list[str]:
+    """Those of some dotted keys whose value is not the default, sorted."""
+    fields = setting_fields(type(recipe))
+    parts = [(key, *key.split(".", 1)) for key in sorted(keys)]
+    return [key for key, own, name in parts if getattr(getattr(recipe, own), name) != fields[key].default]

@@ -17,6 +17,7 @@ from finetune.config.base import Fault
 from finetune.errors import ConfigError
 from finetune.recipes.base import Recipe
 from finetune.recipes.controlnet import ControlNetRecipe
+from finetune.recipes.distill import DistillRecipe
 from finetune.recipes.dreambooth import DreamBoothRecipe
 from finetune.recipes.embedding import EmbeddingRecipe
 from finetune.recipes.faults import cut, nearest, raise_faults, read_validation_error, show, unknown_key
@@ -33,6 +34,7 @@ RECIPES: dict[str, type[Recipe]] = {
     "full": FullRecipe,
     "controlnet": ControlNetRecipe,
     "embedding": EmbeddingRecipe,
+    "distill": DistillRecipe,
     "pretrain": PretrainRecipe,
 }
 Sections = TypeVar("Sections", bound=Section)

@@ -23,7 +23,6 @@ from finetune.data import PictureSource, PriorSource
 from finetune.data.notes import NAMED
 from finetune.data.record import write_record, write_skipped
 from finetune.data.streams.source import StreamSource
-from finetune.diffusion.objective import Objective
 from finetune.diffusion.schedule import scheduler_for
 from finetune.formats import DataFacts, run_metadata
 from finetune.kernels import give_back_freed_memory, keep_freed_memory
@@ -163,7 +162,7 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
         # Fails now if it cannot follow it, or not in so many steps.
         previews = make_scheduler(recipe.preview.scheduler, scheduler)
         set_timesteps(previews, recipe.preview.steps, None, torch.device("cpu"))
-    objective = Objective(scheduler, recipe.training.seed, recipe.objective, adapter.predict_untrained)
+    objective = recipe.make_objective(scheduler, adapter)
     recipe.train_first(backbone, pictures, folder, report)
     first, source = source_of(recipe, pictures, backbone, adapter, folder, report)
     validation = validation_source(recipe, held, adapter) if held else None

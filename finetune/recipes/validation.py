@@ -14,11 +14,12 @@ from finetune.config import SourceSection
 from finetune.data import Folder, PictureSource, PriorSource
 from finetune.data.holdout import split
 from finetune.data.notes import count, listing
-from finetune.diffusion.objective import Objective
+from finetune.diffusion.batch import Batch
 from finetune.errors import DataError
 from finetune.recipes.base import Recipe
 from finetune.recipes.reporter import SILENT, Reporter
 from finetune.training.metrics import Metrics
+from finetune.training.protocols import Loss
 from finetune.training.run_folder import RunFolder
 
 _AT_LEAST = 32  # samples: fewer timesteps than that say little
@@ -82,7 +83,7 @@ def make_validation(
     recipe: Recipe,
     source: PictureSource | PriorSource,
     adapter: Adapter,
-    objective: Objective,
+    objective: Loss[Batch],
     folder: RunFolder,
 ) -> Callable[[int], None]:
     """Makes the hook that writes the loss on held-out pictures to `validation.jsonl`.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from finetune.backbones import Backbone
-from finetune.diffusion.batch import Conditioning
+from finetune.backbones.predict import unconditional
 from finetune.sampling.control import Control, control_tensor
 from finetune.sampling.guidance import Guided
 from finetune.sampling.placement import autocast_to
@@ -114,8 +114,8 @@ def _guided(setup: Setup, jobs: Sequence[Job], size: tuple[int, int], appended: 
     time_ids = backbone.time_ids(side, (0, 0), side)
     prompts = setup.texts.conditioning([job.prompt for job in jobs], time_ids)
     negatives = setup.texts.conditioning([settings.negative] * len(jobs), time_ids)
-    if not settings.negative and backbone.pipeline_options.get("force_zeros_for_empty_prompt"):
-        negatives = _zeros(negatives)
+    if not settings.negative:
+        negatives = unconditional(backbone, negatives)
     columns = zip(*(job.controls for job in jobs), strict=True)
     controls = [
         (control, control_tensor(column, size, control.spec.preprocess))
@@ -131,10 +131,3 @@ def _guided(setup: Setup, jobs: Sequence[Job], size: tuple[int, int], appended: 
         appended,
         setup.dtype,
     )
-
-
-def _zeros(negatives: Conditioning) -> Conditioning:
-    """As SDXL was trained: zeros, not the empty text's embedding, stand for no negative prompt."""
-    assert negatives.hidden is not None
-    pooled = None if negatives.pooled is None else torch.zeros_like(negatives.pooled)
-    return replace(negatives, hidden=torch.zeros_like(negatives.hidden), pooled=pooled)

@@ -37,7 +37,7 @@ class Case:
     @property
     def shared(self) -> tuple[str, ...]:
         """The settings of the run that all tests share."""
-        whole = () if self.kind in ("lora", "embedding") else ("output.weights=fp32",)
+        whole = () if self.kind in ("lora", "distill", "embedding") else ("output.weights=fp32",)
         return ("training.ema=true", f"training.ema_decay={DECAY}", *whole)
 
 
@@ -61,6 +61,7 @@ CASES = (
         (TEXT, "data.class_prompt=a cat", "data.num_class_images=2"),
         exact=False,
     ),
+    Case("distill", "distill"),
     Case("controlnet", "controlnet", ("data.preprocess=grayscale",)),
     Case("control-lora", "controlnet", ("data.preprocess=grayscale", "adapter.rank=2")),
 )
@@ -84,7 +85,7 @@ SMALL = (
 def recipe(case: Case, model: Path, pictures: Path, *changes: str) -> Recipe:
     """The recipe of a case on a tiny model."""
     own = [*SMALL, *case.changes, *changes]
-    if case.kind == "lora":
+    if case.kind in ("lora", "distill"):
         own.append("adapter.rank=2")
     settings = [
         Setting("model.name", str(model), "test"),

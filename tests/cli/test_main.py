@@ -106,6 +106,7 @@ def test_the_command_line_is_frozen() -> None:
         "full": "--data-dir --single-file",
         "controlnet": "--conditioning-dir --data-dir --preprocess --rank",
         "embedding": subject,
+        "distill": "--data-dir --rank",
         "pretrain": "--data-dir",
     }
     for kind, flagged in own.items():
