@@ -8,23 +8,26 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from finetune.cli.again import check_complete, found_loras, remarks, settings_of
+from finetune.cli.batches import batches, sample_all, varies
 from finetune.cli.controlnet import FORM, parse_controlnet
 from finetune.cli.flags import (
     SettingsCommand,
     check_words,
     flag_settings,
-    precision_flag,
     set_flag,
     setting_flag,
 )
 from finetune.cli.imports import large_imports
+from finetune.cli.prompt_file import Line, read_prompts
 from finetune.cli.terminal import progress, quiet_loading, tell
 from finetune.config import ControlKind, ModelSection
 from finetune.files import check_writable
 from finetune.recipes.load import SAMPLING_KEYS, build_sampling
-from finetune.sampling.settings import SamplingSection, parse_embedding, parse_lora
+from finetune.sampling.axes import Axis, read_axes
+from finetune.sampling.settings import ControlSpec, SamplingSection, parse_embedding, parse_lora
 
 if TYPE_CHECKING:
+    from finetune.sampling import Sample, Sampler
     from finetune.sampling.recorded import Recorded
 
 
@@ -37,61 +40,94 @@ def _sample(
     control_preprocess: ControlKind,
     init: Path | None,
     mask: Path | None,
-    precision: str | None,
+    prompt_file: Path | None,
+    grids: tuple[str, ...],
     output_dir: Path,
     **values: Any,
 ) -> None:
     check_words(prompts, "PROMPT", "A prompt")
     record = None if source is None else _record(source)
-    if record is None and not prompts:
+    lines = [] if prompt_file is None else read_prompts(prompt_file)
+    if record is None and not prompts and not lines:
         raise click.UsageError("Missing argument 'PROMPT...'.")
-    given = flag_settings(values, FLAGS)
-    section, settings = build_sampling(given if record is None else [*settings_of(record), *given])
+    given = [*(settings_of(record) if record else ()), *flag_settings(values, FLAGS)]
+    section, settings = build_sampling(given)
     specs = [parse_lora(lora) for lora in loras]
+    prompts = (*prompts, *(line.prompt for line in lines))
     if settings.emphasis == "a1111" and any("<lora:" in prompt for prompt in prompts):
         prompts, named = _named(prompts)
         specs += named
+    precision: str | None = settings.precision
     if record is not None:
         prompts = prompts or (record.prompt,)
         precision = precision or record.precision
         specs = specs or found_loras(record)
         check_complete(record, {"init": init, "mask": mask}, embeddings, len(controlnets))
-    _check_together(settings, init, mask)
+    own = [()] * (len(prompts) - len(lines)) + [line.settings for line in lines]
+    lines = [Line(prompt, settings) for prompt, settings in zip(prompts, own, strict=True)]
+    axes = read_axes(grids)
+    groups = batches(lines, given, axes, specs)
+    for batch in (batch for group in groups for batch in group):
+        _check_together(batch.settings, init, mask)
     words = [parse_embedding(embedding) for embedding in embeddings]
     if control_preprocess != "none" and not controlnets:
         raise click.UsageError("--control-preprocess requires --controlnet.")
     controls = [parse_controlnet(text, control_preprocess) for text in controlnets]
-    branches, images = [spec for spec, _ in controls], [picture for _, picture in controls]
     check_writable(output_dir)
+    inputs = {"control_images": [picture for _, picture in controls] or None, "init": init, "mask": mask}
+    sampler = _loaded(section, specs, words, [spec for spec, _ in controls], precision, varies(groups))
+    with progress("Sampling") as report:
+        made = sample_all(sampler, groups, report, **inputs)
+    _write(made, axes, record, output_dir)
+
+
+def _loaded(
+    section: ModelSection,
+    loras: list[tuple[Path, float]],
+    words: list[tuple[Path, str | None]],
+    branches: list[ControlSpec],
+    precision: str | None,
+    weights_vary: bool,
+) -> Sampler:
+    """The model with all that was given, LoRAs merged into it unless their weights vary."""
     with large_imports():
         from finetune.kernels import keep_freed_memory
         from finetune.recipes.model import choose_model
-        from finetune.sampling import Sampler, save_samples
+        from finetune.sampling import Sampler
 
         quiet_loading()
     keep_freed_memory()
     section, sentence = choose_model(
-        section, [path for path, _ in specs], [path for path, _ in words], [spec.path for spec in branches]
+        section, [path for path, _ in loras], [path for path, _ in words], [spec.path for spec in branches]
     )
     tell(sentence)
     sampler = Sampler.load(
-        section, loras=specs, embeddings=words, controlnets=branches, precision=precision or "auto"
+        section,
+        loras=[] if weights_vary else loras,
+        embeddings=words,
+        controlnets=branches,
+        precision=precision or "auto",
     )
+    for path, weight in loras if weights_vary else ():
+        sampler.add_lora(path, weight)
     for note in sampler.backbone.notes:
         tell(note)
-    choices = settings.model_dump(exclude_unset=True)
-    with progress("Sampling") as report:
-        samples = sampler(
-            list(prompts), control_images=images or None, init=init, mask=mask, progress=report, **choices
-        )
+    return sampler
+
+
+def _write(
+    made: list[list[list[Sample]]], axes: list[Axis], record: Recorded | None, output_dir: Path
+) -> None:
+    from finetune.sampling import save_plots, save_samples
+
+    samples = [sample for group in made for place in group for sample in place]
     notes = [note for sample in samples for note in sample.notes]
     for note in dict.fromkeys([*notes, *(remarks(record, samples[0]) if record else ())]):
         tell(note)
-    saved = save_samples(samples, output_dir)
+    saved = save_plots(axes, made, output_dir) if axes else save_samples(samples, output_dir)
     pictures = f"{len(saved.pictures)} pictures" if len(saved.pictures) > 1 else str(saved.pictures[0])
-    tell(
-        f"Wrote {pictures}" + (f" to {output_dir}, and {saved.grid} with all of them." if saved.grid else ".")
-    )
+    sheets = " and ".join(map(str, saved.grids))
+    tell(f"Wrote {pictures}" + (f" to {output_dir}, and {sheets} with all of them." if sheets else "."))
 
 
 def _named(prompts: tuple[str, ...]) -> tuple[tuple[str, ...], list[tuple[Path, float]]]:
@@ -113,13 +149,13 @@ def _check_together(settings: SamplingSection, init: Path | None, mask: Path | N
         if value is not None and init is None:
             raise click.UsageError(f"{name} requires --init.")
     if settings.hires is not None and init is not None:
-        raise click.UsageError("--hires is for pictures from noise; with --init give a larger --size.")
+        raise click.UsageError("sampling.hires is for pictures from noise; with --init give a larger --size.")
 
 
 # What people change daily; everything else is reached with --set.
 FLAGS = {"--model": "model.name"} | {
     f"--{name}": f"sampling.{name}"
-    for name in ("negative", "steps", "guidance", "scheduler", "seed", "num", "size", "strength", "hires")
+    for name in ("negative", "steps", "guidance", "scheduler", "seed", "num", "size", "strength")
 }
 _FIELDS = SamplingSection.model_fields
 _OTHERS = ", ".join(key for key in SAMPLING_KEYS if key not in FLAGS.values())
@@ -184,7 +220,20 @@ sample_command = SettingsCommand(
             help="Repaint --init only where this picture is white (inpainting).",
         ),
         *(setting_flag(flag, _FIELDS[flag[2:]]) for flag in FLAGS if flag != "--model"),
-        precision_flag(),
+        click.Option(
+            ["--prompts", "prompt_file"],
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="More prompts, one a line, with settings of its own as kohya's scripts have them "
+            "(--n --s --l --d --ss --w --h).",
+        ),
+        click.Option(
+            ["--grid", "grids"],
+            multiple=True,
+            metavar="KEY=V1,V2",
+            help="An X/Y plot: sample with each of these values of a setting, of lora.weight or of prompt "
+            "(the first value is replaced by the others); once more for the second axis.",
+        ),
         click.Option(
             ["--output-dir"],
             type=click.Path(path_type=Path, file_okay=False),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune.backbones.tensors import read_tensors
-from finetune.formats.apply import apply_lora
+from finetune.formats.apply import Applied, apply_lora
 from finetune.formats.checkpoint import write_checkpoint
 from finetune.formats.controlnet import write_control_lora, write_controlnet
 from finetune.formats.diffusers import write_diffusers
@@ -16,6 +16,7 @@ from finetune.formats.write import write_lora
 
 __all__ = [
     "DIFFUSERS_EMBEDDING",
+    "Applied",
     "DataFacts",
     "apply_lora",
     "find_lora",

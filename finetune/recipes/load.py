@@ -26,7 +26,7 @@ from finetune.recipes.full import FullRecipe
 from finetune.recipes.lora import LoRARecipe
 from finetune.recipes.plain_yaml import parse_with_lines, parse_yaml
 from finetune.recipes.pretrain import PretrainRecipe
-from finetune.sampling.settings import SamplingSection
+from finetune.sampling.settings import SampledSection
 
 RECIPES: dict[str, type[Recipe]] = {
     "lora": LoRARecipe,
@@ -164,7 +164,7 @@ def build_model(settings: Iterable[Setting]) -> ModelSection:
 class Sampled(_UsedModel):
     """The settings of `finetune sample`."""
 
-    sampling: SamplingSection = SamplingSection()
+    sampling: SampledSection = SampledSection()
 
     def faults(self) -> Iterator[Fault]:
         """As `Section.faults`."""
@@ -174,7 +174,7 @@ class Sampled(_UsedModel):
 SAMPLING_KEYS = list(setting_fields(Sampled))
 
 
-def build_sampling(settings: Iterable[Setting]) -> tuple[ModelSection, SamplingSection]:
+def build_sampling(settings: Iterable[Setting]) -> tuple[ModelSection, SampledSection]:
     """The model and the settings given to `finetune sample`; only what was given counts as set.
 
     Raises:

@@ -9,13 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from finetune.sampling.output import save_plots as save_plots
     from finetune.sampling.output import save_samples as save_samples
+    from finetune.sampling.sample import Sample as Sample
     from finetune.sampling.sampler import Sampler as Sampler
     from finetune.sampling.settings import ControlSpec as ControlSpec
 
 _HOMES = {
     "ControlSpec": "settings",
+    "Sample": "sample",
     "Sampler": "sampler",
+    "save_plots": "output",
     "save_samples": "output",
 }
 

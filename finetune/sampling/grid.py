@@ -67,6 +67,45 @@ def grid(
     return sheet
 
 
+def plot(
+    images: Sequence[Image.Image], across: Sequence[str], down: Sequence[str], title: str
+) -> Image.Image:
+    """Lays pictures out by two settings, with a label above each column and to the left of each row.
+
+    Args:
+        images: RGB pictures, row by row, `len(across) * len(down)` of them.
+        across: What the columns are.
+        down: What the rows are; one "" for a single row without a label.
+        title: Above it all, cut after two lines.
+    """
+    pictures = _scaled(images)
+    width, height = max(p.width for p in pictures), max(p.height for p in pictures)
+    gap = max(8, width // 24)
+    font = font_for([*across, *down, title], max(13, round(width / 15)))
+    side = 0 if not any(down) else max(round(font.getlength(text)) for text in down) + 2 * gap
+    full = side + gap + len(across) * (width + gap)
+    heading = wrapped(title, font, full - 2 * gap, 2)
+    line = line_height(font)
+    heads = [wrapped(label, font, width, _LINES) for label in across]
+    top = gap + (len(heading) + max(map(len, heads))) * line + gap
+    sheet = Image.new("RGB", (full, top + len(down) * (height + gap)), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for n, text in enumerate(heading):
+        draw.text((full / 2, gap + n * line), text, fill=_INK, font=font, anchor="ma")
+    for column, head in enumerate(heads):
+        center = side + gap + column * (width + gap) + width / 2
+        for n, text in enumerate(head):
+            place = (center, top - gap // 2 - (len(head) - n) * line)
+            draw.text(place, text, fill=_INK, font=font, anchor="ma")
+    for row, label in enumerate(down):
+        draw.text((gap, top + row * (height + gap) + height / 2), label, fill=_INK, font=font, anchor="lm")
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, len(across))
+        left, upper = side + gap + column * (width + gap), top + row * (height + gap)
+        sheet.paste(picture, (left + (width - picture.width) // 2, upper + (height - picture.height) // 2))
+    return sheet
+
+
 def _scaled(images: Sequence[Image.Image]) -> list[Image.Image]:
     """All pictures enlarged or reduced by one factor, so that they still compare."""
     largest = max(max(image.size) for image in images)

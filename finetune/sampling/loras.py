@@ -7,21 +7,24 @@ from pathlib import Path
 
 from finetune.backbones import Backbone
 from finetune.errors import ConfigError
-from finetune.formats import apply_lora, read_lora
+from finetune.formats import Applied, apply_lora, read_lora
 
 Added = tuple[str, float]
 """A LoRA's name and weight."""
 
 
-def add_lora(backbone: Backbone, path: Path, weight: float) -> Added:
+def add_lora(backbone: Backbone, path: Path, weight: float) -> tuple[Added, Applied]:
     """Puts a LoRA beside the weights, with the new words that were learned with it.
+
+    Returns:
+        Its name and weight, and what can change the weight.
 
     Raises:
         WeightsError: The file is damaged or does not fit the model; nothing was changed.
         ConfigError: The model knows a word of it already.
     """
-    apply_lora(backbone, read_lora(path, backbone), weight)
-    return _name(path), weight
+    applied = apply_lora(backbone, read_lora(path, backbone), weight)
+    return (_name(path), weight), applied
 
 
 def merge_loras(backbone: Backbone, specs: Sequence[tuple[Path, float]]) -> list[Added]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from finetune.files import remove_partials
-from finetune.sampling.grid import grid
+from finetune.sampling.axes import PROMPT, Axis
+from finetune.sampling.grid import grid, plot
 from finetune.sampling.png import save_png
 from finetune.sampling.sample import Sample
 
@@ -21,11 +22,11 @@ class Saved:
 
     Attributes:
         pictures: One path per sample, in order.
-        grid: The sheet of all, or None if there is only one picture.
+        grids: Sheets of all; none if there is only one picture.
     """
 
     pictures: tuple[Path, ...]
-    grid: Path | None
+    grids: tuple[Path, ...] = ()
 
 
 def sheet(samples: Sequence[Sample]) -> Image.Image:
@@ -49,12 +50,56 @@ def save_samples(samples: Sequence[Sample], folder: Path) -> Saved:
     Nothing is overwritten: a name that is taken gets the next free number. All PNGs say how they
     were made.
     """
+    pictures = _save_each(samples, folder)
+    return Saved(pictures, (_save_sheet(sheet(samples), samples, folder),) if len(samples) > 1 else ())
+
+
+def plots(
+    axes: Sequence[Axis], samples: Sequence[Sequence[Sample]]
+) -> Iterator[tuple[Image.Image, list[Sample]]]:
+    """A plot for each picture of a place.
+
+    Args:
+        axes: One or two.
+        samples: The samples of each place, as many at each, in the order of `points`.
+
+    Yields:
+        The plot, and the samples in it.
+    """
+    across, down = axes[0], axes[1] if len(axes) > 1 else None
+    for column in zip(*samples, strict=True):
+        first = column[0]
+        title = first.prompt if "seed" in {axis.key for axis in axes} else f"{first.prompt} · {first.seed}"
+        images = [sample.image for sample in column]
+        yield plot(images, _labels(across), _labels(down) if down else [""], title), list(column)
+
+
+def _labels(axis: Axis) -> list[str]:
+    if axis.key == PROMPT:
+        return list(axis.values)
+    return [f"{axis.key} {value}" for value in axis.values]
+
+
+def save_plots(axes: Sequence[Axis], groups: Sequence[Sequence[Sequence[Sample]]], folder: Path) -> Saved:
+    """As `save_samples`, with a plot for each prompt and seed.
+
+    Args:
+        axes: Of the plots.
+        groups: For each set of prompts the samples at each place, in the order of `points`.
+        folder: Where they go.
+    """
+    pictures = _save_each([sample for group in groups for place in group for sample in place], folder)
+    made = [one for group in groups for one in plots(axes, group)]
+    return Saved(pictures, tuple(_save_sheet(image, samples, folder) for image, samples in made))
+
+
+def _save_each(samples: Sequence[Sample], folder: Path) -> tuple[Path, ...]:
     remove_partials(folder)
-    pictures = tuple(sample.save(folder / f"{slug(sample.prompt)}-{sample.seed}.png") for sample in samples)
-    if len(samples) < 2:
-        return Saved(pictures, None)
-    infos = [sample.info() for sample in samples]
-    return Saved(pictures, save_png(sheet(samples), folder / "grid.png", *infos))
+    return tuple(sample.save(folder / f"{slug(sample.prompt)}-{sample.seed}.png") for sample in samples)
+
+
+def _save_sheet(image: Image.Image, samples: Sequence[Sample], folder: Path) -> Path:
+    return save_png(image, folder / "grid.png", *(sample.info() for sample in samples))
 
 
 def slug(prompt: str) -> str:

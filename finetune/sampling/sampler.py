@@ -15,7 +15,7 @@ from finetune.backbones.precision import best_device, compute_dtype, dtype_on, p
 from finetune.backbones.words import AddedWord
 from finetune.config import ModelSection
 from finetune.data.control import check_control_kind
-from finetune.formats import read_embedding
+from finetune.formats import Applied, read_embedding
 from finetune.kernels import packed
 from finetune.sampling.control import Control, ControlImages
 from finetune.sampling.denoise import Progress, Setup, Ticker
@@ -73,6 +73,7 @@ class Sampler:
     ) -> None:
         self.backbone = backbone
         self.loras: list[tuple[str, float]] = []
+        self._beside: list[Applied] = []
         self.embeddings: list[str] = []
         self.controls: list[Control] = []
         self._device = None if device == "auto" else torch.device(device)
@@ -140,7 +141,20 @@ class Sampler:
             WeightsError: The file is damaged or does not fit the model; nothing was changed.
             ConfigError: The weight is not finite, or the model knows a word of it already.
         """
-        self.loras.append(add_lora(self.backbone, *parse_lora((path, weight))))
+        added, applied = add_lora(self.backbone, *parse_lora((path, weight)))
+        self.loras.append(added)
+        self._beside.append(applied)
+
+    def set_lora_weights(self, weights: Sequence[float]) -> None:
+        """Changes the weights of the LoRAs that were added with `add_lora`, in their order.
+
+        Raises:
+            ValueError: There are not as many weights as such LoRAs.
+        """
+        merged = len(self.loras) - len(self._beside)
+        for place, (applied, weight) in enumerate(zip(self._beside, weights, strict=True), start=merged):
+            applied.set_scale(weight)
+            self.loras[place] = (self.loras[place][0], weight)
 
     def add_embedding(self, path: str | Path, word: str | None = None, *, allow_pickle: bool = False) -> None:
         """Adds a new word (textual inversion) that prompts can then say.

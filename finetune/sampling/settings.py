@@ -135,6 +135,16 @@ class SamplingSection(Section):
         return {side.strip(): pixels.strip() for side, _, pixels in parts}
 
 
+class SampledSection(SamplingSection):
+    """How `finetune sample` makes pictures: also in which precision, which a `Sampler` is made with."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] | None = Field(
+        None,
+        description="Precision to compute in; `auto` is bf16 or fp16 on a GPU, and on a CPU what is fastest. "
+        "`auto` if unset; with --from, that of the picture.",
+    )
+
+
 class Choices(TypedDict, total=False):
     """The fields of `SamplingSection` that are keywords of a sampler call; its defaults apply."""
 

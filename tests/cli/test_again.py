@@ -26,7 +26,9 @@ def again(*flags: str, name: str = "a-cat-7.png") -> bool:
 
 
 def test_the_same_picture_from_noise(tiny_folder: Path, here: Path) -> None:
-    flags = "--seed 7 --negative ugly --guidance 3.5 --scheduler euler-a --size 40x32 --hires 1.5"
+    flags = (
+        "--seed 7 --negative ugly --guidance 3.5 --scheduler euler-a --size 40x32 --set sampling.hires=1.5"
+    )
     assert main(["sample", "a cat", "--model", str(tiny_folder), *flags.split(), *FEW]) == 0
     assert again("--model", str(tiny_folder))
     # Only the last part of the model's path is in the picture.

@@ -113,8 +113,8 @@ def test_the_command_line_is_frozen() -> None:
         common_here = common.replace("--model ", "") if kind == "pretrain" else common
         assert flags[kind] == sorted(f"{common_here} {flagged}".split()), kind
         assert len(flags[kind]) <= 15, kind
-    sample = """--control-preprocess --controlnet --embedding --from --guidance --hires --init --lora --mask
-        --model --negative --num --output-dir --precision --scheduler --seed --set --size --steps
+    sample = """--control-preprocess --controlnet --embedding --from --grid --guidance --init --lora --mask
+        --model --negative --num --output-dir --prompts --scheduler --seed --set --size --steps
         --strength"""
     assert len(sample.split()) <= 20
     assert flags["run"] == ["--output-dir", "--resume", "--set"]
@@ -189,7 +189,7 @@ def test_every_flag_stands_for_a_setting_and_shows_its_description(kind: str, ca
         (["sample", "a cat", "--size", "65"], "size"),
         (["sample", "a cat", "--lora", "none"], "where: none"),
         (["sample", "a cat", "--model", "none"], "none"),
-        (["sample", "a cat", "--model", "none", "--precision", "fp31"], "fix"),
+        (["sample", "a cat", "--model", "none", "--set", "sampling.precision=fp31"], "fix"),
         (["sample", "a cat", "--allow-pickle"], "Use --set model.allow_pickle=VALUE"),
         (["sample", "a cat", "--set", "training.steps=3"], "Did you mean sampling.steps?"),
         (["sample", "a cat", "--set", "sampling.sead=3"], "Did you mean sampling.seed?"),

@@ -13,7 +13,9 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 
+from finetune.cli import main
 from finetune.errors import ConfigError, WeightsError
+from finetune.sampling.recorded import read_record
 from finetune.sampling.sampler import Sampler
 from finetune.sampling.schedulers import make_scheduler
 from tests.sampling.test_sampler import difference
@@ -130,3 +132,29 @@ def test_three_lines() -> None:
     import finetune
 
     assert finetune.Sampler is Sampler
+
+
+def test_weights_are_changed_without_loading_again(model: Path, loras: list[Path]) -> None:
+    sampler = Sampler.load(str(model))
+    before = sampler(PROMPT, steps=2)[0].image.tobytes()
+    for path in loras[:2]:
+        sampler.add_lora(path)
+    sampler.set_lora_weights([0.5, -1.0])
+    made = sampler(PROMPT, steps=2)[0]
+    assert made.loras == (("one-lora", 0.5), ("two-lora", -1.0))
+    other = Sampler.load(str(model))
+    for path, weight in zip(loras[:2], (0.5, -1.0), strict=True):
+        other.add_lora(path, weight)
+    assert made.image.tobytes() == other(PROMPT, steps=2)[0].image.tobytes() != before
+    sampler.set_lora_weights([0.0, 0.0])
+    assert sampler(PROMPT, steps=2)[0].image.tobytes() == before
+    with pytest.raises(ValueError, match="zip"):
+        sampler.set_lora_weights([1.0])
+
+
+def test_a_plot_over_the_weight_of_one_lora(model: Path, loras: list[Path], here: Path) -> None:
+    one, two, _ = map(str, loras)
+    given = ["sample", PROMPT, "--model", str(model), "--size", "32", "--steps", "2", "--lora", f"{two}:0.5"]
+    assert main([*given, "--lora", one, "--grid", "lora.one-lora=0,1", "--output-dir", "many"]) == 0
+    made = [read_record(Path("many") / f"a-red-cat-0{n}.png").loras for n in ("", "-2")]
+    assert made == [(("two-lora", 0.5), ("one-lora", weight)) for weight in (0.0, 1.0)]

@@ -24,20 +24,20 @@ def test_pictures_and_a_grid(sampler: Sampler, tmp_path: Path) -> None:
     first = save_samples(samples, tmp_path / "out")
     names = ["a-cat-on-snow-0.png", "a-cat-on-snow-1.png", "a-dog-0.png", "a-dog-1.png"]
     assert [path.name for path in first.pictures] == names
-    assert first.grid == tmp_path / "out" / "grid.png"
-    with Image.open(first.grid) as picture:
+    assert first.grids == (tmp_path / "out" / "grid.png",)
+    with Image.open(first.grids[0]) as picture:
         picture.load()
         assert json.loads(picture.text["finetune"])["samples"] == [sample.info() for sample in samples]
     again = save_samples(samples, tmp_path / "out")
-    assert again.grid == tmp_path / "out" / "grid-2.png"
+    assert again.grids == (tmp_path / "out" / "grid-2.png",)
     assert not {*first.pictures} & {*again.pictures}
     assert sorted(tmp_path.rglob("*.png")) == sorted(
-        [*first.pictures, first.grid, *again.pictures, again.grid]
+        [*first.pictures, *first.grids, *again.pictures, *again.grids]
     )
 
 
 def test_one_picture_needs_no_grid(sampler: Sampler, tmp_path: Path) -> None:
-    assert save_samples(sampler("a cat", steps=1), tmp_path).grid is None
+    assert save_samples(sampler("a cat", steps=1), tmp_path).grids == ()
 
 
 def test_a_row_for_each_prompt(sampler: Sampler) -> None:
