@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,7 @@ def _export(
     weight: float,
     rank: int | None,
     thumbnail: Path | None,
+    ema: bool | None,
     model: str | None,
     changes: tuple[str, ...],
 ) -> None:
@@ -32,20 +34,26 @@ def _export(
         from finetune.export import Job, check_form, export, what_is
         from finetune.export.job import RANK, data_url
         from finetune.recipes.model import model_for
+        from finetune.recipes.rewrite import find_saved, written_again
 
         quiet_loading()
     given = given_model(model, changes)
-    made = what_is(run)
-    check_form(form, made, output, weight, rank)
+    saved = find_saved(run, ema)
+    check_form(form, saved.made if saved else what_is(run), output, weight, rank)
     check_writable(output.parent)
     picture = data_url(thumbnail) if thumbnail else None
-    section, sentence = model_for(given, made.kind, made.path)
-    tell(sentence)
-    backbone = load_backbone(section)
-    for note in backbone.notes:
-        tell(note)
-    job = Job(made.path, backbone, output, PRECISIONS[dtype], weight, rank or RANK, picture)
-    reads = export(form, made, job)
+    if saved:
+        tell(saved.sentence)
+    with written_again(saved, given, output.parent) if saved else nullcontext(what_is(run)) as made:
+        wanted = saved.model(given) if saved and made.kind != "model" else given
+        section, sentence = model_for(wanted, made.kind, made.path)
+        if not saved:
+            tell(sentence)
+        backbone = load_backbone(section)
+        for note in backbone.notes:
+            tell(note)
+        job = Job(made.path, backbone, output, PRECISIONS[dtype], weight, rank or RANK, picture)
+        reads = export(form, made, job)
     tell(f"Wrote {output}. {reads}")
 
 
@@ -54,7 +62,8 @@ _ROWS = "\n".join(f"  {name}: {form.summary}" for name, form in FORMS.items())
 export_command = SettingsCommand(
     "export",
     callback=_export,
-    help=f"Write what was trained in another form. RUN is a run folder or a file.\n\n\b\nForms:\n{_ROWS}",
+    help="Write what was trained in another form. RUN is a run folder, one of its checkpoints, or a file."
+    f"\n\n\b\nForms:\n{_ROWS}",
     params=[
         click.Argument(["run"], type=click.Path(path_type=Path), metavar="RUN"),
         click.Option(
@@ -91,6 +100,12 @@ export_command = SettingsCommand(
             type=click.Path(path_type=Path),
             metavar="PICTURE",
             help="A picture for lists of models, kept in the file's metadata.",
+        ),
+        click.Option(
+            ["--ema/--no-ema"],
+            default=None,
+            help="The averaged weights of the run's last checkpoint, or those without average; what the run "
+            "itself exported, if neither is given.",
         ),
         *model_flags("the model that it was made for"),
     ],

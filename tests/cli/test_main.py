@@ -123,7 +123,7 @@ def test_the_command_line_is_frozen() -> None:
     caption = "--batch-size --max-tokens --model --precision --prefix --prompt"
     assert flags["caption"] == caption.split()
     assert flags["cache"] == ["--max-size"]
-    export = "--dtype --model --output --rank --set --thumbnail --to --weight -o"
+    export = "--dtype --ema --model --output --rank --set --thumbnail --to --weight -o"
     assert flags["export"] == export.split()
     changed = "--dtype --force --model --output --set --to"
     assert flags["inspect"] == ["--json", "--model", "--set"]
