@@ -14,7 +14,7 @@ from finetune.sampling.axes import LORA, PROMPT, Axis, Point, points, replaced
 
 if TYPE_CHECKING:
     from finetune.sampling import Sample, Sampler
-    from finetune.sampling.settings import SampledSection
+    from finetune.sampling.sampled import SampledSection
 
 Loras = Sequence[tuple[Path, float]]
 
@@ -113,12 +113,20 @@ def sample_all(
         for batch in group:
             if varies(groups):
                 sampler.set_lora_weights(batch.weights)
-            choices = batch.settings.model_dump(exclude_unset=True, exclude={"precision"})
+            choices = batch.settings.model_dump(exclude_unset=True, exclude={"precision", "filmstrip"})
 
             def report(steps: int, total: int, before: int = done) -> None:
                 progress(before * total + steps, count * total)
 
-            rows.append(sampler(list(batch.prompts), progress=report, **inputs, **choices))
+            rows.append(
+                sampler(
+                    list(batch.prompts),
+                    progress=report,
+                    frames=batch.settings.filmstrip or 0,
+                    **inputs,
+                    **choices,
+                )
+            )
             done += 1
         made.append(rows)
     return made

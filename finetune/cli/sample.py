@@ -69,6 +69,7 @@ def _sample(
     groups = batches(lines, given, axes, specs)
     for batch in (batch for group in groups for batch in group):
         _check_together(batch.settings, init, mask)
+        batch.settings.check_ends(len(batch.prompts))
     words = [parse_embedding(embedding) for embedding in embeddings]
     if control_preprocess != "none" and not controlnets:
         raise click.UsageError("--control-preprocess requires --controlnet.")
@@ -127,7 +128,12 @@ def _write(
     saved = save_plots(axes, made, output_dir) if axes else save_samples(samples, output_dir)
     pictures = f"{len(saved.pictures)} pictures" if len(saved.pictures) > 1 else str(saved.pictures[0])
     sheets = " and ".join(map(str, saved.grids))
-    tell(f"Wrote {pictures}" + (f" to {output_dir}, and {sheets} with all of them." if sheets else "."))
+    strips = " A filmstrip is beside each." if samples[0].frames else ""
+    tell(
+        f"Wrote {pictures}"
+        + (f" to {output_dir}, and {sheets} with all of them." if sheets else ".")
+        + strips
+    )
 
 
 def _named(prompts: tuple[str, ...]) -> tuple[tuple[str, ...], list[tuple[Path, float]]]:

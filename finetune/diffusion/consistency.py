@@ -14,7 +14,7 @@ from finetune.diffusion.losses import losses
 from finetune.diffusion.noise import draw_noise
 from finetune.diffusion.objective import Predict
 from finetune.diffusion.random import uniform
-from finetune.diffusion.schedule import training_schedule
+from finetune.diffusion.schedule import clean_latents, training_schedule
 
 SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0
 """Of the boundary condition, as in the paper and in `diffusers.LCMScheduler`, which samples the result."""
@@ -80,9 +80,9 @@ class ConsistencyObjective:
         both = Conditioning.stack([conditioning, nothing])
         told, untold = self.teacher(noisy.repeat(2, 1, 1, 1), later.repeat(2), both).float().chunk(2)
         clean = self.clean(untold + self.section.guidance * (told - untold), noisy, later)
-        alpha, sigma = self._signal_and_noise(later)
-        next_alpha, next_sigma = self._signal_and_noise(earlier)
-        return next_alpha * clean + next_sigma * (noisy - alpha * clean) / sigma
+        now, then = self._share(later), self._share(earlier)
+        noise = (noisy - now.sqrt() * clean) / (1 - now).sqrt()
+        return then.sqrt() * clean + (1 - then).sqrt() * noise
 
     def consistent(
         self, predict: Predict, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
@@ -95,13 +95,9 @@ class ConsistencyObjective:
 
     def clean(self, prediction: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
         """The clean latents x̂₀ that a prediction implies: `[B, C, h, w]`."""
-        alpha, sigma = self._signal_and_noise(timesteps)
-        if self.prediction_type == "epsilon":
-            return (noisy - sigma * prediction) / alpha
-        return prediction if self.prediction_type == "sample" else alpha * noisy - sigma * prediction
+        return clean_latents(prediction, noisy, self._share(timesteps), self.prediction_type)
 
-    def _signal_and_noise(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """√ᾱ and √(1−ᾱ), `[B, 1, 1, 1]` each."""
+    def _share(self, timesteps: Tensor) -> Tensor:
+        """ᾱ, `[B, 1, 1, 1]`."""
         alphas_bar: Tensor = self.schedule.alphas_cumprod.to(timesteps.device)
-        share = alphas_bar[timesteps][:, None, None, None]
-        return share.sqrt(), (1 - share).sqrt()
+        return alphas_bar[timesteps][:, None, None, None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers import DDIMScheduler, DDPMScheduler
+from torch import Tensor
 
 from finetune.config.objective import ObjectiveSection
 from finetune.errors import ConfigError
@@ -83,3 +84,18 @@ def training_schedule(scheduler: Any, section: ObjectiveSection) -> DDPMSchedule
             "--set model.prediction_type=v_prediction.",
         )
     return schedule
+
+
+def clean_latents(prediction: Tensor, noisy: Tensor, share: Tensor, prediction_type: str) -> Tensor:
+    """The clean latents that a prediction implies.
+
+    Args:
+        prediction: Of the model, `[B, C, h, w]`.
+        noisy: √ᾱ·latents + √(1−ᾱ)·noise, what the model was given.
+        share: ᾱ, the share of the picture's power, `[B, 1, 1, 1]`.
+        prediction_type: "epsilon", "v_prediction" or "sample".
+    """
+    alpha, sigma = share.sqrt(), (1 - share).sqrt()
+    if prediction_type == "epsilon":
+        return (noisy - sigma * prediction) / alpha
+    return prediction if prediction_type == "sample" else alpha * noisy - sigma * prediction

@@ -26,7 +26,7 @@ from finetune.recipes.full import FullRecipe
 from finetune.recipes.lora import LoRARecipe
 from finetune.recipes.plain_yaml import parse_with_lines, parse_yaml
 from finetune.recipes.pretrain import PretrainRecipe
-from finetune.sampling.settings import SampledSection
+from finetune.sampling.sampled import SampledSection
 
 RECIPES: dict[str, type[Recipe]] = {
     "lora": LoRARecipe,

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from finetune.backbones import Backbone
 from finetune.backbones.predict import unconditional
+from finetune.sampling.between import mixed
 from finetune.sampling.control import Control, control_tensor
+from finetune.sampling.film import Film
 from finetune.sampling.guidance import Guided
 from finetune.sampling.placement import autocast_to
 from finetune.sampling.plan import Job
@@ -34,6 +36,7 @@ class Setup:
         settings: With everything filled in.
         device: Where to compute.
         dtype: Precision of the matrix products; latents and scheduler stay fp32.
+        frames: How many moments of the denoising are kept.
     """
 
     backbone: Backbone
@@ -42,6 +45,7 @@ class Setup:
     settings: SamplingSection
     device: torch.device
     dtype: torch.dtype
+    frames: int = 0
 
 
 class Ticker:
@@ -63,7 +67,9 @@ class Ticker:
 
 
 @torch.no_grad()
-def denoise(setup: Setup, jobs: Sequence[Job], tick: Ticker, begun: Tensor | None = None) -> Tensor:
+def denoise(
+    setup: Setup, jobs: Sequence[Job], tick: Ticker, begun: Tensor | None = None, film: Film | None = None
+) -> Tensor:
     """Takes the pictures of `jobs` together through all steps.
 
     Each has a generator of its own, for the latents of its initial picture, the first noise and the noise
@@ -74,6 +80,7 @@ def denoise(setup: Setup, jobs: Sequence[Job], tick: Ticker, begun: Tensor | Non
         jobs: What to make.
         tick: Called after every step.
         begun: Latents `[B, C, h, w]` to begin with, in place of initial pictures.
+        film: Sees every step.
 
     Returns:
         Scaled latents `[B, C, h, w]`, fp32.
@@ -85,7 +92,7 @@ def denoise(setup: Setup, jobs: Sequence[Job], tick: Ticker, begun: Tensor | Non
     assert settings.size is not None
     scheduler = scheduler_of(settings, backbone.scheduler)
     timesteps = set_timesteps(scheduler, settings.steps, settings.strength, setup.device)
-    drawn = Drawn([torch.Generator().manual_seed(job.seed) for job in jobs], setup.device)
+    drawn = Drawn([_generator(job.seed) for job in jobs], setup.device, _others(jobs))
     width, height = (side // backbone.latent_factor for side in settings.size)
     canvases = [job.canvas for job in jobs if job.canvas is not None]
     # As diffusers has it, inpainting with a strength of 1 begins with noise alone, img2img does not.
@@ -100,7 +107,10 @@ def denoise(setup: Setup, jobs: Sequence[Job], tick: Ticker, begun: Tensor | Non
     with autocast_to(setup.dtype, setup.device):
         for index, timestep in enumerate(timesteps):
             share = index / len(timesteps), (index + 1) / len(timesteps)
-            predicted = model(scheduler.scale_model_input(latents, timestep), timestep, share)
+            given = scheduler.scale_model_input(latents, timestep)
+            predicted = model(given, timestep, share)
+            if film:
+                film.see(predicted, given, timestep, scheduler)
             latents = scheduler.step(predicted, timestep, latents, **extra, return_dict=False)[0]
             if start.kept:
                 latents = start.kept.put_back(latents, scheduler, timesteps[index + 1 : index + 2])
@@ -108,11 +118,25 @@ def denoise(setup: Setup, jobs: Sequence[Job], tick: Ticker, begun: Tensor | Non
     return latents
 
 
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _others(jobs: Sequence[Job]) -> list[tuple[torch.Generator, float] | None]:
+    """For each picture between two seeds the other one's generator, and how far it is to there."""
+    return [(_generator(t.seed), t.mix) if (t := job.toward) and t.seed != job.seed else None for job in jobs]
+
+
 def _guided(setup: Setup, jobs: Sequence[Job], size: tuple[int, int], appended: Tensor | None) -> Guided:
     backbone, settings = setup.backbone, setup.settings
     side = size[1], size[0]
     time_ids = backbone.time_ids(side, (0, 0), side)
     prompts = setup.texts.conditioning([job.prompt for job in jobs], time_ids)
+    if any(job.toward for job in jobs):
+        ends = setup.texts.conditioning(
+            [job.toward.prompt if job.toward else job.prompt for job in jobs], time_ids
+        )
+        prompts = mixed(prompts, ends, [job.toward.mix if job.toward else 0.0 for job in jobs])
     negatives = setup.texts.conditioning([settings.negative] * len(jobs), time_ids)
     if not settings.negative:
         negatives = unconditional(backbone, negatives)

@@ -37,6 +37,9 @@ def sheet(samples: Sequence[Sample]) -> Image.Image:
     Args:
         samples: As a `Sampler` gives them, at least one.
     """
+    if samples[0].settings.between:
+        ends = [samples[0].prompt, *[""] * (len(samples) - 2), samples[-1].prompt]
+        return grid([sample.image for sample in samples], len(samples), ends)
     prompts, num = {sample.prompt for sample in samples}, samples[0].settings.num
     several = len(prompts) < len(samples)
     columns = num if several and num <= 8 and len(samples) == len(prompts) * num else None
@@ -95,7 +98,20 @@ def save_plots(axes: Sequence[Axis], groups: Sequence[Sequence[Sequence[Sample]]
 
 def _save_each(samples: Sequence[Sample], folder: Path) -> tuple[Path, ...]:
     remove_partials(folder)
-    return tuple(sample.save(folder / f"{slug(sample.prompt)}-{sample.seed}.png") for sample in samples)
+    paths = []
+    for sample in samples:
+        name = f"{slug(sample.prompt)}-{sample.seed}"
+        paths.append(sample.save(folder / f"{name}.png"))
+        if sample.frames:
+            save_png(filmstrip(sample), folder / f"{name}-filmstrip.png", sample.info())
+    return tuple(paths)
+
+
+def filmstrip(sample: Sample) -> Image.Image:
+    """The moments of a sample's denoising side by side, then the sample."""
+    images = [*(frame for _, frame in sample.frames), sample.image]
+    labels = [*(f"step {step}" for step, _ in sample.frames), sample.prompt]
+    return grid(images, len(images), labels)
 
 
 def _save_sheet(image: Image.Image, samples: Sequence[Sample], folder: Path) -> Path:

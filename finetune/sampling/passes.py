@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional
 from finetune.errors import FinetuneError
 from finetune.sampling.canvas import Canvas
 from finetune.sampling.denoise import Setup, Ticker, denoise
+from finetune.sampling.film import Film
 from finetune.sampling.grid import to_images
 from finetune.sampling.plan import Job
 from finetune.sampling.schedulers import scheduler_of, set_timesteps
@@ -36,7 +37,15 @@ def step_count(settings: SamplingSection, own: Any) -> int:
     )
 
 
-def make_pictures(setup: Setup, jobs: Sequence[Job], tick: Ticker) -> list[Image.Image]:
+@dataclass(frozen=True)
+class Made:
+    """A picture, and moments of its denoising: the steps, counted from 1, with what it was taken for then."""
+
+    image: Image.Image
+    frames: tuple[tuple[int, Image.Image], ...] = ()
+
+
+def make_pictures(setup: Setup, jobs: Sequence[Job], tick: Ticker) -> list[Made]:
     """Makes the pictures of `jobs` together.
 
     With `hires`, what was sampled at the model's own size is enlarged, and sampled again from there with a
@@ -52,24 +61,29 @@ def make_pictures(setup: Setup, jobs: Sequence[Job], tick: Ticker) -> list[Image
         FinetuneError: A picture is not finite.
     """
     first, *larger = passes(setup.settings)
-    latents = denoise(replace(setup, settings=first), jobs, tick)
+    film = Film(setup.frames, step_count(setup.settings, setup.backbone.scheduler)) if setup.frames else None
+    latents = denoise(replace(setup, settings=first), jobs, tick, film=film)
     for settings in larger:
-        latents = _again(replace(setup, settings=settings), jobs, tick, latents)
+        latents = _again(replace(setup, settings=settings), jobs, tick, latents, film)
     images = _pictures(setup, latents, jobs)
-    return [_with_original(image, job.canvas) for image, job in zip(images, jobs, strict=True)]
+    images = [_with_original(image, job.canvas) for image, job in zip(images, jobs, strict=True)]
+    kept = film.kept if film else []
+    moments = [[(step, one) for one in _pictures(setup, clean, jobs)] for step, clean in kept]
+    rows = zip(*moments, strict=True) if moments else [()] * len(jobs)
+    return [Made(image, tuple(row)) for image, row in zip(images, rows, strict=True)]
 
 
 @torch.no_grad()
-def _again(setup: Setup, jobs: Sequence[Job], tick: Ticker, latents: Tensor) -> Tensor:
+def _again(setup: Setup, jobs: Sequence[Job], tick: Ticker, latents: Tensor, film: Film | None) -> Tensor:
     size = setup.settings.size
     assert size is not None
     if setup.settings.hires_upscaler == "latent":
         width, height = (side // setup.backbone.latent_factor for side in size)
         enlarged = functional.interpolate(latents, (height, width), mode="bilinear")
-        return denoise(setup, jobs, tick, enlarged)
+        return denoise(setup, jobs, tick, enlarged, film)
     images = [image.resize(size, Image.Resampling.LANCZOS) for image in _pictures(setup, latents, jobs)]
     begun = [replace(job, canvas=Canvas(image)) for job, image in zip(jobs, images, strict=True)]
-    return denoise(setup, begun, tick)
+    return denoise(setup, begun, tick, film=film)
 
 
 def _pictures(setup: Setup, latents: Tensor, jobs: Sequence[Job]) -> list[Image.Image]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 from PIL import Image
 
 from finetune.backbones import Backbone
 from finetune.errors import ConfigError
+from finetune.sampling.between import Toward
 from finetune.sampling.canvas import Canvas, Original, originals
 from finetune.sampling.control import Control, ControlImages, control_rows
 from finetune.sampling.pictures import Opened, Picture, Record, size_of
@@ -27,18 +28,21 @@ class Job:
         seed: Seed of its own noise.
         controls: Its control picture for each ControlNet, RGB.
         canvas: The picture it is made from, at the size that is sampled; None for noise alone.
+        toward: The other end, if it is between two pictures.
     """
 
     prompt: str
     seed: int
     controls: tuple[Image.Image, ...] = ()
     canvas: Canvas | None = None
+    toward: Toward | None = None
 
     @property
     def record(self) -> Record:
-        """What is recorded of the pictures that were given for it."""
+        """What is recorded of the pictures that were given for it, and of the other end."""
         controls = [Opened(picture).record(f"control {n}") for n, picture in enumerate(self.controls)]
-        return sum(controls, self.canvas.record if self.canvas else ())
+        toward: Record = () if self.toward is None else (("toward", asdict(self.toward)),)
+        return sum(controls, (self.canvas.record if self.canvas else ()) + toward)
 
 
 @dataclass(frozen=True)
@@ -91,12 +95,18 @@ def plan(
     for fault in settings.faults():
         raise ConfigError(fault.what, where=fault.where, fix=fault.fix)
     _check_text(backbone, given.prompts, settings)
+    settings.check_ends(count)
     rows = control_rows(given.controls, controls, count)
     begun = originals(given.init, given.mask, settings.outpaint, count)
     settings = _filled_in(settings, begun, rows, backbone.native_size)
     assert settings.size is not None
     factor = backbone.latent_factor
     canvases = [original.at(settings.size, factor) if original else None for original in begun]
+    if settings.between is not None:
+        ends = given.prompts[0], given.prompts[-1], seeds[0]
+        return [
+            replace(job, controls=rows[0], canvas=canvases[0]) for job in _strip(*ends, settings)
+        ], settings
     jobs = [
         Job(prompt, seed + k, row, canvas)
         for prompt, seed, row, canvas in zip(given.prompts, seeds, rows, canvases, strict=True)
@@ -135,6 +145,13 @@ def _filled_in(
     strength = settings.strength or (1.0 if first.repaints else _STRENGTH)
     _check_steps(settings.steps, strength, "strength")
     return settings.model_copy(update={"size": size, "strength": strength})
+
+
+def _strip(first: str, last: str, seed: int, settings: SamplingSection) -> list[Job]:
+    """The pictures of a strip; both ends are what they are without one."""
+    count, to_seed = settings.between or 2, seed if settings.to_seed is None else settings.to_seed
+    inside = [Job(first, seed, toward=Toward(last, to_seed, k / (count - 1))) for k in range(1, count - 1)]
+    return [Job(first, seed), *inside, Job(last, to_seed)]
 
 
 def _check_steps(steps: int, strength: float, where: str) -> None:

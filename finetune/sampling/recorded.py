@@ -59,6 +59,12 @@ def read_record(path: Path) -> Recorded:
     try:
         if "finetune" in texts:
             samples = json.loads(texts["finetune"])["samples"]
+            if len(samples) == 1 and "toward" in samples[0]:
+                raise DataError(
+                    "This picture is one of a strip between two others.",
+                    where=str(path),
+                    fix="Sample the strip again, with both ends and sampling.between.",
+                )
             if len(samples) == 1:
                 return _ours(path, samples[0])
             raise DataError(

@@ -31,6 +31,8 @@ class Sample:
         precision: "fp32", "bf16" or "fp16".
         max_tokens: Tokens of a prompt, if it may be longer than the model's own.
         notes: What the user should know, e.g. that a prompt was truncated.
+        frames: Moments of its denoising, if they were asked for: the step, and what the picture was taken
+            for then.
     """
 
     image: Image.Image
@@ -45,6 +47,7 @@ class Sample:
     precision: str = "fp32"
     max_tokens: int | None = None
     notes: tuple[str, ...] = ()
+    frames: tuple[tuple[int, Image.Image], ...] = ()
 
     def info(self) -> dict[str, Any]:
         """Prompt, seed and settings as plain values, as they go into the PNG's `finetune` chunk.

@@ -199,6 +199,7 @@ class Sampler:
         mask: Picture | Sequence[Picture] | None = None,
         seed: int | Sequence[int] = 0,
         batch_size: int | None = None,
+        frames: int = 0,
         progress: Progress | None = None,
         **choices: Unpack[Choices],
     ) -> list[Sample]:
@@ -215,6 +216,7 @@ class Sampler:
             seed: Seed of the first picture of each prompt, or one such seed for each prompt; the k-th
                 picture of a prompt uses seed + k.
             batch_size: Most pictures to run at once; chosen by their size if None.
+            frames: Moments of the denoising to keep of each picture (`Sample.frames`).
             progress: Called after every UNet step with the number of steps done and the total.
             choices: Fields of `SamplingSection`: `negative`, `steps`, `guidance`, `scheduler`, `num`,
                 `size` (pixels: one number or (width, height)), `strength` and `outpaint` (with `init`),
@@ -235,7 +237,8 @@ class Sampler:
         jobs, settings = plan(self.backbone, self.controls, given, choices)
         if not jobs:
             return []
-        return self._sample(jobs, settings, batch_size or self.most_at_once(settings.final_size), progress)
+        size = batch_size or self.most_at_once(settings.final_size)
+        return self._sample(jobs, settings, size, frames, progress)
 
     def most_at_once(self, size: tuple[int, int]) -> int:
         """How many pictures of `size` (width, height in pixels) go through the UNet together by default."""
@@ -243,22 +246,28 @@ class Sampler:
         return max(1, min(_MOST_PICTURES, _MOST_POSITIONS // (width * height)))
 
     def _sample(
-        self, jobs: Sequence[Job], settings: SamplingSection, batch_size: int, progress: Progress | None
+        self,
+        jobs: Sequence[Job],
+        settings: SamplingSection,
+        batch_size: int,
+        frames: int,
+        progress: Progress | None,
     ) -> list[Sample]:
         backbone, device = self.backbone, self.device
         dtype = compute_dtype(self._precision, backbone.unet, device)
         batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
         tick = Ticker(progress, len(batches) * step_count(settings, backbone.scheduler))
-        prompts = [*(job.prompt for job in jobs), settings.negative]
+        ends = [job.toward.prompt for job in jobs if job.toward]
+        prompts = [*(job.prompt for job in jobs), *ends, settings.negative]
         texts = encode_texts(backbone, prompts, settings, device, dtype)
-        setup = Setup(backbone, self.controls, texts, settings, device, dtype)
+        setup = Setup(backbone, self.controls, texts, settings, device, dtype, frames)
         loop = [backbone.unet, *(control.branch for control in self.controls)]
         with borrowed([*loop, backbone.vae], device), packed(plain_layers(loop)):
-            images = [image for batch in batches for image in make_pictures(setup, batch, tick)]
+            pictures = [made for batch in batches for made in make_pictures(setup, batch, tick)]
         notes = {prompt: notes_on(backbone, prompt, settings) for prompt in texts.rows}
         return [
             Sample(
-                image=image,
+                image=made.image,
                 prompt=job.prompt,
                 seed=job.seed,
                 settings=settings,
@@ -270,8 +279,9 @@ class Sampler:
                 precision=precision_name(dtype),
                 max_tokens=75 * backbone.pieces if backbone.pieces > 1 else None,
                 notes=notes[job.prompt] + (job.canvas.notes if job.canvas else ()),
+                frames=made.frames,
             )
-            for job, image in zip(jobs, images, strict=True)
+            for job, made in zip(jobs, pictures, strict=True)
         ]
 
 

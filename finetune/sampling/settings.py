@@ -31,6 +31,7 @@ class SamplingSection(Section):
     needs: ClassVar[tuple[Need, ...]] = (
         Need("sampling.hires_strength", "hires", example="2"),
         Need("sampling.hires_upscaler", "hires", example="2"),
+        Need("sampling.to_seed", "between", example="7"),
     )
 
     negative: str = Field("", description="What the pictures should not show.")
@@ -49,7 +50,6 @@ class SamplingSection(Section):
         None,
         description="Size in pixels, one number or WIDTHxHEIGHT, multiples of 8; the model's own if unset.",
     )
-
     strength: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(
         None,
         description="How much of the initial picture is changed: the share of the sampling steps that are "
@@ -61,7 +61,6 @@ class SamplingSection(Section):
         description="Pixels to add to the initial picture and to paint, such as left=128,right=64; multiples "
         "of 8.",
     )
-
     sigmas: Literal["model", "karras", "exponential"] = Field(
         "model",
         description="How the noise levels of the steps are spaced: as the model has it, by Karras et al. "
@@ -102,6 +101,15 @@ class SamplingSection(Section):
         "blurred and need a strength of 0.5 or more.",
     )
 
+    between: Annotated[int, Field(ge=2, le=100)] | None = Field(
+        None,
+        description="A strip of so many pictures from the first prompt to the second, or from `seed` to "
+        "`to_seed`, with both ends.",
+    )
+    to_seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
+        None, description="Seed at the end of that strip; `seed` if unset."
+    )
+
     @property
     def final_size(self) -> tuple[int, int]:
         """Width and height of the pictures in pixels; `size` must be set."""
@@ -109,10 +117,23 @@ class SamplingSection(Section):
         width, height = (round(side * (self.hires or 1) / 8) * 8 for side in self.size)
         return width, height
 
+    def check_ends(self, prompts: int) -> None:
+        """Makes sure that a strip has two ends.
+
+        Raises:
+            ConfigError: There are more or fewer.
+        """
+        if self.between and (prompts > 2 or (prompts == 1 and self.to_seed is None) or self.num > 1):
+            raise ConfigError(
+                "A strip is between two prompts, or two seeds of one.",
+                where="sampling.between",
+                fix="Give two prompts, or one and sampling.to_seed, and leave num out.",
+            )
+
     def recorded(self) -> dict[str, Any]:
         """What a picture's metadata says of them, as plain values: all that had an effect on it."""
         unused = {need.key.partition(".")[2] for need in self.needs if getattr(self, need.other) is None}
-        values = self.model_dump(mode="json", exclude={"seed", "num"} | unused)
+        values = self.model_dump(mode="json", exclude={"seed", "num", "between", "to_seed"} | unused)
         return {name: value for name, value in values.items() if value is not None}
 
     @field_validator("size", mode="before")
@@ -135,16 +156,6 @@ class SamplingSection(Section):
         return {side.strip(): pixels.strip() for side, _, pixels in parts}
 
 
-class SampledSection(SamplingSection):
-    """How `finetune sample` makes pictures: also in which precision, which a `Sampler` is made with."""
-
-    precision: Literal["auto", "fp32", "bf16", "fp16"] | None = Field(
-        None,
-        description="Precision to compute in; `auto` is bf16 or fp16 on a GPU, and on a CPU what is fastest. "
-        "`auto` if unset; with --from, that of the picture.",
-    )
-
-
 class Choices(TypedDict, total=False):
     """The fields of `SamplingSection` that are keywords of a sampler call; its defaults apply."""
 
@@ -164,6 +175,8 @@ class Choices(TypedDict, total=False):
     hires: float | None
     hires_strength: float
     hires_upscaler: str
+    between: int | None
+    to_seed: int | None
 
 
 def sampling_section(**values: Any) -> SamplingSection:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from finetune.backbones import Backbone
+from finetune.sampling.between import slerp
 from finetune.sampling.canvas import Canvas
 
 
@@ -23,15 +24,28 @@ class Drawn:
     Attributes:
         generators: One for each row.
         device: Where the values go.
+        others: For the first noise of a row between two seeds, the generator of the other, and how far it is
+            to there.
     """
 
     generators: Sequence[torch.Generator]
     device: torch.device
+    others: Sequence[tuple[torch.Generator, float] | None] = ()
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """`[B, *shape]` fp32 from the standard normal distribution."""
         rows = [torch.randn(1, *shape, generator=generator) for generator in self.generators]
         return torch.cat(rows).to(self.device)
+
+    def first(self, shape: Sequence[int]) -> Tensor:
+        """As `normal`, on the arc between two seeds where there are two."""
+        noise = self.normal(shape)
+        for row, other in enumerate(self.others):
+            if other is not None:
+                generator, mix = other
+                end = torch.randn(1, *shape, generator=generator)[0].to(self.device)
+                noise[row] = slerp(noise[row], end, mix)
+        return noise
 
     def latents(self, backbone: Backbone, pixels: Tensor) -> Tensor:
         """Pictures `[B, 3, H, W]` in [-1, 1] to latents `[B, C, h, w]`, each drawn from its posterior."""
@@ -118,7 +132,7 @@ def begin(
     pixels = to_pixels([canvas.image for canvas in canvases]) if canvases else None
     if pixels is not None and (blended or first is not None):
         pictures = drawn.latents(backbone, pixels)
-    noise = drawn.normal(shape)
+    noise = drawn.first(shape)
     if pictures is None or first is None:
         latents = noise * scheduler.init_noise_sigma
     else:
