@@ -133,5 +133,6 @@ def sample_all(
 
 
 def varies(groups: Sequence[Sequence[Batch]]) -> bool:
-    """Whether the weights of LoRAs differ between the batches."""
-    return len({batch.weights for group in groups for batch in group}) > 1
+    """Whether the weights of LoRAs differ between the batches, by block or over the steps."""
+    flat = [batch for group in groups for batch in group]
+    return len({batch.weights for batch in flat}) > 1 or any(batch.settings.changes_loras for batch in flat)

@@ -9,7 +9,7 @@ from pathlib import Path
 from finetune.config import ControlKind
 from finetune.errors import ConfigError
 from finetune.recipes.faults import cut
-from finetune.sampling.settings import ControlSpec
+from finetune.sampling.specs import ControlSpec
 
 FORM = "PATH:PICTURE[:SCALE[:START-END]]"
 _FIX = f"Write --controlnet {FORM}, e.g. runs/pairs-controlnet:sketch.png:0.8."

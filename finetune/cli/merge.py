@@ -14,7 +14,7 @@ from finetune.cli.terminal import progress, quiet_loading, size, tell
 from finetune.config.merging import METHODS
 from finetune.files import check_writable
 from finetune.recipes.load import MODEL_KEYS
-from finetune.sampling.settings import parse_lora
+from finetune.sampling.specs import parse_lora
 
 Specs = list[tuple[Path, float]]
 

@@ -24,7 +24,8 @@ from finetune.config import ControlKind, ModelSection
 from finetune.files import check_writable
 from finetune.recipes.load import SAMPLING_KEYS, build_sampling
 from finetune.sampling.axes import Axis, read_axes
-from finetune.sampling.settings import ControlSpec, SamplingSection, parse_embedding, parse_lora
+from finetune.sampling.settings import SamplingSection
+from finetune.sampling.specs import ControlSpec, parse_embedding, parse_lora
 
 if TYPE_CHECKING:
     from finetune.sampling import Sample, Sampler

@@ -19,6 +19,7 @@ from finetune.adapters.weights import LayerWeights, LoRAWeights
 from finetune.backbones import Backbone
 from finetune.backbones.names import live_text_name
 from finetune.backbones.words import AddedWord, Word
+from finetune.config.blocks import longest_prefix
 from finetune.errors import ConfigError
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
@@ -39,14 +40,25 @@ class Applied:
 
     names: Collection[str]
     updates: Mapping[tuple[str, str], Update]
-    changes: Sequence[WeightChange]
+    changes: Mapping[tuple[str, str], WeightChange]
     modules: Mapping[str, nn.Module]
     words: Sequence[AddedWord]
 
-    def set_scale(self, scale: float) -> None:
-        """Sets the weight: 1 as trained, 0 off. New words are not changed by it."""
-        for update in self._all():
-            update.set_scale(scale)
+    def set_scale(self, scale: float, blocks: Mapping[str, float] | None = None) -> None:
+        """Sets the weight: 1 as trained, 0 off. New words are not changed by it.
+
+        Args:
+            scale: The weight.
+            blocks: What it is multiplied by, by prefix of the names in `layers`; the longest match counts.
+        """
+        for name, update in self._named().items():
+            own = longest_prefix(name, blocks or {})
+            update.set_scale(scale * (blocks or {})[own] if own is not None else scale)
+
+    @property
+    def layers(self) -> Collection[str]:
+        """Names of all layers that it changes: those of the UNet, and others with their part before them."""
+        return self._named().keys()
 
     def merge(self) -> Callable[[], None]:
         """Adds the updates to the model's weights and takes the LoRA layers off.
@@ -80,11 +92,15 @@ class Applied:
         self._eject()
         self._remove_words()
 
+    def _named(self) -> dict[str, Update | WeightChange]:
+        changed: dict[tuple[str, str], Update | WeightChange] = {**self.changes, **self.updates}
+        return {key if part == "unet" else f"{part}.{key}": one for (part, key), one in changed.items()}
+
     def _all(self) -> list[Update | WeightChange]:
-        return [*self.changes, *self.updates.values()]
+        return [*self.changes.values(), *self.updates.values()]
 
     def _eject(self) -> None:
-        for change in self.changes:
+        for change in self.changes.values():
             change.remove()
         for module in self.modules.values():
             for name in self.names:
@@ -159,19 +175,19 @@ def _inject(
     return {live[own]: update for own, update in injected.items()}
 
 
-def _changes(roots: Mapping[str, nn.Module], weights: LoRAWeights) -> list[WeightChange]:
+def _changes(roots: Mapping[str, nn.Module], weights: LoRAWeights) -> dict[tuple[str, str], WeightChange]:
     changes: dict[tuple[str, str], Callable[[Tensor], Tensor]] = {
         (part, f"{name}.weight"): layer.change
         for (part, name), layer in weights.layers.items()
         if not held_by_peft(layer)
     }
     changes |= {key: vector.to for key, vector in weights.vectors.items()}
-    made = []
+    made = {}
     for (part, parameter), change in changes.items():
         name, _, kind = parameter.rpartition(".")
         module = roots[part].get_submodule(name if part == "unet" else live_text_name(roots[part], name))
         inner = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-        made.append(WeightChange(inner, kind, change))
+        made[part, parameter] = WeightChange(inner, kind, change)
     return made
 
 

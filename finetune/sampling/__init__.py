@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from finetune.sampling.output import save_samples as save_samples
     from finetune.sampling.sample import Sample as Sample
     from finetune.sampling.sampler import Sampler as Sampler
-    from finetune.sampling.settings import ControlSpec as ControlSpec
+    from finetune.sampling.specs import ControlSpec as ControlSpec
 
 _HOMES = {
-    "ControlSpec": "settings",
+    "ControlSpec": "specs",
     "Sample": "sample",
     "Sampler": "sampler",
     "save_plots": "output",

@@ -16,7 +16,7 @@ from finetune.config import ControlKind
 from finetune.data.control import control_pixels
 from finetune.errors import ConfigError
 from finetune.sampling.pictures import Picture, fitted, for_prompts
-from finetune.sampling.settings import ControlSpec
+from finetune.sampling.specs import ControlSpec
 
 ControlImages = Picture | Sequence[Picture | Sequence[Picture]]
 """One entry for each ControlNet: a picture for all prompts, or one for each prompt. With a single

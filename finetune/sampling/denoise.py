@@ -37,6 +37,7 @@ class Setup:
         device: Where to compute.
         dtype: Precision of the matrix products; latents and scheduler stay fp32.
         frames: How many moments of the denoising are kept.
+        at: Called before each step with its part of all steps.
     """
 
     backbone: Backbone
@@ -46,6 +47,7 @@ class Setup:
     device: torch.device
     dtype: torch.dtype
     frames: int = 0
+    at: Callable[[tuple[float, float]], None] = lambda share: None
 
 
 class Ticker:
@@ -107,6 +109,7 @@ def denoise(
     with autocast_to(setup.dtype, setup.device):
         for index, timestep in enumerate(timesteps):
             share = index / len(timesteps), (index + 1) / len(timesteps)
+            setup.at(share)
             given = scheduler.scale_model_input(latents, timestep)
             predicted = model(given, timestep, share)
             if film:

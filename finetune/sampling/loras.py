@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from finetune.backbones import Backbone
+from finetune.config.blocks import unmatched_prefixes
 from finetune.errors import ConfigError
 from finetune.formats import Applied, apply_lora, read_lora
+from finetune.sampling.settings import SamplingSection
 
 Added = tuple[str, float]
 """A LoRA's name and weight."""
@@ -52,6 +55,57 @@ def merge_loras(backbone: Backbone, specs: Sequence[tuple[Path, float]]) -> list
                 fix="Give a smaller weight.",
             ) from error
     return [(_name(path), weight) for path, weight in specs]
+
+
+@contextmanager
+def acting(
+    loras: Sequence[tuple[Applied, float]], merged: int, settings: SamplingSection
+) -> Iterator[Callable[[tuple[float, float]], None]]:
+    """Inside, LoRAs have the weights that the settings give to their blocks; afterward their own everywhere.
+
+    Args:
+        loras: Those beside the weights, with their weights.
+        merged: How many others there are.
+        settings: Which blocks, and in which steps.
+
+    Yields:
+        A function to call before each step with its part of all steps, such as (0, 0.25).
+
+    Raises:
+        ConfigError: Others are merged, or a block is in none of them.
+    """
+    if not settings.changes_loras:
+        yield lambda share: None
+        return
+    if merged or not loras:
+        raise ConfigError(
+            "LoRAs that are merged into the weights always act everywhere."
+            if merged
+            else "There is no LoRA.",
+            where="lora_blocks, lora_steps",
+            fix="Add them with add_lora." if merged else "Give one, or leave these settings out.",
+        )
+    blocks, (start, end) = settings.lora_blocks, settings.lora_steps
+    names = {name for applied, _ in loras for name in applied.layers}
+    for prefix, near in unmatched_prefixes(blocks, names):
+        heads = sorted({name.partition(".")[0] for name in names})
+        raise ConfigError(
+            f"The LoRAs have no layer {prefix}.",
+            where="lora_blocks",
+            fix=f"Did you mean {near}?" if near else f"They have layers in {', '.join(heads)}.",
+        )
+
+    def at(share: tuple[float, float]) -> None:
+        on = start <= share[0] <= share[1] <= end  # as ControlNets
+        for applied, weight in loras:
+            applied.set_scale(weight if on else 0.0, blocks)
+
+    try:
+        at((start, end))  # the text encoders come before all steps
+        yield at
+    finally:
+        for applied, weight in loras:
+            applied.set_scale(weight)
 
 
 def _name(path: Path) -> str:

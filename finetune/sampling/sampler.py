@@ -19,21 +19,14 @@ from finetune.formats import Applied, read_embedding
 from finetune.kernels import packed
 from finetune.sampling.control import Control, ControlImages
 from finetune.sampling.denoise import Progress, Setup, Ticker
-from finetune.sampling.loras import add_lora, merge_loras
+from finetune.sampling.loras import acting, add_lora, merge_loras
 from finetune.sampling.passes import make_pictures, step_count
 from finetune.sampling.pictures import Picture
 from finetune.sampling.placement import borrowed, plain_layers
 from finetune.sampling.plan import Given, Job, plan
 from finetune.sampling.sample import Sample
-from finetune.sampling.settings import (
-    Choices,
-    ControlSpec,
-    EmbeddingSpec,
-    LoRASpec,
-    SamplingSection,
-    parse_embedding,
-    parse_lora,
-)
+from finetune.sampling.settings import Choices, SamplingSection
+from finetune.sampling.specs import ControlSpec, EmbeddingSpec, LoRASpec, parse_embedding, parse_lora
 from finetune.sampling.texts import encode_texts, notes_on
 
 if TYPE_CHECKING:  # in `typing` itself from Python 3.11
@@ -259,11 +252,14 @@ class Sampler:
         tick = Ticker(progress, len(batches) * step_count(settings, backbone.scheduler))
         ends = [job.toward.prompt for job in jobs if job.toward]
         prompts = [*(job.prompt for job in jobs), *ends, settings.negative]
-        texts = encode_texts(backbone, prompts, settings, device, dtype)
-        setup = Setup(backbone, self.controls, texts, settings, device, dtype, frames)
         loop = [backbone.unet, *(control.branch for control in self.controls)]
-        with borrowed([*loop, backbone.vae], device), packed(plain_layers(loop)):
-            pictures = [made for batch in batches for made in make_pictures(setup, batch, tick)]
+        merged = len(self.loras) - len(self._beside)
+        beside = [(lora, weight) for lora, (_, weight) in zip(self._beside, self.loras[merged:], strict=True)]
+        with acting(beside, merged, settings) as at:
+            texts = encode_texts(backbone, prompts, settings, device, dtype)
+            setup = Setup(backbone, self.controls, texts, settings, device, dtype, frames, at)
+            with borrowed([*loop, backbone.vae], device), packed(plain_layers(loop)):
+                pictures = [made for batch in batches for made in make_pictures(setup, batch, tick)]
         notes = {prompt: notes_on(backbone, prompt, settings) for prompt in texts.rows}
         return [
             Sample(

@@ -6,20 +6,16 @@ Nothing here imports torch, so the command line can make its flags and help from
 from __future__ import annotations
 
 import difflib
-import math
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, TypedDict
 
 from pydantic import Field, ValidationError, field_validator
 
-from finetune.config import ControlKind, Positive, SchedulerName, Section
-from finetune.config.base import Fraction, Need
+from finetune.config import Positive, SchedulerName, Section
+from finetune.config.base import Fault, Fraction, Need
 from finetune.config.samplers import SAMPLERS
 from finetune.errors import ConfigError
 
-LoRASpec = str | Path | tuple[str | Path, float]
-EmbeddingSpec = str | Path | tuple[str | Path, str | None]
 Edge = Literal["left", "top", "right", "bottom"]
 Margin = Annotated[int, Field(ge=0, le=8192, multiple_of=8)]
 Side = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
@@ -101,6 +97,16 @@ class SamplingSection(Section):
         "blurred and need a strength of 0.5 or more.",
     )
 
+    lora_blocks: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(
+        {},
+        description="Weights of all LoRAs by module-name prefix, times their own, such as "
+        "{mid_block: 0, up_blocks.1: 0.5, text_encoder: 0}; the longest match counts, 1 for the others.",
+    )
+    lora_steps: tuple[Fraction, Fraction] = Field(
+        (0.0, 1.0),
+        description="Part of the sampling steps in which LoRAs act on the UNet, as shares: `[0, 0.6]` is the "
+        "first six tenths.",
+    )
     between: Annotated[int, Field(ge=2, le=100)] | None = Field(
         None,
         description="A strip of so many pictures from the first prompt to the second, or from `seed` to "
@@ -116,6 +122,21 @@ class SamplingSection(Section):
         assert self.size is not None
         width, height = (round(side * (self.hires or 1) / 8) * 8 for side in self.size)
         return width, height
+
+    @property
+    def changes_loras(self) -> bool:
+        """Whether LoRAs act otherwise than with one weight all the time, and so cannot be merged."""
+        return bool(self.lora_blocks) or self.lora_steps != (0, 1)
+
+    def faults(self) -> Iterator[Fault]:
+        """As `Section.faults`."""
+        yield from super().faults()
+        if self.lora_steps[0] >= self.lora_steps[1]:
+            yield Fault(
+                "LoRAs would act in no step.",
+                "sampling.lora_steps",
+                "Give the start first, such as [0, 0.6].",
+            )
 
     def check_ends(self, prompts: int) -> None:
         """Makes sure that a strip has two ends.
@@ -133,7 +154,10 @@ class SamplingSection(Section):
     def recorded(self) -> dict[str, Any]:
         """What a picture's metadata says of them, as plain values: all that had an effect on it."""
         unused = {need.key.partition(".")[2] for need in self.needs if getattr(self, need.other) is None}
-        values = self.model_dump(mode="json", exclude={"seed", "num", "between", "to_seed"} | unused)
+        unused |= {"seed", "num", "between", "to_seed"}
+        if not self.changes_loras:
+            unused |= {"lora_blocks", "lora_steps"}
+        values = self.model_dump(mode="json", exclude=unused)
         return {name: value for name, value in values.items() if value is not None}
 
     @field_validator("size", mode="before")
@@ -175,6 +199,8 @@ class Choices(TypedDict, total=False):
     hires: float | None
     hires_strength: float
     hires_upscaler: str
+    lora_blocks: dict[str, float]
+    lora_steps: tuple[float, float]
     between: int | None
     to_seed: int | None
 
@@ -223,78 +249,3 @@ def _fix(key: str, value: object) -> str:
         near = difflib.get_close_matches(key, SamplingSection.model_fields, n=1)
         return f"Did you mean `{near[0]}`?" if near else "Leave it out."
     return f"`{key}`: {field.description}"
-
-
-def parse_lora(text: LoRASpec) -> tuple[Path, float]:
-    """Reads `PATH` or `PATH:WEIGHT`, e.g. "runs/mycat-lora:0.8"; the weight is 1 if not given.
-
-    Raises:
-        ConfigError: The weight is not a finite number.
-    """
-    if isinstance(text, tuple):
-        path, weight = Path(text[0]), float(text[1])
-    elif isinstance(text, Path) or Path(text).exists() or ":" not in text:
-        # A file whose own name ends in ":0.5" is taken as it is.
-        path, weight = Path(text), 1.0
-    else:
-        head, _, tail = text.rpartition(":")
-        try:
-            path, weight = Path(head), float(tail)
-        except ValueError:
-            # A drive letter, or a colon inside a file name that does not exist; reading it will say so.
-            path, weight = Path(text), 1.0
-    if not math.isfinite(weight):
-        raise ConfigError(
-            f"The weight {weight} of a LoRA is not a finite number.",
-            where=f"--lora {text}",
-            fix="Give a weight such as 0.8, or leave it out for 1.",
-        )
-    return path, weight
-
-
-def parse_embedding(text: EmbeddingSpec) -> tuple[Path, str | None]:
-    """Reads `PATH` or `PATH:WORD`, e.g. "easy.safetensors:<easy>"; the file's own word if none is given."""
-    if isinstance(text, tuple):
-        return Path(text[0]), text[1]
-    # A colon may be part of a path that exists, and of a drive's.
-    if isinstance(text, Path) or Path(text).exists() or not Path(text.rpartition(":")[0]).exists():
-        return Path(text), None
-    head, _, word = text.rpartition(":")
-    return (Path(head), word) if head and word else (Path(text), None)
-
-
-@dataclass(frozen=True)
-class ControlSpec:
-    """A ControlNet to sample with.
-
-    Attributes:
-        path: A diffusers folder, a run folder or a file.
-        scale: How strongly it acts; 0 is off, 1 as trained.
-        start: Share of the sampling steps after which it begins to act.
-        end: Share of the sampling steps after which it stops acting.
-        preprocess: How its control picture is made from the one that is given.
-
-    Raises:
-        ConfigError: If a value is out of range.
-    """
-
-    path: Path
-    scale: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
-    preprocess: ControlKind = "none"
-
-    def __post_init__(self) -> None:
-        """Checks the values, before a model is loaded."""
-        if not math.isfinite(self.scale):
-            raise ConfigError(
-                f"The scale {self.scale} of a ControlNet is not a finite number.",
-                where=str(self.path),
-                fix="Give a scale such as 0.8, or leave it out for 1.",
-            )
-        if not 0 <= self.start < self.end <= 1:
-            raise ConfigError(
-                f"A ControlNet cannot act from {self.start:g} to {self.end:g} of the steps.",
-                where=str(self.path),
-                fix="Give shares between 0 and 1, the start before the end.",
-            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetune.sampling.settings import parse_embedding
+from finetune.sampling.specs import parse_embedding
 
 
 def test_path_and_word(tmp_path: Path) -> None:

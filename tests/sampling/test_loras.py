@@ -15,6 +15,7 @@ from peft.utils import get_peft_model_state_dict
 
 from finetune.cli import main
 from finetune.errors import ConfigError, WeightsError
+from finetune.formats import read_lora
 from finetune.sampling.recorded import read_record
 from finetune.sampling.sampler import Sampler
 from finetune.sampling.schedulers import make_scheduler
@@ -158,3 +159,80 @@ def test_a_plot_over_the_weight_of_one_lora(model: Path, loras: list[Path], here
     assert main([*given, "--lora", one, "--grid", "lora.one-lora=0,1", "--output-dir", "many"]) == 0
     made = [read_record(Path("many") / f"a-red-cat-0{n}.png").loras for n in ("", "-2")]
     assert made == [(("two-lora", 0.5), ("one-lora", weight)) for weight in (0.0, 1.0)]
+
+
+HOW: dict[str, Any] = {"steps": 4, "scheduler": "ddim", "seed": 5}
+
+
+def beside(model: Path, lora: Path, weight: float = 1.0) -> Sampler:
+    sampler = Sampler.load(str(model))
+    sampler.add_lora(lora, weight)
+    return sampler
+
+
+def test_weights_by_block_multiply_the_changes_of_their_layers(model: Path, loras: list[Path]) -> None:
+    blocks = {"down_blocks": 0.0, "down_blocks.1.attentions.0": 2.0, "mid_block": -1.0}
+    made = beside(model, loras[0], 0.7)(PROMPT, lora_blocks=blocks, **HOW)[0]
+    by_hand = Sampler.load(str(model))
+    changed = dict.fromkeys((0.0, 1.0, 2.0, -1.0), 0)
+    for (_, name), layer in read_lora(loras[0], by_hand.backbone).layers.items():
+        factor = 1.0
+        for start, value in (
+            ("down_blocks.", 0.0),
+            ("down_blocks.1.attentions.0.", 2.0),
+            ("mid_block.", -1.0),
+        ):
+            factor = value if name.startswith(start) else factor
+        by_hand.backbone.unet.get_submodule(name).weight.data += 0.7 * factor * layer.delta()
+        changed[factor] += 1
+    assert all(changed.values())
+    assert difference(made.image, by_hand(PROMPT, **HOW)[0].image) <= 1
+    assert made.info()["lora_blocks"] == blocks
+
+
+def test_loras_act_in_their_part_of_the_steps(model: Path, loras: list[Path]) -> None:
+    sampler = beside(model, loras[0])
+    whole = sampler(PROMPT, **HOW)[0]
+    made = sampler(PROMPT, lora_steps=(0, 0.5), **HOW)[0]
+    again = sampler(PROMPT, **HOW)[0]
+    assert again.image.tobytes() == whole.image.tobytes() != made.image.tobytes()
+    assert "lora_steps" not in whole.info() and made.info()["lora_steps"] == [0.0, 0.5]
+
+    def off_after_the_second(
+        pipeline: Any, step: int, timestep: Any, given: dict[str, Any]
+    ) -> dict[str, Any]:
+        if step == 1:
+            pipeline.unet.disable_adapters()
+        return given
+
+    theirs = DiffusionPipeline.from_pretrained(model)
+    theirs.set_progress_bar_config(disable=True)
+    theirs.scheduler = make_scheduler("ddim", theirs.scheduler)
+    theirs.load_lora_weights(loras[0])
+    picture = theirs(
+        PROMPT,
+        num_inference_steps=4,
+        guidance_scale=5.0,
+        height=32,
+        width=32,
+        generator=torch.Generator().manual_seed(5),
+        callback_on_step_end=off_after_the_second,
+    ).images[0]
+    assert difference(made.image, picture) <= 1
+
+
+def test_what_loras_cannot_do_is_refused(model: Path, loras: list[Path], here: Path) -> None:
+    merged = Sampler.load(str(model), loras=[loras[0]])
+    with pytest.raises(ConfigError, match="merged"):
+        merged(PROMPT, lora_steps=(0, 0.5), **HOW)
+    with pytest.raises(ConfigError, match="no LoRA"):
+        Sampler.load(str(model))(PROMPT, lora_blocks={"mid_block": 0.0}, **HOW)
+    with pytest.raises(ConfigError, match="no layer mid_blok") as caught:
+        beside(model, loras[0])(PROMPT, lora_blocks={"mid_blok": 0.0}, **HOW)
+    assert "Did you mean mid_block" in caught.value.fix
+    with pytest.raises(ConfigError, match="in no step"):
+        beside(model, loras[0])(PROMPT, lora_steps=(0.5, 0.5), **HOW)
+    given = ["sample", PROMPT, "--model", str(model), "--size", "32", "--steps", "2", "--lora", str(loras[0])]
+    assert main([*given, "--set", "sampling.lora_blocks={mid_block: 0}", "--output-dir", "a"]) == 0
+    assert main(["sample", "--from", "a/a-red-cat-0.png", *given[2:4], *given[-2:], "--output-dir", "b"]) == 0
+    assert Path("a/a-red-cat-0.png").read_bytes() == Path("b/a-red-cat-0.png").read_bytes()

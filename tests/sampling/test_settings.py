@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from finetune.errors import ConfigError
-from finetune.sampling.settings import Choices, SamplingSection, parse_lora, sampling_section
+from finetune.sampling.settings import Choices, SamplingSection, sampling_section
+from finetune.sampling.specs import parse_lora
 
 
 @pytest.mark.parametrize(
