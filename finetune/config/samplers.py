@@ -18,12 +18,14 @@ class Sampler(Row):
         title: What A1111 and Forge call it, for the PNG's `parameters` text.
         fixed: Settings that override the model's.
         clean: Whether it can follow a model that predicts the clean latents ("sample").
+        sigmas: How noise levels are spaced if nothing else is asked for, as `SamplingSection.sigmas`.
     """
 
     cls: str
     title: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
     clean: bool = True
+    sigmas: str = "model"
 
 
 # Latents are not limited to [-1, 1], so the clipping that DDPM and DDIM were made with is wrong here.
@@ -56,11 +58,13 @@ SAMPLERS = Choices(
             title="DPM++ 2M SDE",
             fixed={"algorithm_type": "sde-dpmsolver++", "solver_order": 2, "thresholding": False},
         ),
-        # And with three steps of memory, best with many steps and little guidance.
+        # And with three steps of memory, best with many steps and little guidance. The model's own noise
+        # levels fall too steeply at the end for it: from about 50 steps on its pictures are torn apart.
         "dpm++-3m-sde": Sampler(
             cls="diffusers:DPMSolverMultistepScheduler",
             title="DPM++ 3M SDE",
             fixed={"algorithm_type": "sde-dpmsolver++", "solver_order": 3, "thresholding": False},
+            sigmas="exponential",
         ),
         # The solver with steps in pairs instead of memory, as diffusers' documentation names it.
         "dpm++-sde": Sampler(

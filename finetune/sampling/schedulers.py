@@ -47,7 +47,7 @@ def make_scheduler(name: str, own: Any, sigmas: str = "model", spacing: str = "m
             where="scheduler",
             fix=f"Choose one of: {', '.join(n for n, row in SAMPLERS.items() if row.clean)}.",
         )
-    changes = _spaced(name, sampler, sigmas, spacing)
+    changes = _spaced(name, sampler, sampler.sigmas if sigmas == "model" else sigmas, spacing)
     # The model's config names settings of its own class that another class does not use; diffusers logs
     # a warning for each, which is noise here.
     with quiet():

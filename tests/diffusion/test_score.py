@@ -1,0 +1,189 @@
+"""What docs/diffusion.md says, on a distribution whose score is known: a mixture of two Gaussians.
+
+Each value of the latents is drawn from the mixture by itself, so a few pictures are thousands of samples, and
+the exact prediction of the noise is a formula.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor, nn
+
+from finetune.backbones import Backbone
+from finetune.config.samplers import SAMPLERS
+from finetune.diffusion.batch import Batch, Conditioning
+from finetune.diffusion.objective import Objective
+from finetune.diffusion.schedule import clean_latents
+from finetune.sampling.denoise import Setup, Ticker, denoise
+from finetune.sampling.guidance import Guided
+from finetune.sampling.plan import Given, plan
+from finetune.sampling.schedulers import make_scheduler
+from finetune.sampling.texts import encode_texts
+from tests.tiny import BETAS
+
+SHARES, MEANS, STDS = (0.3, 0.7), (-1.0, 0.8), (0.2, 0.3)
+PROMPT = "a cat"
+MEAN = sum(w * m for w, m in zip(SHARES, MEANS, strict=True))
+STD = (sum(w * (s**2 + m**2) for w, m, s in zip(SHARES, MEANS, STDS, strict=True)) - MEAN**2) ** 0.5
+one_family = pytest.mark.parametrize("family", ["sd1"])
+
+
+def log_density(noisy: Tensor, share: Tensor, shares: tuple[float, ...] = SHARES) -> Tensor:
+    """Log p_t of x_t = √ᾱ x + √(1−ᾱ) ε, where x is drawn from the mixture: again a mixture."""
+    parts = []
+    for weight, mean, std in zip(shares, MEANS, STDS, strict=True):
+        variance = share * std**2 + 1 - share
+        part = -0.5 * (noisy - share.sqrt() * mean) ** 2 / variance - 0.5 * variance.log()
+        parts.append(part + torch.tensor(weight).log())
+    return torch.logsumexp(torch.stack(parts), dim=0)
+
+
+def score(noisy: Tensor, share: Tensor, shares: tuple[float, ...] = SHARES) -> Tensor:
+    """∇ log p_t by automatic differentiation."""
+    with torch.enable_grad():
+        x = noisy.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(log_density(x, share, shares).sum(), x)
+    return gradient
+
+
+class Exact(nn.Module):
+    """In place of a UNet: predicts ε = −σ ∇ log p_t(x), of one Gaussian if told so, else of the mixture."""
+
+    def __init__(self, unet: Any, alphas_bar: Tensor, told: Tensor) -> None:
+        super().__init__()
+        self.config, self.alphas_bar, self.told = unet.config, alphas_bar, told
+        self.weight = nn.Parameter(torch.zeros(1), requires_grad=False)
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, **_: Any
+    ) -> tuple[Tensor]:
+        low = timestep.floor().long().clamp(0, 999)
+        share = torch.lerp(
+            self.alphas_bar[low], self.alphas_bar[(low + 1).clamp(max=999)], timestep.float() - low
+        )
+        share = share.view(-1, 1, 1, 1)
+        one, mixture = (score(sample, share, shares) for shares in ((0.0, 1.0), SHARES))
+        told = (encoder_hidden_states - self.told).abs().amax((1, 2)) < 1e-6
+        return (-(1 - share).sqrt() * torch.where(told[:, None, None, None], one, mixture),)
+
+
+@pytest.fixture
+def exact(backbone: Backbone) -> Backbone:
+    told = backbone.encode_text(backbone.tokenize([PROMPT]))[0]
+    alphas_bar = make_scheduler("ddim", backbone.scheduler).alphas_cumprod
+    backbone.unet = Exact(backbone.unet, alphas_bar, told)
+    return backbone
+
+
+def sampled(backbone: Backbone, prompt: str = "", count: int = 16, **choices: Any) -> Tensor:
+    """Latents from the sampler's own loop."""
+    how: Any = {"num": count, "size": 32, **choices}
+    jobs, settings = plan(backbone, (), Given([prompt], 3), how)
+    device = torch.device("cpu")
+    texts = encode_texts(backbone, [prompt, ""], settings, device, torch.float32)
+    setup = Setup(backbone, (), texts, settings, device, torch.float32)
+    return denoise(setup, jobs, Ticker(None, 1))
+
+
+@one_family
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in ("lcm", "tcd")])
+def test_every_sampler_draws_from_the_distribution(name: str, exact: Backbone) -> None:
+    noisy = name in ("ddpm", "euler-a", "dpm++-sde", "dpm++-2m-sde", "dpm++-3m-sde")
+    made = sampled(exact, scheduler=name, steps=200 if noisy else 50, guidance=1.0).flatten()
+    assert len(made) == 4096  # standard errors: 0.013 of the mean, 0.01 of the deviation, 0.007 of the share
+    assert float(made.mean()) == pytest.approx(MEAN, abs=0.06)
+    assert float(made.std()) == pytest.approx(STD, abs=0.04)
+    left = made[made < -0.2]
+    assert len(left) / len(made) == pytest.approx(SHARES[0], abs=0.04)
+    within = 0.1 if name == "dpm++-3m-sde" else 0.05  # its modes are a little wide
+    assert float(left.mean()) == pytest.approx(MEANS[0], abs=within)
+    assert float(left.std()) == pytest.approx(STDS[0], abs=within)
+
+
+@one_family
+def test_ddim_solves_the_probability_flow(exact: Backbone) -> None:
+    """In y = x/√ᾱ and s = √(1−ᾱ)/√ᾱ the flow is dy/ds = ε; solved here by Runge and Kutta's fourth order."""
+    made = sampled(exact, scheduler="ddim", steps=500, guidance=1.0, count=1)
+    scheduler = make_scheduler("ddim", exact.scheduler)
+    scheduler.set_timesteps(500)
+    first, last = (scheduler.alphas_cumprod[t].double() for t in (scheduler.timesteps[0], 0))
+
+    def slope(y: Tensor, s: Tensor) -> Tensor:
+        share = 1 / (1 + s**2)
+        return -(1 - share).sqrt() * score(y * share.sqrt(), share)
+
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3)).double()
+    y = noise / first.sqrt()
+    ends = [(1 / share - 1).sqrt().log() for share in (first, last)]
+    points = torch.linspace(float(ends[0]), float(ends[1]), 400, dtype=torch.float64).exp()
+    for s, then in pairwise(points):
+        h = then - s
+        k1 = slope(y, s)
+        k2 = slope(y + h / 2 * k1, s + h / 2)
+        k3 = slope(y + h / 2 * k2, s + h / 2)
+        y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(y + h * k3, then))
+    assert float((made.double() - y * last.sqrt()).abs().mean()) < 0.01
+
+
+@one_family
+def test_guidance_sharpens_what_tells_the_prompt_apart(exact: Backbone) -> None:
+    """Its score is w ∇log p(x|c) + (1−w) ∇log p(x): more of the modes of c, and less than their width."""
+    share, noisy = torch.tensor(0.5), torch.linspace(-2, 2, 256).view(1, 4, 8, 8)
+    rows = [Conditioning(hidden=exact.encode_text(exact.tokenize([text]))[0]) for text in (PROMPT, "")]
+    timestep = (exact.unet.alphas_bar - share).abs().argmin()
+    share = exact.unet.alphas_bar[timestep]
+    guided = Guided(exact, *rows, 4.0)(noisy, timestep, (0.0, 1.0))
+    expected = 4 * score(noisy, share, (0.0, 1.0)) - 3 * score(noisy, share)
+    torch.testing.assert_close(guided, -(1 - share).sqrt() * expected, rtol=1e-4, atol=1e-4)
+    told = [sampled(exact, PROMPT, scheduler="ddim", steps=50, guidance=w).flatten() for w in (1.0, 4.0)]
+    assert float(told[0].mean()) == pytest.approx(MEANS[1], abs=0.05)
+    assert float(told[0].std()) == pytest.approx(STDS[1], abs=0.03)
+    assert told[1].std() < 0.9 * told[0].std() and told[1].mean() > told[0].mean()
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_the_loss_is_least_at_the_score(kind: str) -> None:
+    """Where a·prediction + b has zero gradient at a = 1, b = 0; at any other it has not."""
+    objective, numbers = Objective(_scheduler(kind), 0), tuple(range(4000))
+    scheduler = objective.schedule
+    drawn = torch.Generator().manual_seed(1)
+    which = torch.rand(4000, 4, 1, 1, generator=drawn) < SHARES[0]
+    normal = torch.randn(4000, 4, 1, 1, generator=drawn)
+    data = torch.where(which, MEANS[0] + STDS[0] * normal, MEANS[1] + STDS[1] * normal)
+    batch = Batch(numbers, data, Conditioning(), torch.ones(4000), ("",) * 4000)
+    scale, shift = (
+        torch.ones(4000, 1, 1, 1, requires_grad=True),
+        torch.zeros(4000, 1, 1, 1, requires_grad=True),
+    )
+
+    def predict(noisy: Tensor, timesteps: Tensor, _: Conditioning) -> Tensor:
+        share = scheduler.alphas_cumprod[timesteps][:, None, None, None]
+        noise = -(1 - share).sqrt() * score(noisy, share)
+        clean = (noisy - (1 - share).sqrt() * noise) / share.sqrt()
+        made = {
+            "epsilon": noise,
+            "sample": clean,
+            "v_prediction": share.sqrt() * noise - (1 - share).sqrt() * clean,
+        }
+        torch.testing.assert_close(clean_latents(made[kind], noisy, share, kind), clean, rtol=1e-3, atol=1e-3)
+        return scale * made[kind] + shift
+
+    objective(predict, batch).sum().backward()
+    for parameter in (scale, shift):
+        assert parameter.grad is not None
+        each = parameter.grad.flatten()
+        error = each.std() / len(each) ** 0.5
+        assert abs(float(each.mean())) < 4 * float(error)
+    with torch.no_grad():
+        least = objective(predict, batch).mean()
+        scale.fill_(1.1)
+        assert objective(predict, batch).mean() > least
+
+
+def _scheduler(kind: str) -> Any:
+    return DDIMScheduler(**BETAS, prediction_type=kind)
