@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,9 +92,11 @@ def _check(axis: Axis, loras: Loras) -> None:
         )
     for value in axis.values:
         try:
-            float(value)
+            fine = math.isfinite(float(value))
         except ValueError:
-            raise ConfigError(f"{value!r} is not a weight.", where=where, fix="Give numbers.") from None
+            fine = False
+        if not fine:
+            raise ConfigError(f"{value!r} is not a weight.", where=where, fix="Give numbers, such as 0.8.")
 
 
 def sample_all(

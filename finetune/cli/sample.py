@@ -70,6 +70,8 @@ def _sample(
     groups = batches(lines, given, axes, specs)
     for batch in (batch for group in groups for batch in group):
         _check_together(batch.settings, init, mask)
+        if batch.settings.changes_loras and not specs:
+            raise click.UsageError("sampling.lora_blocks and sampling.lora_steps require --lora.")
         batch.settings.check_ends(len(batch.prompts))
     words = [parse_embedding(embedding) for embedding in embeddings]
     if control_preprocess != "none" and not controlnets:

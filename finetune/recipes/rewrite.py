@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from finetune.data.record import read_record
 from finetune.diffusion.schedule import scheduler_for
 from finetune.errors import ConfigError
 from finetune.export import Made, what_is
+from finetune.files import partial_name
 from finetune.formats import DataFacts, run_metadata
 from finetune.recipes.base import Recipe
 from finetune.recipes.load import load_recipe
@@ -118,7 +119,7 @@ def written_again(saved: Saved, given: ModelSection, beside: Path) -> Iterator[M
     Args:
         saved: What is meant.
         given: What the user set of the model; the rest is the run's.
-        beside: The folder to make it in; there must be room for them.
+        beside: The folder to make it in, which need not exist; there must be room for them.
 
     Yields:
         The results; whole models and ControlNets in fp32.
@@ -144,11 +145,15 @@ def written_again(saved: Saved, given: ModelSection, beside: Path) -> Iterator[M
             parameter.copy_(values[name])
     adapter.eval()
     backbone.scheduler = scheduler_for(backbone.scheduler, recipe.objective)
-    with TemporaryDirectory(prefix=".finetune-", dir=beside) as name, torch.no_grad():
-        recipe.write_results(
-            adapter, backbone, Path(name), recipe.run_name, _metadata(saved, recipe, backbone)
-        )
-        yield what_is(Path(name))
+    place = partial_name(beside / "checkpoint")  # what a kill leaves of it is removed by the next export
+    place.mkdir()
+    try:
+        with torch.no_grad():
+            about = _metadata(saved, recipe, backbone)
+            recipe.write_results(adapter, backbone, place, recipe.run_name, about)
+        yield what_is(place)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _in_fp32(recipe: Recipe) -> Recipe:

@@ -68,3 +68,11 @@ def test_the_teacher_is_the_model_without_the_lora(family: str, tiny_folder: Pat
 def test_what_has_no_effect_is_refused(change: str, tiny_models: dict[str, Path], pictures: Path) -> None:
     with pytest.raises(ConfigError, match="has no effect on distill"):
         build("distill", settings(tiny_models["sd1"], pictures, change))
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+def test_an_inpainting_model_is_distilled_too(
+    family: str, inpainting_models: dict[str, Path], pictures: Path
+) -> None:
+    folder = run(build("distill", settings(inpainting_models[family], pictures)), tell=lambda _: None).folder
+    assert (folder / "pytorch_lora_weights.safetensors").is_file()

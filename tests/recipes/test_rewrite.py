@@ -68,10 +68,10 @@ def test_with_and_without_the_average(kind: str, family: str, train: Train, caps
     average = exported(both, form, "average")
     assert not equal(plain, average)
     capsys.readouterr()
-    assert equal(exported(both, form, "again", "--ema"), average)
+    assert equal(exported(both, form, "new/again", "--ema"), average)
     assert "The averaged weights of b/mycat after step 2." in capsys.readouterr().out
     assert equal(exported(both, form, "raw", "--no-ema"), plain)
-    assert not list(Path().glob(".finetune-*"))
+    assert not list(Path().rglob(".*.partial"))
 
 
 @one_family

@@ -89,6 +89,7 @@ def test_words_are_replaced(tiny_folder: Path, here: Path) -> None:
         ("--grid guidence=1", "sampling.guidence is not a setting"),
         ("--grid prompt=dog,cat", '"dog" is not in the prompt'),
         ("--grid lora.weight=1", "weight of no LoRA"),
+        ("--lora x --grid lora.x=1,nan", "'nan' is not a weight"),
     ],
 )
 def test_faults_of_axes_are_told_before_a_model_is_loaded(

@@ -232,6 +232,7 @@ def test_what_loras_cannot_do_is_refused(model: Path, loras: list[Path], here: P
     assert "Did you mean mid_block" in caught.value.fix
     with pytest.raises(ConfigError, match="in no step"):
         beside(model, loras[0])(PROMPT, lora_steps=(0.5, 0.5), **HOW)
+    assert main(["sample", PROMPT, "--model", "nowhere", "--set", "sampling.lora_steps=[0, 0.5]"]) == 2
     given = ["sample", PROMPT, "--model", str(model), "--size", "32", "--steps", "2", "--lora", str(loras[0])]
     assert main([*given, "--set", "sampling.lora_blocks={mid_block: 0}", "--output-dir", "a"]) == 0
     assert main(["sample", "--from", "a/a-red-cat-0.png", *given[2:4], *given[-2:], "--output-dir", "b"]) == 0
