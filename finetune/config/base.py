@@ -62,9 +62,11 @@ class Need:
 LONGEST_NAME = 200
 """Most bytes of a name given to files; file systems allow 255, and suffixes need some."""
 
+NO_NAME = "pictures"
+"""What a run is named after where there is nothing to name it after."""
+
 # What Windows forbids in a name, and the names that mean devices there, with any suffix.
 _NOT_IN_NAMES = re.compile(r'[<>:"|?*]')
-NO_NAME = "pictures"
 _DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9])(\..*)?", re.IGNORECASE)
 
 

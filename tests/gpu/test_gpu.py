@@ -43,6 +43,7 @@ SMALL = (
 )
 OWN = {
     "lora": ("adapter.rank=2", "adapter.text_encoder=true"),
+    "distill": ("adapter.rank=2",),
     "dreambooth": ("data.class_prompt=a cat", "data.num_class_images=2", "training.ema=true"),
     "full": ("training.ema=true",),
     "controlnet": ("data.preprocess=grayscale",),
