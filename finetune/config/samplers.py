@@ -58,8 +58,8 @@ SAMPLERS = Choices(
             title="DPM++ 2M SDE",
             fixed={"algorithm_type": "sde-dpmsolver++", "solver_order": 2, "thresholding": False},
         ),
-        # And with three steps of memory, best with many steps and little guidance. The model's own noise
-        # levels fall too steeply at the end for it: from about 50 steps on its pictures are torn apart.
+        # And with three steps of memory, best with many steps and little guidance. In diffusers 0.42 the last
+        # term of its step has the wrong sign of 0.5: at a model's own noise levels it diverges in many steps.
         "dpm++-3m-sde": Sampler(
             cls="diffusers:DPMSolverMultistepScheduler",
             title="DPM++ 3M SDE",
