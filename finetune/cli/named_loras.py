@@ -31,7 +31,8 @@ def prompts_and_loras(prompts: Sequence[str]) -> tuple[tuple[str, ...], list[tup
     """Prompts without their `<lora:NAME:WEIGHT>`, and the LoRAs that these name.
 
     Raises:
-        ConfigError: One is not there, or prompts name different ones, which a model cannot have at once.
+        ConfigError: One is not there or says more than name and weight, or prompts name different ones, which
+            a model cannot have at once.
     """
     from finetune.sampling.emphasis import lora_tags
 
@@ -40,12 +41,18 @@ def prompts_and_loras(prompts: Sequence[str]) -> tuple[tuple[str, ...], list[tup
     except ValueError as error:
         fix = "Write <lora:NAME:WEIGHT>, e.g. <lora:mycat-lora:0.8>."
         raise ConfigError("The weight of a LoRA is not a number.", where="PROMPT", fix=fix) from error
-    if len({loras for _, loras in found}) > 1:
+    for more in (more for tagged in found for more in tagged.unread):
+        raise ConfigError(
+            f"Of a LoRA that a prompt names, name and weight are read, and {more} is not.",
+            where="PROMPT",
+            fix="Write <lora:NAME:WEIGHT>; weights by block are --set sampling.lora_blocks.",
+        )
+    if len({tagged.loras for tagged in found}) > 1:
         raise ConfigError(
             "The prompts name different LoRAs.",
             where="PROMPT",
             fix="Name the same in all of them, or sample one after the other.",
         )
-    loras = found[0][1] if found else ()
+    loras = found[0].loras if found else ()
     named = [find_named(name, weight, f"<lora:{name}:{weight:g}>") for name, weight in loras]
-    return tuple(prompt for prompt, _ in found), named
+    return tuple(tagged.prompt for tagged in found), named

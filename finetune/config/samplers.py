@@ -58,10 +58,10 @@ SAMPLERS = Choices(
             title="DPM++ 2M SDE",
             fixed={"algorithm_type": "sde-dpmsolver++", "solver_order": 2, "thresholding": False},
         ),
-        # And with three steps of memory, best with many steps and little guidance. In diffusers 0.42 the last
-        # term of its step has the wrong sign of 0.5: at a model's own noise levels it diverges in many steps.
+        # And with three steps of memory, best with many steps and little guidance. A1111 and Forge choose
+        # exponential levels for it.
         "dpm++-3m-sde": Sampler(
-            cls="diffusers:DPMSolverMultistepScheduler",
+            cls="finetune.sampling.third_order:ThirdOrderSDE",
             title="DPM++ 3M SDE",
             fixed={"algorithm_type": "sde-dpmsolver++", "solver_order": 3, "thresholding": False},
             sigmas="exponential",

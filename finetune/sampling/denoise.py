@@ -19,6 +19,7 @@ from finetune.sampling.placement import autocast_to
 from finetune.sampling.plan import Job
 from finetune.sampling.schedulers import scheduler_of, set_timesteps
 from finetune.sampling.settings import SamplingSection
+from finetune.sampling.spans import shares
 from finetune.sampling.start import Drawn, begin
 from finetune.sampling.texts import Texts
 
@@ -107,8 +108,7 @@ def denoise(
     adds_noise = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": drawn.generators} if adds_noise else {}
     with autocast_to(setup.dtype, setup.device):
-        for index, timestep in enumerate(timesteps):
-            share = index / len(timesteps), (index + 1) / len(timesteps)
+        for index, (timestep, share) in enumerate(zip(timesteps, shares(len(timesteps)), strict=True)):
             setup.at(share)
             given = scheduler.scale_model_input(latents, timestep)
             predicted = model(given, timestep, share)

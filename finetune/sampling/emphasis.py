@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ Fragments = list[tuple[str, float]]
 _STEP = 1.1
 _NO_MEAN = 1e-3  # of the standard deviation
 _PART = re.compile(r":\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*\)|\\[\\()\[\]]|[()\[\]]|[^\\()\[\]:]+|.", re.DOTALL)
-_TAG = re.compile(r"\s*<lora:([^:<>]+)(?::([-+.\d]+))?[^<>]*>")
+_TAG = re.compile(r"\s*<lora:([^:<>]+)(?::([^:<>]*))?((?::[^<>]*)?)>")
 _EDITING = re.compile(r"(?<!\\)\[[^\[\]()]*(?:[^\\]:|\|)[^\[\]()]*\]")
 
 
@@ -76,14 +77,30 @@ def edits(prompt: str) -> list[str]:
     return _EDITING.findall(prompt)
 
 
-def lora_tags(prompt: str) -> tuple[str, tuple[tuple[str, float], ...]]:
-    """A prompt without its `<lora:NAME:WEIGHT>`, and names and weights of these (1 if none is given).
+@dataclass(frozen=True)
+class Tagged:
+    """A prompt that may name LoRAs.
+
+    Attributes:
+        prompt: Without its `<lora:NAME:WEIGHT>`.
+        loras: Names and weights of these; 1 if none is given.
+        unread: What else they say, such as a second weight (for the UNet) or `lbw=` (by block).
+    """
+
+    prompt: str
+    loras: tuple[tuple[str, float], ...]
+    unread: tuple[str, ...]
+
+
+def lora_tags(prompt: str) -> Tagged:
+    """Takes the `<lora:NAME:WEIGHT>` out of a prompt.
 
     Raises:
         ValueError: A weight is not a number.
     """
-    found = tuple((name.strip(), float(weight or 1)) for name, weight in _TAG.findall(prompt))
-    return _TAG.sub("", prompt).strip(), found
+    tags = _TAG.findall(prompt)
+    loras = tuple((name.strip(), float(weight or 1)) for name, weight, _ in tags)
+    return Tagged(_TAG.sub("", prompt).strip(), loras, tuple(more[1:] for *_, more in tags if more))
 
 
 def weighed(backbone: Backbone, hidden: Tensor, prompts: Sequence[Fragments]) -> Tensor:

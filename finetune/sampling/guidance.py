@@ -15,6 +15,7 @@ from finetune.backbones import Backbone
 from finetune.backbones.predict import residuals, unet_arguments
 from finetune.diffusion.batch import Conditioning
 from finetune.sampling.control import Control
+from finetune.sampling.spans import acts
 
 
 class Guided:
@@ -105,7 +106,7 @@ class Guided:
         self, latents: Tensor, rows: Tensor, timestep: Tensor, share: tuple[float, float]
     ) -> Iterator[dict[str, Any]]:
         for control, pixels in self._controls:
-            if not control.spec.start <= share[0] <= share[1] <= control.spec.end:
+            if not acts(control.spec.span, share):
                 continue
             # One that pools over the whole picture (shuffle) says nothing about the negative prompt.
             half = self._guided and control.branch.config.global_pool_conditions

@@ -11,6 +11,7 @@ from finetune.config.blocks import unmatched_prefixes
 from finetune.errors import ConfigError
 from finetune.formats import Applied, apply_lora, read_lora
 from finetune.sampling.settings import SamplingSection
+from finetune.sampling.spans import acts
 
 Added = tuple[str, float]
 """A LoRA's name and weight."""
@@ -85,7 +86,7 @@ def acting(
             where="lora_blocks, lora_steps",
             fix="Add them with add_lora." if merged else "Give one, or leave these settings out.",
         )
-    blocks, (start, end) = settings.lora_blocks, settings.lora_steps
+    blocks = settings.lora_blocks
     names = {name for applied, _ in loras for name in applied.layers}
     for prefix, near in unmatched_prefixes(blocks, names):
         heads = sorted({name.partition(".")[0] for name in names})
@@ -96,12 +97,12 @@ def acting(
         )
 
     def at(share: tuple[float, float]) -> None:
-        on = start <= share[0] <= share[1] <= end  # as ControlNets
+        on = acts(settings.lora_steps, share)
         for applied, weight in loras:
             applied.set_scale(weight if on else 0.0, blocks)
 
     try:
-        at((start, end))  # the text encoders come before all steps
+        at(settings.lora_steps)  # the text encoders come before all steps
         yield at
     finally:
         for applied, weight in loras:

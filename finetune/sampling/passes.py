@@ -29,12 +29,12 @@ def passes(settings: SamplingSection) -> list[SamplingSection]:
     return [settings, settings.model_copy(update=larger)]
 
 
-def step_count(settings: SamplingSection, own: Any) -> int:
-    """How many steps all passes take together, with the model's `own` scheduler."""
+def step_counts(settings: SamplingSection, own: Any) -> list[int]:
+    """How many steps each pass takes, with the model's `own` scheduler."""
     cpu = torch.device("cpu")
-    return sum(
+    return [
         len(set_timesteps(scheduler_of(one, own), one.steps, one.strength, cpu)) for one in passes(settings)
-    )
+    ]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def make_pictures(setup: Setup, jobs: Sequence[Job], tick: Ticker) -> list[Made]
         FinetuneError: A picture is not finite.
     """
     first, *larger = passes(setup.settings)
-    film = Film(setup.frames, step_count(setup.settings, setup.backbone.scheduler)) if setup.frames else None
+    counts = step_counts(setup.settings, setup.backbone.scheduler)
+    film = Film(setup.frames, sum(counts)) if setup.frames else None
     latents = denoise(replace(setup, settings=first), jobs, tick, film=film)
     for settings in larger:
         latents = _again(replace(setup, settings=settings), jobs, tick, latents, film)

@@ -132,7 +132,7 @@ def read_a1111(path: Path, text: str) -> Recorded:
         raise ValueError("no line of settings")
     pairs = {key: _unquoted(value) for key, value in _PAIR.findall(f"Steps: {last}")}
     prompt, _, negative = body.partition("\nNegative prompt: ")
-    prompt, loras = lora_tags(prompt)
+    tagged = lora_tags(prompt)
     settings: dict[str, Any] = {"negative": negative} if negative else {}
     for key, name in _NAMES.items():
         if key in pairs:
@@ -146,11 +146,12 @@ def read_a1111(path: Path, text: str) -> Recorded:
         settings["hires_upscaler"] = "latent" if latent else "lanczos"
     if model := pairs.get("Model"):
         notes.append(f"The picture was made with a model called {model}: give it with --model.")
-    if unused := [f"{key}: {value}" for key, value in pairs.items() if key not in _SILENT]:
+    unused = [f"{more} of a LoRA" for more in tagged.unread]
+    if unused := [*unused, *(f"{key}: {value}" for key, value in pairs.items() if key not in _SILENT)]:
         notes.append(f"What the picture says and is not followed: {', '.join(unused)}.")
     notes.append("Another program drew its noise, so the picture will be like it, not the same.")
     given: dict[str, Any] = {"init": {}} if "strength" in settings else {}
-    return Recorded(path, prompt, settings, loras=loras, given=given, notes=tuple(notes))
+    return Recorded(path, tagged.prompt, settings, loras=tagged.loras, given=given, notes=tuple(notes))
 
 
 _NAMES = {

@@ -20,12 +20,13 @@ from finetune.kernels import packed
 from finetune.sampling.control import Control, ControlImages
 from finetune.sampling.denoise import Progress, Setup, Ticker
 from finetune.sampling.loras import acting, add_lora, merge_loras
-from finetune.sampling.passes import make_pictures, step_count
+from finetune.sampling.passes import make_pictures, step_counts
 from finetune.sampling.pictures import Picture
 from finetune.sampling.placement import borrowed, plain_layers
 from finetune.sampling.plan import Given, Job, plan
 from finetune.sampling.sample import Sample
 from finetune.sampling.settings import Choices, SamplingSection
+from finetune.sampling.spans import check_acts
 from finetune.sampling.specs import ControlSpec, EmbeddingSpec, LoRASpec, parse_embedding, parse_lora
 from finetune.sampling.texts import encode_texts, notes_on
 
@@ -249,7 +250,12 @@ class Sampler:
         backbone, device = self.backbone, self.device
         dtype = compute_dtype(self._precision, backbone.unet, device)
         batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
-        tick = Ticker(progress, len(batches) * step_count(settings, backbone.scheduler))
+        counts = step_counts(settings, backbone.scheduler)
+        tick = Ticker(progress, len(batches) * sum(counts))
+        if self._beside:
+            check_acts("A LoRA", "lora_steps", settings.lora_steps, counts)
+        for control in self.controls:
+            check_acts("A ControlNet", control.name, control.spec.span, counts)
         ends = [job.toward.prompt for job in jobs if job.toward]
         prompts = [*(job.prompt for job in jobs), *ends, settings.negative]
         loop = [backbone.unet, *(control.branch for control in self.controls)]

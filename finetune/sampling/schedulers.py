@@ -72,18 +72,30 @@ def set_timesteps(scheduler: Any, steps: int, strength: float | None, device: to
         ConfigError: The sampler cannot take so many steps.
     """
     try:
-        scheduler.set_timesteps(steps, device=device)
+        with quiet():  # DPM++ SDE logs that it takes an odd number of steps
+            scheduler.set_timesteps(steps, device=device)
     except ValueError as error:  # LCM and TCD have as many steps as they were distilled for, at most
-        raise ConfigError(
-            f"This sampler cannot take {steps} steps.", where="steps", fix="Use fewer, such as 4 to 8."
-        ) from error
+        raise _too_many(steps, "4 to 8") from error
     timesteps: Tensor = scheduler.timesteps
-    if strength is None:
-        return timesteps
-    first = (steps - int(steps * strength)) * scheduler.order
-    if hasattr(scheduler, "set_begin_index"):
+    if steps > 1 and _too_close(scheduler):
+        raise _too_many(steps, str(steps // 2))
+    first = 0 if strength is None else (steps - int(steps * strength)) * scheduler.order
+    if hasattr(scheduler, "set_begin_index"):  # else the first is searched, and not found where two are equal
         scheduler.set_begin_index(first)
     return timesteps[first:]
+
+
+def _too_many(steps: int, better: str) -> ConfigError:
+    return ConfigError(
+        f"This sampler cannot take {steps} steps.", where="steps", fix=f"Use fewer, such as {better}."
+    )
+
+
+def _too_close(scheduler: Any) -> bool:
+    """Whether steps are so many that two are at one noise level, or the first is before the model's first."""
+    levels = getattr(scheduler, "sigmas", None)
+    repeats = levels is not None and scheduler.order == 1 and bool((levels.diff() == 0).any())
+    return repeats or bool(scheduler.timesteps.max() >= scheduler.config.num_train_timesteps)
 
 
 def _takes_zero_snr(sampler: Sampler) -> bool:

@@ -100,7 +100,8 @@ class SamplingSection(Section):
     lora_blocks: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(
         {},
         description="Weights of all LoRAs by module-name prefix, times their own, such as "
-        "{mid_block: 0, up_blocks.1: 0.5, text_encoder: 0}; the longest match counts, 1 for the others.",
+        "{mid_block: 0, up_blocks.1: 0.5, text_encoder: 0}; the longest match counts, 1 for the others. "
+        "SDXL has text_encoder_2, too.",
     )
     lora_steps: tuple[Fraction, Fraction] = Field(
         (0.0, 1.0),

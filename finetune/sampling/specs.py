@@ -75,6 +75,11 @@ class ControlSpec:
     end: float = 1.0
     preprocess: ControlKind = "none"
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """The part of the steps in which it acts."""
+        return self.start, self.end
+
     def __post_init__(self) -> None:
         """Checks the values, before a model is loaded."""
         if not math.isfinite(self.scale):

@@ -208,6 +208,15 @@ def test_pictures_and_controlnets_must_match(loaded: dict[str, Backbone], branch
         sampler("a cat", control_images=picture(1))
 
 
+def test_a_range_without_a_whole_step_is_refused(
+    loaded: dict[str, Backbone], branches: dict[str, Path]
+) -> None:
+    sampler = Sampler(loaded["sd1"])
+    sampler.add_controlnet(ControlSpec(branches["sd1"], start=0.3, end=0.45))
+    with pytest.raises(ConfigError, match="acts in none of 4"):
+        sampler("a cat", control_images=picture(1), steps=4)
+
+
 def test_settings_out_of_range() -> None:
     with pytest.raises(ConfigError, match="not a finite number"):
         ControlSpec(Path("x"), scale=float("nan"))

@@ -188,6 +188,7 @@ def test_loras_in_prompts(
         (["a <lora:none:0.6>"], "There is no LoRA called none"),
         (["a <lora:mine:0.6>", "a <lora:mine:0.7>"], "The prompts name different LoRAs."),
         (["a <lora:mine:0..6>"], "The weight of a LoRA is not a number."),
+        (["a <lora:mine:0.6:lbw=1,0,1>"], "and lbw=1,0,1 is not"),
     ):
         assert main(["sample", *prompts, *few, "four"]) == 2
         assert said in capsys.readouterr().err

@@ -230,6 +230,8 @@ def test_what_loras_cannot_do_is_refused(model: Path, loras: list[Path], here: P
     with pytest.raises(ConfigError, match="no layer mid_blok") as caught:
         beside(model, loras[0])(PROMPT, lora_blocks={"mid_blok": 0.0}, **HOW)
     assert "Did you mean mid_block" in caught.value.fix
+    with pytest.raises(ConfigError, match="acts in none of 4: no step lies wholly inside"):
+        beside(model, loras[0])(PROMPT, lora_steps=(0.3, 0.45), **HOW)
     with pytest.raises(ConfigError, match="in no step"):
         beside(model, loras[0])(PROMPT, lora_steps=(0.5, 0.5), **HOW)
     assert main(["sample", PROMPT, "--model", "nowhere", "--set", "sampling.lora_steps=[0, 0.5]"]) == 2

@@ -10,8 +10,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from finetune.errors import DataError
+from finetune.sampling.emphasis import Tagged, lora_tags
 from finetune.sampling.png import parameters, save_png
-from finetune.sampling.recorded import lora_tags, read_record
+from finetune.sampling.recorded import read_record
 from finetune.sampling.settings import sampling_section
 
 IMAGE = Image.new("RGB", (64, 64), (10, 20, 30))
@@ -122,13 +123,21 @@ def test_what_is_no_picture_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "rest", "loras"),
+    ("prompt", "rest", "loras", "unread"),
     [
-        ("a cat", "a cat", ()),
-        ("<lora:a:0.5> a cat <lora:b:-1>", "a cat", (("a", 0.5), ("b", -1.0))),
-        ("a <lora:x y> cat", "a cat", (("x y", 1.0),)),
-        ("a <lora:x:1:0.5> cat <lora:>", "a cat <lora:>", (("x", 1.0),)),
+        ("a cat", "a cat", (), ()),
+        ("<lora:a:0.5> a cat <lora:b:-1>", "a cat", (("a", 0.5), ("b", -1.0)), ()),
+        ("a <lora:x y> cat", "a cat", (("x y", 1.0),), ()),
+        ("a <lora:x:1:0.5> cat <lora:>", "a cat <lora:>", (("x", 1.0),), ("0.5",)),
+        ("a <lora:x:0.8:lbw=1,0:stop=9> cat", "a cat", (("x", 0.8),), ("lbw=1,0:stop=9",)),
     ],
 )
-def test_lora_tags(prompt: str, rest: str, loras: tuple[tuple[str, float], ...]) -> None:
-    assert lora_tags(prompt) == (rest, loras)
+def test_lora_tags(
+    prompt: str, rest: str, loras: tuple[tuple[str, float], ...], unread: tuple[str, ...]
+) -> None:
+    assert lora_tags(prompt) == Tagged(rest, loras, unread)
+
+
+def test_what_a_tag_says_besides_the_weight_is_named(tmp_path: Path) -> None:
+    text = "a cat <lora:mycat:0.7:lbw=ALL>\nSteps: 2, Sampler: Euler"
+    assert "lbw=ALL of a LoRA" in " ".join(read_record(with_text(tmp_path, parameters=text)).notes)

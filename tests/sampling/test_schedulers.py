@@ -76,6 +76,24 @@ def test_few_steps(name: str, steps: int) -> None:
     assert x.isfinite().all()
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("sigmas", ["model", "karras"])
+def test_as_many_steps_as_the_model_was_trained_with(name: str, sigmas: str) -> None:
+    """They are taken or refused: with an offset, leading timesteps begin before the first."""
+    if sigmas == "karras" and name in ("ddpm", "ddim", "pndm", "euler-a", "lcm", "tcd"):
+        return
+    scheduler = make_scheduler(name, own("epsilon"), sigmas)
+    if sigmas == "model" and name != "dpm++-3m-sde":  # whose own levels are exponential
+        with pytest.raises(ConfigError, match="cannot take 1000 steps"):
+            set_timesteps(scheduler, 1000, None, torch.device("cpu"))
+        return
+    timesteps = set_timesteps(scheduler, 1000, None, torch.device("cpu"))
+    x = torch.ones(1, 4, 2, 2) * scheduler.init_noise_sigma
+    for t in timesteps:
+        x = scheduler.step(torch.zeros_like(x), t, x).prev_sample
+    assert x.isfinite().all()
+
+
 def test_pndm_is_plms() -> None:
     """Without the Runge-Kutta warm-up: n steps take n + 1 evaluations."""
     scheduler = make_scheduler("pndm", EulerDiscreteScheduler(**STABLE))
