@@ -3,7 +3,8 @@
 | keys | what it is |
 |---|---|
 | `control_model.input_blocks…`, or without the first word | a whole ControlNet (lllyasviel/ControlNet) |
-| the same with `.up` and `.down`, and an empty `lora_controlnet` | updates of the UNet's own weights |
+| `controlnet_cond_embedding…` | the same with diffusers' names |
+| the original's with `.up` and `.down`, and an empty `lora_controlnet` | updates of the UNet's own weights |
 | `adapter.…`, `body.…` | a T2I-Adapter, which is another kind of network |
 """
 
@@ -26,6 +27,7 @@ MARK = "lora_controlnet"
 PREFIX = "control_model."
 """What the names in a file of a whole ControlNet may begin with."""
 
+_DIFFUSERS = "controlnet_down_blocks."
 _T2I = ("adapter.", "body.", "conv_in.weight")
 
 
@@ -44,7 +46,8 @@ def fill_branch(branch: Any, file: Path, unet: Mapping[str, Tensor]) -> None:
     weights: dict[str, Tensor] = {}
     faults: list[str] = []
     for name, empty in branch.state_dict().items():
-        weight = _weight(original_branch_name(branch, name), tensors, unet.get(name))
+        original = original_branch_name(branch, name)
+        weight = _weight(name if name in tensors else original, tensors, unet.get(name))
         if weight is None:
             faults.append(f"{name} is missing")
         elif weight.shape != empty.shape:
@@ -72,11 +75,13 @@ def _weight(original: str, tensors: Mapping[str, Tensor], own: Tensor | None) ->
 
 
 def _unfit(file: Path, tensors: Mapping[str, Tensor], faults: list[str]) -> WeightsError:
-    if any(name.startswith(_T2I) for name in tensors):
+    if not any(name.startswith(_DIFFUSERS) for name in tensors) and any(
+        name.startswith(_T2I) for name in tensors
+    ):
         return WeightsError(
             "This is a T2I-Adapter, not a ControlNet.", where=str(file), fix="Give a ControlNet."
         )
-    if not any(name.startswith("zero_convs.") for name in tensors):
+    if not any(name.startswith(("zero_convs.", _DIFFUSERS)) for name in tensors):
         return WeightsError("This is not a ControlNet.", where=str(file), fix="Give a ControlNet.")
     return WeightsError(
         f"The ControlNet was made for another model: {'; '.join(faults[:2])}.",

@@ -20,6 +20,12 @@ UNET = "model.diffusion_model."
 # What a model is loaded from; a file may also hold an average of its weights, or its noise schedule.
 _PARTS = (UNET, "first_stage_model.", "cond_stage_model.", "conditioner.")
 _AVERAGE = "model_ema."
+_TEXT_ENCODERS = (
+    "cond_stage_model.transformer.text_model.",
+    "cond_stage_model.model.",
+    "conditioner.embedders.1.model.",
+)
+_TEXT_WIDTHS: Mapping[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 FIRST_CONV = f"{UNET}input_blocks.0.0.weight"
 # Part of a key that only this kind of file has, what the file is, and the fix.
 _OTHERS = (
@@ -117,15 +123,25 @@ def family_of_checkpoint(header: Header, where: str) -> Family:
         return "sdxl"
     if _any(shapes, "conditioner.embedders.0.model."):
         raise unsupported("This is the SDXL refiner; it cannot be trained alone.", where)
+    if not has_text_encoder(header):
+        return _family_of_unet(header, where)
     if f"{UNET}label_emb.0.0.weight" in shapes:
         raise unsupported("The UNet takes more than text (unCLIP).", where)
-    if _any(shapes, "cond_stage_model.model."):
-        return "sd2"
-    if _any(shapes, "cond_stage_model.transformer.text_model."):
-        return "sd1"
-    what = "This checkpoint has no known text encoder; only a VAE can be given apart (model.vae)."
-    fix = "Use a checkpoint that has one, or a diffusers folder."
-    raise ModelError(what, where=where, fix=fix)
+    return "sd2" if _any(shapes, "cond_stage_model.model.") else "sd1"
+
+
+def _family_of_unet(header: Header, where: str) -> Family:
+    """The family by the width of the texts that the UNet attends to."""
+    widths = {shape[1] for key, shape in header.shapes.items() if key.endswith("attn2.to_k.weight")}
+    family = _TEXT_WIDTHS.get(widths.pop()) if len(widths) == 1 else None
+    if family is None:
+        raise unsupported("This checkpoint has no known text encoder.", where)
+    return family
+
+
+def has_text_encoder(header: Header) -> bool:
+    """Whether a checkpoint has the text encoders of a known family."""
+    return any(_any(header.shapes, start) for start in _TEXT_ENCODERS)
 
 
 def has_vae(header: Header) -> bool:

@@ -17,6 +17,7 @@ from finetune.backbones.families import SUPPORTED, damaged, family_of, refuse_ot
 from finetune.backbones.known import FAMILIES
 from finetune.backbones.names import numbered
 from finetune.backbones.part import check_config, load_part, read_json, unreadable
+from finetune.backbones.text_encoders import load_text_encoders
 from finetune.backbones.vae import VAE, load_vae
 from finetune.config import ModelSection
 from finetune.errors import ModelError
@@ -52,12 +53,24 @@ def load_folder(path: Path, section: ModelSection) -> Backbone:
         name=section.name,
         unet=part(UNet2DConditionModel, "unet"),
         vae=_vae(path, section, notes),
-        text_encoders=tuple(map(part, model.encoder_classes, numbered("text_encoder", count))),
+        text_encoders=_text_encoders(path, section, model.encoder_classes, notes),
         tokenizers=tuple(load_tokenizer(path / name) for name in numbered("tokenizer", count)),
         scheduler=_load_scheduler(index, path / "scheduler", section),
         notes=tuple(notes),  # last: the parts add to them
     )
     return freeze(backbone)
+
+
+def _text_encoders(
+    path: Path, section: ModelSection, kinds: tuple[type[Any], ...], notes: list[str]
+) -> tuple[Any, ...]:
+    if section.text_encoders is not None:
+        return load_text_encoders(section.text_encoders, path, kinds, section.allow_pickle, notes)
+    names = numbered("text_encoder", len(kinds))
+    return tuple(
+        load_part(kind, path / name, section.allow_pickle, notes)
+        for kind, name in zip(kinds, names, strict=True)
+    )
 
 
 def _vae(path: Path, section: ModelSection, notes: list[str]) -> Any:

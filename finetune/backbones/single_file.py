@@ -18,6 +18,7 @@ from finetune.backbones.checkpoint import (
     Header,
     family_of_checkpoint,
     has_average,
+    has_text_encoder,
     has_vae,
     input_channels,
     read_header,
@@ -31,6 +32,7 @@ from finetune.backbones.memory import computing_in
 from finetune.backbones.names import numbered
 from finetune.backbones.part import check_complete_module, check_finite, unreadable
 from finetune.backbones.quiet import quiet
+from finetune.backbones.text_encoders import load_text_encoders
 from finetune.backbones.vae import VAE, load_vae
 from finetune.config import ModelSection
 from finetune.errors import ModelError
@@ -71,12 +73,12 @@ def convert(
         configs: A diffusers folder whose configurations describe the parts of the family's text-to-image
             model.
         tokenizers: One for each text encoder.
-        section: The recipe's model, for its name, VAE, and whether to take averaged weights.
+        section: The recipe's model, for its name, VAE, text encoders, and whether to take averaged weights.
         header: What the checkpoint holds.
 
     Raises:
-        ModelError: If the weights do not fit the structure, or there is no VAE, or no averaged weights as
-            they are wanted.
+        ModelError: If the weights do not fit the structure, or there is no VAE, no text encoder, or no
+            averaged weights as they are wanted.
     """
     model = FAMILIES[family]
     count = len(model.encoder_classes)
@@ -89,6 +91,17 @@ def convert(
     elif not has_vae(header):
         raise ModelError(
             "This checkpoint has no VAE.", where=str(path), fix="Give one with --set model.vae=PATH."
+        )
+    if section.text_encoders is not None:
+        encoders = load_text_encoders(
+            section.text_encoders, configs, model.encoder_classes, section.allow_pickle, notes
+        )
+        given |= dict(zip(numbered("text_encoder", count), encoders, strict=True))
+    elif not has_text_encoder(header):
+        raise ModelError(
+            "This checkpoint has no text encoder.",
+            where=str(path),
+            fix="Give a model of the same family that has one with --set model.text_encoders=FOLDER.",
         )
     how = {"config": str(configs), "local_files_only": True, "torch_dtype": header.dtype}
     try:

@@ -28,8 +28,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def read_names(path: Path) -> tuple[list[str], dict[str, str]]:
     """As `read_tensors`, but the names of the tensors alone: only the beginning of the file is read."""
+    outline, metadata = read_outline(path)
+    return list(outline), metadata
+
+
+def read_outline(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], str]], dict[str, str]]:
+    """As `read_tensors`, but of each tensor only its shape and its type, as safetensors calls it ("F32")."""
     with _opened(path) as file:
-        return list(file.keys()), dict(file.metadata() or {})
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        outline = {name: (tuple(one.get_shape()), one.get_dtype()) for name, one in slices.items()}
+        return outline, dict(file.metadata() or {})
 
 
 @contextmanager

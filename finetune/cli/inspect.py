@@ -49,7 +49,10 @@ def _other(file: Path, model: str | None, changes: tuple[str, ...]) -> dict[str,
     from finetune.formats.read import DIFFUSERS_FILE
     from finetune.tools import describe
     from finetune.tools.describe_others import describe_embedding
+    from finetune.tools.describe_parts import describe_part
 
+    if (part := describe_part(file)) is not None:
+        return part
     word = learned_words(file) if not (file / DIFFUSERS_FILE).is_file() else None
     if (word or file).is_file() and (found := describe_embedding(word or file)) is not None:
         return found
@@ -63,10 +66,10 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     model = f" ({found['model']})" if "model" in found else ""
     layout = f", with the key names of {found['layout']}" if "layout" in found else ""
     start = f"{found['file']}: {_article(kind)} {kind} for {family}{model}"
-    if "parameters" in found:
+    if "predicts" in found:
         start = f"{found['file']}: a whole model, {family}"
     yield f"{start}{layout}, {dtypes}, {size(found['bytes'])}."
-    if "parameters" in found:
+    if "predicts" in found:
         yield from _about_model(found)
     if "blocks" in found:
         yield from _blocks(found)
@@ -84,7 +87,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _article(kind: str) -> str:
-    return "an" if kind.startswith("e") else "a"
+    return "an" if kind[0] in "eI" else "a"
 
 
 def _about_model(found: dict[str, Any]) -> Iterator[str]:
@@ -111,7 +114,7 @@ inspect_command = SettingsCommand(
     "inspect",
     callback=_inspect,
     help="Say what is in a LoRA file: family, layout, ranks, norms, how it was made, where it loads; also of "
-    "an embedding or a whole model. FILE may be a run folder or a model's folder.",
+    "an embedding, a ControlNet, another part or a whole model. FILE may be a run's folder or a model's.",
     short_help="Say what is in a file.",
     params=[
         click.Argument(["file"], type=click.Path(path_type=Path), metavar="FILE"),

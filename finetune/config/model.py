@@ -31,6 +31,11 @@ class ModelSection(Section):
         description="A VAE in place of the model's own: a diffusers folder of a model or of a VAE, or a "
         "single file. Needed where a checkpoint has none.",
     )
+    text_encoders: Path | None = Field(
+        None,
+        description="Text encoders in place of the model's own: a diffusers folder of a model of its family, "
+        "or a run folder. Needed where a checkpoint has none.",
+    )
     ema: bool = Field(
         False,
         description="Use the averaged (EMA) weights of a single-file checkpoint that has both.",

@@ -29,7 +29,7 @@ class PretrainRecipe(WholeModelRecipe):
     unused: ClassVar[frozenset[str]] = frozenset(
         {
             *("model.name", "model.revision", "model.prediction_type", "model.max_tokens"),
-            *("model.allow_pickle", "model.vae", "model.ema"),
+            *("model.allow_pickle", "model.vae", "model.text_encoders", "model.ema"),
             *("adapter.text_encoder", "output.single_file"),
         }
     )

@@ -20,7 +20,7 @@ from finetune.formats.embeddings import A1111, ENCODERS, NAMELESS, WORD_KEY, is_
 from finetune.formats.families import FAMILY_NAMES, TEXT_WIDTHS
 from finetune.tools.extract import told_by
 
-_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names, and PyTorch's
+TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names, and PyTorch's
 
 
 def describe_model(name: str, backbone: Backbone) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def _dtypes(file: Path) -> Counter[str]:
     try:
         with safe_open(file, framework="pt") as opened:
             types = (opened.get_slice(name).get_dtype() for name in opened.keys())  # noqa: SIM118
-            return Counter(_TYPES.get(stored, stored) for stored in types)
+            return Counter(TYPES.get(stored, stored) for stored in types)
     except (OSError, SafetensorError) as error:
         raise ModelError(
             "This is not a readable safetensors file, or it is truncated.",

@@ -74,7 +74,7 @@ def test_without_a_vae_the_setting_is_named(other: Any, tiny_folder: Path, tmp_p
         load_single_file(file, ModelSection(name=str(file)))
     assert "--set model.vae=PATH" in str(caught.value.fix)
     save_file({n: t for n, t in state.items() if not n.startswith("cond_stage_model")}, file)
-    with pytest.raises(ModelError, match=r"no known text encoder; only a VAE"):
+    with pytest.raises(ModelError, match="no known text encoder"):  # a tiny one tells no family
         load_single_file(file, ModelSection(name=str(file)))
     folder = tmp_path / "folder"
     shutil.copytree(tiny_folder, folder)

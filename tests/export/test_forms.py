@@ -21,7 +21,7 @@ from torch import Tensor
 
 from finetune.adapters import ControlNet, LoRA
 from finetune.backbones import Backbone
-from finetune.backbones.controlnet import read_branch
+from finetune.backbones.controlnet import WEIGHTS, read_branch
 from finetune.backbones.words import Word
 from finetune.config import ControlNetSection
 from finetune.errors import ConfigError, DataError, WeightsError
@@ -181,7 +181,8 @@ def test_a_controlnet_as_one_file(backbone: Backbone, tmp_path: Path) -> None:
         same(dict(theirs.state_dict()), expected)
     plain = {name.removeprefix("control_model."): tensor for name, tensor in load_file(file).items()}
     save_file(plain, tmp_path / "plain.safetensors")
-    for path in (file, tmp_path / "plain.safetensors"):
+    bare = tmp_path / "controlnet" / WEIGHTS  # with diffusers' names
+    for path in (file, tmp_path / "plain.safetensors", bare):
         same(dict(read_branch(path, backbone).state_dict()), expected)
     folder = written("controlnet", file, backbone, tmp_path / "back")
     same(dict(ControlNetModel.from_pretrained(folder).state_dict()), expected)
