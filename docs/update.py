@@ -6,8 +6,8 @@ python docs/update.py --check  # only reports which pages are out of date
 ```
 
 A comment marks where a copy goes, and everything up to `<!-- end -->` is replaced:
-`<!-- settings lora data adapter -->` (sections of a recipe, or of `sample`), `<!-- presets lora -->`, or
-`<!-- code finetune/training/trainer.py Trainer._step -->`.
+`<!-- settings lora data adapter -->` (sections of a recipe, or of `sample`), `<!-- presets lora -->`,
+`<!-- code finetune/training/trainer.py Trainer._step -->`, or `<!-- programs of files -->`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from finetune.config.choices import choices_of
 from finetune.recipes.fields import entry_type, setting_fields
 from finetune.recipes.load import RECIPES, Sampled
 from finetune.recipes.presets import preset_values, presets
+from finetune.tools.programs import FILES, PROGRAMS
 
 ROOT = Path(__file__).resolve().parent.parent
-PIECE = re.compile(r"(<!-- (settings|presets|code) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+PIECE = re.compile(r"(<!-- (settings|presets|code|programs) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def updated(page: str) -> str:
@@ -116,7 +117,16 @@ def code(file: str, name: str) -> str:
     return f"```python\n{textwrap.dedent(source)}\n```"
 
 
-KINDS = {"settings": settings, "presets": defaults, "code": code}
+def programs(*_: str) -> str:
+    """A table of kinds of files and the programs that load them."""
+    lines = [_row("File", *PROGRAMS, "Notes"), "|---" * (len(PROGRAMS) + 2) + "|"]
+    for loads in FILES.values():
+        marks = ["✓" if program in loads.programs else "–" for program in PROGRAMS]
+        lines.append(_row(loads.what, *marks, loads.note))
+    return "\n".join(["", *lines, ""])
+
+
+KINDS = {"settings": settings, "presets": defaults, "code": code, "programs": programs}
 
 
 def main() -> int:

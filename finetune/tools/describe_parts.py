@@ -17,8 +17,7 @@ from finetune.backbones.controlnet import FOLDER, WEIGHTS
 from finetune.backbones.tensors import read_outline
 from finetune.formats.families import TEXT_WIDTHS
 from finetune.tools.describe_others import TYPES
-
-_WITH_CONTROLNETS = ("A1111 (ControlNet extension)", "Forge", "ComfyUI")
+from finetune.tools.programs import FILES, Loads
 
 
 @dataclass(frozen=True)
@@ -27,42 +26,37 @@ class Part:
 
     Attributes:
         kind: What it is called.
-        layout: Whose names it has, if there are several.
         marks: Beginnings of names that only such files have.
-        loads_in: Programs that load it.
-        note: What else to know.
+        loads: Programs that load it.
+        layout: Whose names it has, if there are several.
     """
 
     kind: str
     marks: tuple[str, ...]
-    layout: str = ""
-    loads_in: tuple[str, ...] = ()
-    note: str = ""
+    loads: Loads
+    layout: str | None = None
 
 
-# The first match counts. What is said of A1111, Forge and ComfyUI is known from their code.
+_OTHERS = Loads("", ("other programs",), "This program does not use such files.")
+# The first match counts.
 PARTS = (
-    Part("Control-LoRA", (MARK,), loads_in=("ComfyUI", "diffusers (load_lora_adapter)", "finetune")),
+    Part("Control-LoRA", (MARK,), FILES["control-lora"]),
     Part(
         "ControlNet",
         ("control_model.", "zero_convs.", "input_hint_block."),
+        FILES["controlnet"],
         "the original code",
-        (*_WITH_CONTROLNETS, "diffusers (from_single_file; not for SDXL)", "finetune"),
     ),
     Part(
         "ControlNet",
         ("controlnet_cond_embedding.", "controlnet_down_blocks."),
+        FILES["controlnet-folder"],
         "diffusers",
-        (*_WITH_CONTROLNETS, "diffusers (in a folder with its config.json)", "finetune"),
     ),
-    Part("T2I-Adapter", ("adapter.", "body."), loads_in=_WITH_CONTROLNETS, note="It is not a ControlNet."),
-    Part("IP-Adapter", ("image_proj", "ip_adapter"), note="It takes pictures as prompts."),
-    Part(
-        "VAE",
-        ("first_stage_model.", "encoder.conv_in.", "encoder.down."),
-        loads_in=("A1111", "Forge", "ComfyUI", "finetune (--set model.vae)"),
-    ),
-    Part("UNet", ("model.diffusion_model.", "time_embedding."), note="It is no whole model."),
+    Part("T2I-Adapter", ("adapter.", "body."), _OTHERS),
+    Part("IP-Adapter", ("image_proj", "ip_adapter"), _OTHERS),
+    Part("VAE", ("first_stage_model.", "encoder.conv_in.", "encoder.down."), FILES["vae"]),
+    Part("UNet", ("model.diffusion_model.", "time_embedding."), _OTHERS),
 )
 
 
@@ -91,8 +85,8 @@ def describe_part(path: Path) -> dict[str, Any] | None:
         **({"layout": part.layout} if part.layout else {}),
         "dtypes": dict(Counter(TYPES.get(kind, kind) for _, kind in outline.values()).most_common()),
         "parameters": {"all": sum(map(math.prod, shapes.values()))},
-        "loads_in": list(part.loads_in) or ["other programs' extensions"],
-        "notes": [part.note] if part.note else [],
+        "loads_in": list(part.loads.programs),
+        "notes": [part.loads.note] if part.loads.note else [],
         "metadata": dict(sorted(metadata.items())),
     }
 
