@@ -8,8 +8,8 @@ https://huggingface.co/docs/safetensors/index#format
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,13 @@ class Planned:
         shape: Its shape.
         dtype: Its type in the file.
         make: Makes it, in any type and on any device.
+        sources: What it is made from; those that are mapped from files give their memory back afterwards.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     make: Callable[[], Tensor]
+    sources: tuple[Tensor, ...] = ()
 
     @property
     def size(self) -> int:
@@ -66,16 +68,28 @@ class Planned:
 
     def cast(self, dtype: torch.dtype | None) -> Planned:
         """The same in another type; unchanged if None."""
-        return Planned(self.shape, dtype or self.dtype, self.make)
+        return self if dtype is None else replace(self, dtype=dtype)
+
+    def through(self, function: Callable[[Tensor], Tensor], shape: tuple[int, ...] | None = None) -> Planned:
+        """What a function makes of it; `shape` is the new shape, if that differs."""
+        return replace(self, shape=shape or self.shape, make=lambda: function(self.make()))
 
     def made(self) -> Tensor:
         """The tensor as the file has it."""
-        return self.make().detach().to("cpu", self.dtype).contiguous()
+        with torch.no_grad():
+            return self.make().detach().to("cpu", self.dtype).contiguous()
 
 
 def planned(tensor: Tensor) -> Planned:
     """A tensor that there is already."""
-    return Planned(tuple(tensor.shape), tensor.dtype, lambda: tensor)
+    return Planned(tuple(tensor.shape), tensor.dtype, lambda: tensor, (tensor,))
+
+
+def joined(rows: Sequence[Planned]) -> Planned:
+    """Several tensors of one type below each other."""
+    shape = (sum(one.shape[0] for one in rows), *rows[0].shape[1:])
+    sources = tuple(source for one in rows for source in one.sources)
+    return Planned(shape, rows[0].dtype, lambda: torch.cat([one.make() for one in rows]), sources)
 
 
 class Layout:
@@ -117,7 +131,8 @@ class Layout:
             refuse_non_finite({name: made}, where)
             if made.numel():
                 yield memoryview(made.reshape(-1).view(torch.uint8).numpy())
-            release_mapped(made)
+            for source in tensor.sources:
+                release_mapped(source)
 
 
 def write_stream(file: Path, tensors: Mapping[str, Planned], metadata: Mapping[str, str], where: str) -> None:
