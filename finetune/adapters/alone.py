@@ -14,20 +14,20 @@ from finetune.adapters.weights import LayerWeights
 
 
 @torch.no_grad()
-def merged_weight(module: nn.Module, weight: Tensor, layer: LayerWeights, scale: float) -> Tensor:
+def merged_weight(module: nn.Module, layer: LayerWeights, scale: float, weight: Tensor) -> Tensor:
     """A layer's weight with its update merged in, to the bits that merging into the whole model gives.
 
     Args:
         module: The layer, an `nn.Linear` or `nn.Conv2d` without adapters; it is not changed.
-        weight: The weight to merge into, fp32, of the shape of the module's.
         layer: The update.
         scale: Its weight: 1 as trained.
+        weight: The layer's weight to merge into, fp32, of the shape of the module's.
 
     Raises:
         ValueError: If the merged weight is not finite.
     """
     if not held_by_peft(layer):
-        return added(weight, layer.change, scale)
+        return added(layer.change, scale, weight)
     alone = copy.copy(module)
     alone._parameters = {**module._parameters, "weight": nn.Parameter(weight, requires_grad=False)}
     holder = nn.ModuleDict({"layer": alone})

@@ -38,7 +38,7 @@ class WeightChange:
             ValueError: If the merged weight is not finite; it is then as before.
         """
         before = self._parameter().data
-        self._parameter().data = added(before, self._added.change, self._added.scale)
+        self._parameter().data = added(self._added.change, self._added.scale, before)
         self.remove()
         return before
 
@@ -84,7 +84,7 @@ class _Added(nn.Module):
         return _sum(weight, self._known, self.scale)
 
 
-def added(weight: Tensor, change: Callable[[Tensor], Tensor], scale: float) -> Tensor:
+def added(change: Callable[[Tensor], Tensor], scale: float, weight: Tensor) -> Tensor:
     """A weight with `scale` times its change added to it, computed in fp32, in the weight's own type.
 
     Raises:

@@ -1,7 +1,7 @@
 """Writes safetensors files tensor by tensor, so that a whole state is never in memory.
 
-The format: 8 bytes with the length of a header, the header in JSON (each tensor's type, shape and place), then
-the tensors. So the header can be written before any tensor is made.
+The format: 8 bytes with the length of a header, the header in JSON (each tensor's type, shape and place),
+then the tensors. So the header can be written before any tensor is made.
 https://huggingface.co/docs/safetensors/index#format
 """
 
@@ -130,7 +130,7 @@ class Layout:
                 raise ValueError(f"{name} has the shape {tuple(made.shape)}, not {tensor.shape}")
             refuse_non_finite({name: made}, where)
             if made.numel():
-                yield memoryview(made.reshape(-1).view(torch.uint8).numpy())
+                yield made.reshape(-1).view(torch.uint8).numpy().data
             for source in tensor.sources:
                 release_mapped(source)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,9 @@ class Merged:
 def merged(loras: Sequence[tuple[Path, float]], backbone: Backbone) -> Iterator[Merged]:
     """What is to be written as the model with LoRAs in it.
 
-    No weight is merged before it is asked for, so that the model is never held twice, and its own stay as they
-    are. Inside, the model knows the new words that were learned with the LoRAs; afterwards it is what it was.
+    No weight is merged before it is asked for, so that the model is never held twice, and its own stay as
+    they are. Inside, the model knows the new words that were learned with the LoRAs; afterwards it is what it
+    was.
 
     Args:
         loras: Run folders or LoRA files in any layout, each with its weight: 1 as trained.
@@ -86,20 +88,21 @@ def merged(loras: Sequence[tuple[Path, float]], backbone: Backbone) -> Iterator[
 
 
 def _changes(
-    roots: dict[str, nn.Module], weights: LoRAWeights, scale: float
+    roots: Mapping[str, nn.Module], weights: LoRAWeights, scale: float
 ) -> dict[tuple[str, str], Change]:
     """What one LoRA makes of each weight, by part and name in the part's `state_dict`."""
     changes: dict[tuple[str, str], Change] = {}
     for (part, name), layer in weights.layers.items():
-        live = name if part == "unet" else live_text_name(roots[part], name)
+        live = _live(roots, part, name)
         module = roots[part].get_submodule(live)
-        changes[part, f"{live}.weight"] = lambda weight, m=module, la=layer: merged_weight(
-            m, weight, la, scale
-        )
+        changes[part, f"{live}.weight"] = partial(merged_weight, module, layer, scale)
     for (part, name), vector in weights.vectors.items():
-        live = name if part == "unet" else live_text_name(roots[part], name)
-        changes[part, live] = lambda weight, v=vector: added(weight, v.to, scale)
+        changes[part, _live(roots, part, name)] = partial(added, vector.to, scale)
     return changes
+
+
+def _live(roots: Mapping[str, nn.Module], part: str, name: str) -> str:
+    return name if part == "unet" else live_text_name(roots[part], name)
 
 
 def _after(first: Change | None, then: Change) -> Change:

@@ -38,8 +38,8 @@ def write_planned(path: Path, tensors: Mapping[str, Planned], metadata: Mapping[
     """As `write_tensors`, of tensors that are made one by one.
 
     The safetensors library keeps metadata in a hash map and writes it in another order each time, and takes
-    all tensors at once, so it is not used for this. The header is written again at the end, as long as before,
-    since it has hashes of what comes after it.
+    all tensors at once, so it is not used for this. The header is written again at the end, as long as
+    before, since it has hashes of what comes after it.
     """
     layout = Layout(tensors)
     hashes = Hashes(metadata, layout.beginning)
