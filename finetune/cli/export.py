@@ -29,7 +29,7 @@ def _export(
     changes: tuple[str, ...],
 ) -> None:
     with large_imports():
-        from finetune.backbones import load_backbone
+        from finetune.backbones import load_stored
         from finetune.backbones.precision import PRECISIONS
         from finetune.export import Job, check_form, export, what_is
         from finetune.export.job import RANK, data_url
@@ -49,7 +49,7 @@ def _export(
         section, sentence = model_for(wanted, made.kind, made.path)
         if not saved:
             tell(sentence)
-        backbone = load_backbone(section)
+        backbone = load_stored(section)
         for note in backbone.notes:
             tell(note)
         job = Job(made.path, backbone, output, PRECISIONS[dtype], weight, rank or RANK, picture)
