@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,13 @@ PREFIX = "control_model."
 _T2I = ("adapter.", "body.", "conv_in.weight")
 
 
-def fill_branch(branch: Any, file: Path, unet: Mapping[str, Tensor]) -> None:
+def fill_branch(branch: Any, file: Path, unet: Callable[[str], Tensor | None]) -> None:
     """Gives a branch the weights in a file, in fp32.
 
     Args:
         branch: A `ControlNetModel` of the right structure, without values.
         file: A safetensors file.
-        unet: The weights of the UNet by name, which a Control-LoRA changes.
+        unet: Gives a weight of the UNet by its name, which a Control-LoRA changes; None if there is none.
 
     Raises:
         WeightsError: If it cannot be read, is something else, or does not fit.
@@ -44,7 +44,7 @@ def fill_branch(branch: Any, file: Path, unet: Mapping[str, Tensor]) -> None:
     weights: dict[str, Tensor] = {}
     faults: list[str] = []
     for name, empty in branch.state_dict().items():
-        weight = _weight(original_branch_name(branch, name), tensors, unet.get(name))
+        weight = _weight(original_branch_name(branch, name), tensors, unet(name))
         if weight is None:
             faults.append(f"{name} is missing")
         elif weight.shape != empty.shape:

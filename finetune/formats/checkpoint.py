@@ -9,6 +9,7 @@ import torch
 
 from finetune.backbones import Backbone
 from finetune.backbones.original import is_published, original_state
+from finetune.backbones.quantize import refuse_quantized
 from finetune.formats.tensors import write_tensors
 
 
@@ -20,7 +21,11 @@ def write_checkpoint(path: Path, backbone: Backbone, metadata: Mapping[str, str]
         backbone: The model; adapters must have been merged or detached.
         metadata: What the file says about how it was made (P7).
         dtype: Of the written weights.
+
+    Raises:
+        ConfigError: If the model is quantized.
     """
+    refuse_quantized(backbone, "A written model")
     state = {name: tensor.detach().to("cpu", dtype) for name, tensor in original_state(backbone).items()}
     write_tensors(path, state, metadata)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from finetune.backbones import Backbone
+from finetune.backbones.quantize import refuse_quantized
 from finetune.backbones.saving import save_folder
 from finetune.errors import ConfigError
 from finetune.files import whole_folder
@@ -29,7 +30,9 @@ def write_model_folder(path: Path, backbone: Backbone, about: Mapping[str, str],
 
     Raises:
         WeightsError: If a weight is not finite in this precision.
+        ConfigError: If the model is quantized.
     """
+    refuse_quantized(backbone, "A written model")
     with whole_folder(path) as folder:
         save_folder(backbone, folder, dtype)
         text = json.dumps(about, indent=2, sort_keys=True) + "\n"

@@ -1,16 +1,16 @@
 """Layers whose frozen weights are stored in 8 or 4 bits, and multiplied with in full precision.
 
-Each block of 64 weights is divided by its largest magnitude, the scale, which is stored in fp32; of each quotient
-the nearest of some levels in [-1, 1] is stored.
+Each block of 64 weights is divided by its largest magnitude, the scale, which is stored in fp32. Of each
+quotient, the nearest of some levels in [-1, 1] is stored.
 
 | kind | levels | bits a weight, scales included |
 |---|---|---|
 | `int8` | k/127 for k = -127 … 127 | 8.5 |
 | `nf4` | the 16 of NormalFloat (Dettmers et al. 2023, arXiv:2305.14314, appendix E) | 4.5 |
 
-Level x scale is computed whenever a weight is used, forward and backward, by bitsandbytes. So the product itself
-is as precise, and as slow, as with plain weights. Of bitsandbytes' own layers there is none for convolutions, and
-`Linear8bitLt` (0.50) rounds the input too and fails for bf16 on a CPU.
+Level x scale is computed whenever a weight is used, forward and backward, by bitsandbytes; the product itself is
+that of plain weights. bitsandbytes' own layers would not do: there is none for convolutions, and `Linear8bitLt`
+(0.50) rounds the input too and fails with bf16 on a CPU.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
 
 BLOCK = 64
 _AT_ONCE = 4096  # blocks that are quantized together; they stay in a processor's cache
@@ -37,8 +38,8 @@ class Quantized(nn.Module):
         kind: A key of `KINDS`.
         shape: The weight's.
         qweight: Numbers of levels, `[blocks, …]` bytes; PEFT looks for a layer's device under this name.
-        scale_bits: The scales, `[blocks]` fp32 that are held as integers, so that a model that is cast to another
-            precision keeps them.
+        scale_bits: The scales, `[blocks]` fp32 that are held as integers, so that they stay when a model is
+            cast to another precision.
     """
 
     kind: str
@@ -75,7 +76,7 @@ class Quantized(nn.Module):
         raise NotImplementedError
 
 
-class QuantizedLinear(Quantized, nn.Linear):  # type: ignore[misc]  # `weight` is computed
+class QuantizedLinear(Quantized, nn.Linear):  # type: ignore[misc, override]  # `weight` is computed
     """A linear layer, `[out, in]`."""
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -87,7 +88,7 @@ class QuantizedLinear(Quantized, nn.Linear):  # type: ignore[misc]  # `weight` i
         return gradient @ self.weight_in(gradient.dtype)
 
 
-class QuantizedConvolution(Quantized, nn.Conv2d):  # type: ignore[misc]
+class QuantizedConvolution(Quantized, nn.Conv2d):  # type: ignore[misc, override]
     """A convolution, `[out, in, kh, kw]`."""
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -97,7 +98,7 @@ class QuantizedConvolution(Quantized, nn.Conv2d):  # type: ignore[misc]
     def input_gradient(self, gradient: Tensor, shape: torch.Size) -> Tensor:
         """As `Quantized.input_gradient`."""
         weight = self.weight_in(gradient.dtype)
-        return torch.nn.grad.conv2d_input(shape, weight, gradient, *self._geometry())  # type: ignore[no-untyped-call, no-any-return]
+        return conv2d_input(shape, weight, gradient, *self._geometry())  # type: ignore[no-any-return]
 
     def _geometry(self) -> tuple[Any, ...]:
         return self.stride, self.padding, self.dilation, self.groups
@@ -130,7 +131,9 @@ def quantized(layer: Any, kind: str) -> Quantized:
         layer: As `can_quantize` accepts it.
         kind: A key of `KINDS`.
     """
-    made: Quantized = object.__new__(QuantizedConvolution if isinstance(layer, nn.Conv2d) else QuantizedLinear)
+    made: Quantized = object.__new__(
+        QuantizedConvolution if isinstance(layer, nn.Conv2d) else QuantizedLinear
+    )
     nn.Module.__init__(made)
     for name in vars(layer).keys() - vars(made).keys():
         setattr(made, name, getattr(layer, name))
