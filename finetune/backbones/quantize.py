@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from finetune.backbones.backbone import Backbone
-from finetune.backbones.precision import best_device, compute_dtype, precision_name
+from finetune.backbones.precision import best_device, dtype_on, precision_name
 from finetune.config.model import Quantization
 from finetune.errors import ConfigError
 from finetune.kernels import can_quantize, quantized, quantized_layers, release_mapped
@@ -29,7 +29,7 @@ def quantize_unet(backbone: Backbone, kind: Quantization) -> None:
     """
     if kind == "none":
         return
-    dtype = compute_dtype("auto", backbone.unet, best_device())
+    dtype = dtype_on("auto", best_device(), backbone.unet)
     before, wrong, all_ = memory(backbone.unet, dtype), 0.0, 0.0
     for name, layer in list(backbone.unet.named_modules()):
         if not name.startswith(_BLOCKS) or not can_quantize(layer):

@@ -45,9 +45,9 @@ class ModelSection(Section):
     )
     quantize: Quantization = Field(
         "none",
-        description="Round the UNet's weights to 8 bits (`int8`) or 4 bits (`nf4`): about half and a third of "
-        "the memory that they take in half precision, but slower. For sampling, and for training what leaves "
-        "them as they are: lora, distill, embedding.",
+        description="Round the UNet's weights to 8 bits (`int8`) or 4 bits (`nf4`): about half and a third "
+        "of the memory that they take in half precision, but slower. For sampling, and for training what "
+        "leaves them as they are: lora, distill, embedding.",
     )
     allow_pickle: bool = Field(
         False, description="Also load .ckpt, .bin and .pt weights (weights only, no code)."

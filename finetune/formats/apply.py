@@ -193,7 +193,7 @@ def _check_quantized(roots: Mapping[str, nn.Module], weights: LoRAWeights) -> No
             f"The LoRA changes the weight of {name} by no product of two matrices, and so not beside a "
             "quantized one.",
             where="model.quantize",
-            fix="Load the model without it, or convert the LoRA: finetune export LORA --to plain-lora -o FILE.",
+            fix="Load the model without it, or convert it: finetune export LORA --to plain-lora -o FILE.",
         )
 
 

@@ -8,9 +8,9 @@ quotient, the nearest of some levels in [-1, 1] is stored.
 | `int8` | k/127 for k = -127 … 127 | 8.5 |
 | `nf4` | the 16 of NormalFloat (Dettmers et al. 2023, arXiv:2305.14314, appendix E) | 4.5 |
 
-Level x scale is computed whenever a weight is used, forward and backward, by bitsandbytes; the product itself is
-that of plain weights. bitsandbytes' own layers would not do: there is none for convolutions, and `Linear8bitLt`
-(0.50) rounds the input too and fails with bf16 on a CPU.
+Level x scale is computed whenever a weight is used, forward and backward, by bitsandbytes; the product itself
+is that of plain weights. bitsandbytes' own layers would not do: there is none for convolutions, and
+`Linear8bitLt` (0.50) rounds the input too and fails with bf16 on a CPU.
 """
 
 from __future__ import annotations
@@ -90,6 +90,10 @@ class QuantizedLinear(Quantized, nn.Linear):  # type: ignore[misc, override]  # 
 
 class QuantizedConvolution(Quantized, nn.Conv2d):  # type: ignore[misc, override]
     """A convolution, `[out, in, kh, kw]`."""
+
+    def __new__(cls, *arguments: Any, **named: Any) -> Any:
+        """A plain convolution if made of sizes: PEFT (0.21) makes a LoRA's of the class of its layer."""
+        return nn.Conv2d(*arguments, **named) if arguments or named else super().__new__(cls)
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """As `Quantized.product`."""
