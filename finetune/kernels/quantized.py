@@ -9,8 +9,9 @@ quotient, the nearest of some levels in [-1, 1] is stored.
 | `nf4` | the 16 of NormalFloat (Dettmers et al. 2023, arXiv:2305.14314, appendix E) | 4.5 |
 
 Level x scale is computed whenever a weight is used, forward and backward, by bitsandbytes; the product itself
-is that of plain weights. bitsandbytes' own layers would not do: there is none for convolutions, and
-`Linear8bitLt` (0.50) rounds the input too and fails with bf16 on a CPU.
+is that of plain weights. bitsandbytes' own layers (0.50.2) would not do: there is none for convolutions;
+`Linear8bitLt` rounds the input too, and fails with bf16 on a CPU; `Linear4bit` takes wrong scales on a CPU where
+a row is not a whole number of blocks, so that here each block is a row.
 """
 
 from __future__ import annotations

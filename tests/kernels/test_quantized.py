@@ -65,7 +65,8 @@ def test_a_weight_is_its_nearest_level_times_the_largest_of_its_block(kind: str,
         block = given[start : start + BLOCK]
         scale = block.abs().max()
         nearest = (block[:, None] - levels(kind) * scale).abs().argmin(1)
-        torch.testing.assert_close(found[start : start + BLOCK], levels(kind)[nearest] * scale, rtol=1e-5, atol=0)
+        expected = levels(kind)[nearest] * scale
+        torch.testing.assert_close(found[start : start + BLOCK], expected, rtol=1e-5, atol=0)
 
 
 def test_nf4_is_that_of_bitsandbytes() -> None:
