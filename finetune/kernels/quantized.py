@@ -10,7 +10,7 @@ quotient, the nearest of some levels in [-1, 1] is stored.
 
 Level x scale is computed whenever a weight is used, forward and backward, by bitsandbytes; the product itself
 is that of plain weights. bitsandbytes' own layers (0.50.2) would not do: there is none for convolutions;
-`Linear8bitLt` rounds the input too, and fails with bf16 on a CPU; `Linear4bit` takes wrong scales on a CPU where
+`Linear8bitLt` rounds the input too, and fails with bf16 on a CPU; there `Linear4bit` takes wrong scales where
 a row is not a whole number of blocks, so that here each block is a row.
 """
 
