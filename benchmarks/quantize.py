@@ -1,6 +1,6 @@
 """What rounding a UNet's weights saves and costs: `python -m benchmarks.quantize`.
 
-The same model with weights as they are, in int8 and in nf4, side by side in one process; their UNets are called
+The same model with weights as they are, in int8 and in nf4, side by side in one process; the UNets are called
 in turn with the same noisy pictures and prompts. "off by" is the root of the mean square of the difference,
 relative to the plain model's.
 """

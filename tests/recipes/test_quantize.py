@@ -31,7 +31,6 @@ from tests.sampling.test_sampler import difference
 CASES = (
     Case("qlora", "lora", ("model.quantize=nf4", "adapter.conv_rank=2", "adapter.targets=all")),
     Case("dora", "lora", ("model.quantize=int8", "adapter.dora=true")),
-    Case("loha", "lora", ("model.quantize=nf4", "adapter.algorithm=loha")),
     Case("distill", "distill", ("model.quantize=int8", "training.gradient_checkpointing=true")),
     Case("embedding", "embedding", ("model.quantize=nf4", "training.precision=bf16")),
 )
@@ -45,8 +44,8 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture(scope="module")
-def model(case: Case, tiny_models: dict[str, Path]) -> Path:
-    return tiny_models["sdxl" if case.kind == "distill" else "sd1"]
+def model(tiny_models: dict[str, Path]) -> Path:
+    return tiny_models["sd1"]
 
 
 @pytest.fixture(scope="module")
