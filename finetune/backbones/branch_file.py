@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,13 @@ _DIFFUSERS = "controlnet_down_blocks."
 _T2I = ("adapter.", "body.", "conv_in.weight")
 
 
-def fill_branch(branch: Any, file: Path, unet: Mapping[str, Tensor]) -> None:
+def fill_branch(branch: Any, file: Path, unet: Callable[[str], Tensor | None]) -> None:
     """Gives a branch the weights in a file, in fp32.
 
     Args:
         branch: A `ControlNetModel` of the right structure, without values.
         file: A safetensors file.
-        unet: The weights of the UNet by name, which a Control-LoRA changes.
+        unet: Gives a weight of the UNet by its name, which a Control-LoRA changes; None if there is none.
 
     Raises:
         WeightsError: If it cannot be read, is something else, or does not fit.
@@ -47,7 +47,7 @@ def fill_branch(branch: Any, file: Path, unet: Mapping[str, Tensor]) -> None:
     faults: list[str] = []
     for name, empty in branch.state_dict().items():
         original = original_branch_name(branch, name)
-        weight = _weight(name if name in tensors else original, tensors, unet.get(name))
+        weight = _weight(name if name in tensors else original, tensors, unet(name))
         if weight is None:
             faults.append(f"{name} is missing")
         elif weight.shape != empty.shape:

@@ -10,6 +10,7 @@ import torch
 from finetune.backbones import Backbone
 from finetune.backbones.original import is_published, original_state
 from finetune.backbones.planned import Changes
+from finetune.backbones.quantize import refuse_quantized
 from finetune.formats.tensors import write_planned
 
 
@@ -31,7 +32,9 @@ def write_checkpoint(
 
     Raises:
         WeightsError: If a weight is not finite in this precision; nothing is written then.
+        ConfigError: If the model is quantized.
     """
+    refuse_quantized(backbone, "A written model")
     state = {name: weight.cast(dtype) for name, weight in original_state(backbone, changes).items()}
     write_planned(path, state, metadata)
 

@@ -28,6 +28,7 @@ from finetune.adapters.weights import Role
 from finetune.backbones import Backbone
 from finetune.backbones.names import original_unet_name
 from finetune.formats.layers import VECTORS
+from finetune.kernels import weight_shape
 
 # Longest first where one is a prefix of another. Part None: the key does not say which.
 PREFIXES: dict[str, str | None] = {
@@ -126,7 +127,7 @@ class LayerNames:
             found = self._found.setdefault(part, {})
             for live, layer in {**adaptable(module), **norms(module)}.items():
                 name = backbone.file_name(part, live)
-                self.shapes[part, name] = tuple(layer.weight.shape)  # type: ignore[arg-type]
+                self.shapes[part, name] = weight_shape(layer)
                 if layer.bias is not None:
                     self.biased.add((part, name))
                 spellings = {live, name}

@@ -11,6 +11,7 @@ import torch
 
 from finetune.backbones import Backbone
 from finetune.backbones.planned import Changes
+from finetune.backbones.quantize import refuse_quantized
 from finetune.backbones.saving import save_folder
 from finetune.errors import ConfigError
 from finetune.files import whole_folder
@@ -37,7 +38,9 @@ def write_model_folder(
 
     Raises:
         WeightsError: If a weight is not finite in this precision.
+        ConfigError: If the model is quantized.
     """
+    refuse_quantized(backbone, "A written model")
     with whole_folder(path) as folder:
         save_folder(backbone, folder, dtype, changes)
         text = json.dumps(about, indent=2, sort_keys=True) + "\n"

@@ -148,8 +148,12 @@ def build(kind: str, settings: Iterable[Setting]) -> Recipe:
 class _UsedModel(Section):
     model: ModelSection = ModelSection()
 
+    def faults(self) -> Iterator[Fault]:
+        """Rounded weights, which these commands would compare or write."""
+        yield from self.model.unrounded("This command needs the model's weights as they are.")
 
-MODEL_KEYS = list(setting_fields(_UsedModel))
+
+MODEL_KEYS = [key for key in setting_fields(_UsedModel) if key != "model.quantize"]
 
 
 def build_model(settings: Iterable[Setting]) -> ModelSection:

@@ -62,9 +62,9 @@ class Saved:
         return Made(KINDS[self.recipe.kind], self.run)
 
     def model(self, given: ModelSection) -> ModelSection:
-        """The model that was trained, with what the user set of it."""
+        """The model that was trained, with what the user set of it, and its weights as they are."""
         # Whether a pickle may be loaded is for the user of this machine to say (P6), not for a folder.
-        said = {"allow_pickle": False} | given.model_dump(exclude_unset=True)
+        said = {"allow_pickle": False, "quantize": "none"} | given.model_dump(exclude_unset=True)
         return ModelSection(**(self.recipe.model.model_dump() | said))
 
     @property
@@ -128,7 +128,8 @@ def written_again(saved: Saved, given: ModelSection, beside: Path) -> Iterator[M
         UserError: The model cannot be found or read, or is not the one that was trained.
     """
     recipe = _in_fp32(saved.recipe)
-    section, _ = resolved(saved.model(given))
+    held = {"quantize": recipe.model.quantize}  # as it was trained, so that the files are the run's
+    section, _ = resolved(saved.model(given).model_copy(update=held))
     recipe = recipe.model_copy(update={"model": section})
     backbone = load_stored(section)
     values: Mapping[str, Tensor] = saved.checkpoint.average if saved.average else saved.checkpoint.weights
