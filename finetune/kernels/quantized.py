@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
+from finetune.config.choices import imported
+
 BLOCK = 64
 _AT_ONCE = 4096  # blocks that are quantized together; they stay in a processor's cache
 _LOWEST = torch.finfo(torch.float32).tiny
@@ -217,9 +219,7 @@ def _levels(device: torch.device) -> Tensor:
 
 
 def _bitsandbytes() -> Any:
-    import bitsandbytes.functional  # takes a second, and most runs do not need it
-
-    return bitsandbytes.functional
+    return imported("bitsandbytes:functional")  # takes a second, and most runs do not need it
 
 
 def weight_shape(layer: Any) -> tuple[int, ...]:
