@@ -103,8 +103,8 @@ class Layout:
         self._sorted = sorted(tensors.items(), key=lambda item: (_ORDER[item[1].dtype], item[0]))
 
     def beginning(self, metadata: Mapping[str, str]) -> bytes:
-        """The beginning of the file, up to the tensors, with this metadata, sorted; none if it is empty."""
-        header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+        """The beginning of the file, up to the tensors, with this metadata, sorted."""
+        header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
         end = 0
         for name, tensor in self._sorted:
             begin, end = end, end + tensor.size

@@ -31,6 +31,7 @@ def _export(
     with large_imports():
         from finetune.backbones import load_stored
         from finetune.backbones.precision import PRECISIONS
+        from finetune.config import ModelSection
         from finetune.export import Job, check_form, export, what_is
         from finetune.export.job import RANK, data_url
         from finetune.recipes.model import model_for
@@ -45,7 +46,9 @@ def _export(
     if saved:
         tell(saved.sentence)
     with written_again(saved, given, output.parent) if saved else nullcontext(what_is(run)) as made:
-        wanted = saved.model(given) if saved and made.kind != "model" else given
+        wanted = given
+        if saved:  # a whole model is complete: what was said of the one it was trained from is done
+            wanted = ModelSection() if made.kind == "model" else saved.model(given)
         section, sentence = model_for(wanted, made.kind, made.path)
         if not saved:
             tell(sentence)

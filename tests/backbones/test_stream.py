@@ -33,7 +33,7 @@ def test_the_bytes_are_those_of_the_library(metadata: dict[str, str], tmp_path: 
     file = tmp_path / "x.safetensors"
     write_stream(file, {name: planned(tensor) for name, tensor in tensors.items()}, metadata, "x")
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    assert file.read_bytes() == safetensors.torch.save(whole, metadata or None)
+    assert file.read_bytes() == safetensors.torch.save(whole, metadata)
 
 
 def test_one_tensor_at_a_time_is_in_memory(tmp_path: Path) -> None:
