@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from finetune.backbones import Backbone
 from finetune.formats import apply_lora, read_lora, write_kohya
+from tests import layouts
 from tests.formats.conftest import trained_lora
 
 ONE_FAMILY = pytest.mark.parametrize("family", ["sd1"], indirect=True)
@@ -89,6 +91,26 @@ def encoders(backbone: Backbone) -> Any:
     return classic if len(classic) > 1 else classic[0]
 
 
+class Original:
+    """An SDXL UNet with the original code's names, as kohya's scripts have it."""
+
+    def __init__(self, unet: Any) -> None:
+        self.unet = unet
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """As of a module."""
+        config = replace(layouts.UNETS["sdxl"], depth=(1, 2, 3))  # of the tiny model
+        for tensor in layouts.unet(config):
+            name, _, kind = tensor.original.rpartition(".")
+            if kind == "weight":
+                yield name, self.unet.get_submodule(tensor.diffusers.rpartition(".")[0])
+
+
+def named(backbone: Backbone) -> Any:
+    """The UNet as kohya's scripts give it to LyCORIS."""
+    return Original(backbone.unet) if backbone.family == "sdxl" else backbone.unet
+
+
 def answers(backbone: Backbone) -> Answers:
     """What every layer and norm makes of random numbers, as LyCORIS trains it: its merging is another matter.
 
@@ -150,7 +172,9 @@ def test_theirs_are_read(kind: str, backbone: Backbone, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "family"), [*((kind, "sd1") for kind in OURS), ("locon", "sd2")], indirect=["family"]
+    ("kind", "family"),
+    [*((kind, "sd1") for kind in OURS), ("locon", "sd2"), ("locon", "sdxl")],
+    indirect=["family"],
 )
 @torch.no_grad()
 def test_ours_are_read_by_lycoris(kind: str, backbone: Backbone, tmp_path: Path) -> None:
@@ -163,7 +187,7 @@ def test_ours_are_read_by_lycoris(kind: str, backbone: Backbone, tmp_path: Path)
     write_kohya(file, adapter, {})
     learned = adapter.weights()
     adapter.detach()
-    network, _ = create_network_from_weights(1.0, str(file), None, encoders(theirs), theirs.unet)
+    network, _ = create_network_from_weights(1.0, str(file), None, encoders(theirs), named(theirs))
     network.apply_to(None, None, apply_text_encoder=True, apply_unet=True)
     assert len(network.loras) == len(learned.layers)
     apply_lora(backbone, learned).merge()
