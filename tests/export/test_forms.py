@@ -191,6 +191,8 @@ def test_what_things_are(backbone: Backbone, tiny_folder: Path, tmp_path: Path) 
     (tmp_path / "word").mkdir()
     write_embedding(tmp_path / "word" / "learned_embeds.safetensors", Word("<x>", rows), {}, named=True)
     assert what_is(tmp_path / "run").kind == "controlnet"
+    alone = tmp_path / "run" / "controlnet" / "diffusion_pytorch_model.safetensors"
+    assert what_is(alone).kind == "controlnet"
     assert what_is(tiny_folder) == Made("model", tiny_folder)
     assert what_is(tmp_path / "word").kind == "embedding"
     with pytest.raises(WeightsError, match="no such file or folder"):

@@ -176,9 +176,10 @@ def test_a_controlnet(backbone: Backbone, tmp_path: Path) -> None:
     assert difference(learned, plain) > 5
     file = written("controlnet-single-file", source, backbone, tmp_path / "one.safetensors")
     folder = written("controlnet", file, backbone, tmp_path / "back")
+    name = "diffusion_pytorch_model.safetensors"  # which is also given alone
     unmarked = {name.removeprefix("control_model."): tensor for name, tensor in load_file(file).items()}
     save_file(unmarked, tmp_path / "unmarked.safetensors")  # as some are published
-    for path in (source, file, folder, tmp_path / "unmarked.safetensors"):
+    for path in (source, source / name, file, folder, tmp_path / "unmarked.safetensors"):
         sampler = Sampler(backbone)
         sampler.add_controlnet(path)
         assert difference(picture(sampler, control_images=control, size=64), learned) <= 1, path
@@ -188,7 +189,6 @@ def test_a_controlnet(backbone: Backbone, tmp_path: Path) -> None:
     for branch in read:
         assert difference(elsewhere(backbone.pipeline([branch]), **more), learned) <= 1
     same_bits(file, written("controlnet-single-file", folder, backbone, tmp_path / "two.safetensors"))
-    name = "diffusion_pytorch_model.safetensors"
     same_bits(source / name, folder / name)
 
 
