@@ -15,6 +15,7 @@ from finetune.formats.embeddings import BUNDLE
 LAYOUTS: tuple[tuple[str, str], ...] = (
     ("lora_unet_", "kohya"),
     ("lora_te", "kohya"),
+    ("lycoris_", "LyCORIS"),
     ("base_model.model.", "PEFT"),
     (".processor.", "diffusers before PEFT"),
     ("lora_linear_layer", "diffusers' training scripts"),
