@@ -137,6 +137,8 @@ def homes(value: Any) -> list[str]:
 
 def shown(value: Any) -> str:
     """A value as a recipe's YAML has it, in one line."""
+    if value is None:
+        return "–"
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, str) and value:

@@ -172,8 +172,7 @@ def chart(title: str, unit: str, lines: Sequence[Line]) -> Chart:
 def ticks(low: float, high: float, about: int) -> list[float]:
     """Round numbers from at most `low` to at least `high`, `about` as many."""
     if high <= low:
-        room = abs(low) * 0.1 or 1.0
-        low, high = low - room, high + room
+        low, high = min(low * 1.25, 0.0), max(high * 1.25, 0.0 if low else 1.0)
     rough = (high - low) / about
     size = 10 ** math.floor(math.log10(rough))
     step = next(size * factor for factor in _STEPS if size * factor >= rough * 0.999)
@@ -182,8 +181,7 @@ def ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A number as an axis shows it: 0.25, 1,500, 2e-05."""
+    """A number as an axis shows it: 0.25, 1,500, 2e-5."""
     if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
-        text = f"{value:.2g}"
-        return text.replace("e-0", "e-").replace("e+0", "e")
-    return f"{value:,.4f}".rstrip("0").rstrip(".")
+        return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:,.6f}".rstrip("0").rstrip(".")

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from pydantic import ByteSize
 
 from finetune.errors import UserError
@@ -20,7 +21,7 @@ from finetune.watching import usage
 from finetune.watching.asked import Asked, asked, differing, homes, preset_of, whole_recipe, without_home
 from finetune.watching.charts import FRAME, Chart, curve_charts
 from finetune.watching.curves import read_curves, seconds
-from finetune.watching.pictures import Data, Figure, Strip, latest, previews, trained_on
+from finetune.watching.pictures import Data, Figure, Strip, previews, side_by_side, trained_on
 from finetune.watching.seen import Seen, look
 
 _TITLES = {
@@ -100,9 +101,15 @@ def render_several(runs: Sequence[Seen]) -> str:
     charts = curve_charts(
         [(name, read_curves(run.folder.metrics)) for name, run in zip(names, runs, strict=True)]
     )
-    shown = [(name, run, _facts(run), latest(run.folder)) for name, run in zip(names, runs, strict=True)]
     page = _templates().get_template("runs.html")
-    return page.render(names=names, runs=shown, rows=rows, charts=charts, version=__version__)
+    return page.render(
+        names=names,
+        runs=[_facts(run) for run in runs],
+        rows=rows,
+        charts=charts,
+        previews=side_by_side({name: run.folder for name, run in zip(names, runs, strict=True)}),
+        version=__version__,
+    )
 
 
 def _page(run: Seen) -> Page:
@@ -176,11 +183,17 @@ def _hidden(text: str, folders: Sequence[str]) -> str:
 
 
 def duration(spent: float) -> str:
-    """A time for people: 1:05:30 hours, 2:10 minutes, 12 seconds."""
+    """A time for people: 1:05:30 h, 2:10 min, 12 s."""
     if spent < 60:
-        return f"{spent:.0f} seconds"
-    hours, rest = divmod(round(spent), 3600)
-    return f"{timedelta(seconds=round(spent))} hours" if hours else f"{rest // 60}:{rest % 60:02d} minutes"
+        return f"{spent:.0f} s"
+    minutes, rest = divmod(round(spent), 60)
+    return f"{timedelta(seconds=round(spent))} h" if minutes >= 60 else f"{minutes}:{rest:02d} min"
+
+
+def _code(text: str) -> Markup:
+    """A setting's description, in which values stand between backticks."""
+    parts = [escape(part) for part in text.split("`")]
+    return Markup("").join(Markup(f"<code>{p}</code>") if n % 2 else p for n, p in enumerate(parts))
 
 
 def size(count: int) -> str:
@@ -197,6 +210,6 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["size"] = size
+    made.filters.update(size=size, code=_code)
     made.globals["drawing"] = FRAME
     return made

@@ -132,22 +132,31 @@ def previews(folder: RunFolder) -> list[Strip]:
     paths = sorted(folder.samples.glob(_STEP))
     strips: dict[tuple[str, int | None, int], list[Figure]] = {}
     for path in spread(paths, MOST_STEPS):
-        step = f"step {int(path.stem.removeprefix('step-')):,}" if path.stem[5:].isdigit() else path.stem
         for key, image in _parts(path):
-            strips.setdefault(key, []).append(figure(image, step, path.name))
+            strips.setdefault(key, []).append(figure(image, _step(path), path.name))
     made = [Strip(prompt, seed, tuple(figures)) for (prompt, seed, _), figures in strips.items()]
     return made[:MOST_PROMPTS]
 
 
-def latest(folder: RunFolder) -> Figure | None:
-    """The newest preview, whole."""
-    for path in sorted(folder.samples.glob(_STEP), reverse=True):
-        try:
-            with Image.open(path) as image:
-                return figure(image, f"step {int(path.stem.removeprefix('step-')):,}", path.name, 2 * _SIDE)
-        except (OSError, ValueError):  # of a running run, or damaged
-            continue
-    return None
+def side_by_side(folders: Mapping[str, RunFolder]) -> list[Strip]:
+    """The latest previews of several runs, a strip for each prompt; the figures have the names of the runs.
+
+    Args:
+        folders: By the name of the run.
+    """
+    strips: dict[tuple[str, int | None, int], list[Figure]] = {}
+    for name, folder in folders.items():
+        for path in sorted(folder.samples.glob(_STEP))[-1:]:
+            for key, image in _parts(path):
+                side = _SIDE if key[0] else 2 * _SIDE
+                strips.setdefault(key, []).append(figure(image, _step(path), name, side))
+    made = [Strip(prompt, seed, tuple(figures)) for (prompt, seed, _), figures in strips.items()]
+    return sorted(made, key=lambda strip: -len(strip.figures))[:MOST_PROMPTS]
+
+
+def _step(path: Path) -> str:
+    number = path.stem.removeprefix("step-")
+    return f"step {int(number):,}" if number.isdecimal() else path.stem
 
 
 def _parts(path: Path) -> list[tuple[tuple[str, int | None, int], Image.Image]]:

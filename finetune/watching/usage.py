@@ -60,7 +60,7 @@ def _purpose(run: Seen, path: Path) -> str:
     if path.suffix != ".safetensors":
         return ""
     if run.recipe.get("model", {}).get("name") == "storybook":
-        return "The same for other programs; of these, none loads the bundled model storybook that it is for."
+        return "Key names of A1111, Forge and ComfyUI, none of which loads the bundled model storybook."
     if path.name == _EMBEDDING:
         return "A1111, Forge: embeddings/. ComfyUI: models/embeddings/. Diffusers: load_textual_inversion."
     if run.kind in ("lora", "distill"):
