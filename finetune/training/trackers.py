@@ -132,6 +132,8 @@ def wandb(place: Path, name: str, step: int) -> GeneralTracker:
     if not marker.exists():
         marker.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
     mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
+    if mode == "offline":
+        os.environ.setdefault("WANDB_SILENT", "true")  # there is nothing to tell yet but where its files are
     own = marker.read_text(encoding="utf-8")
     return WandBTracker("finetune", dir=str(place), name=name, id=own, resume="allow", mode=mode)
 
