@@ -9,14 +9,15 @@ import click
 
 from finetune.cli.terminal import size, table, tell
 from finetune.errors import ConfigError
-from finetune.recipes.place import RUNS
 
 
-def _runs(folder: Path, as_json: bool) -> None:
+def _runs(folder: Path | None, as_json: bool) -> None:
+    from finetune.recipes.place import RUNS
     from finetune.watching.seen import look, runs_in
 
     seen, unreadable = [], []
-    for path in runs_in(folder) if folder.exists() or folder != RUNS else ():
+    named, folder = folder is not None, folder or RUNS
+    for path in runs_in(folder) if named or folder.exists() else ():
         try:
             seen.append(look(path))
         except ConfigError as error:
@@ -53,7 +54,7 @@ runs_command = click.Command(
     "run.",
     short_help="List runs: state, steps, loss, size.",
     params=[
-        click.Argument(["folder"], type=click.Path(path_type=Path), default=RUNS, metavar="[FOLDER]"),
+        click.Argument(["folder"], type=click.Path(path_type=Path), metavar="[FOLDER]", required=False),
         click.Option(["--json", "as_json"], is_flag=True, help="Write the list as JSON."),
     ],
 )

@@ -14,7 +14,6 @@ from finetune.config import OutputSection
 from finetune.recipes.base import Recipe
 from finetune.recipes.fields import setting_fields
 from finetune.recipes.load import RECIPES, Setting, build, read_recipe_file
-from finetune.training import RunFolder
 
 if TYPE_CHECKING:
     from finetune.recipes.run import Result
@@ -83,6 +82,7 @@ def _report(result: Result) -> None:
     """Writes the run's page, if it is new or missing; what goes wrong is told, and no reason to fail."""
     from accelerate import PartialState
 
+    from finetune.training import RunFolder
     from finetune.watching.page import write_report
 
     place = RunFolder(result.folder).report
