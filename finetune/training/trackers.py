@@ -102,8 +102,7 @@ class Trackers:
             pixels = np.asarray(image.convert("RGB"))[None]  # [1, H, W, 3]
         for name, tracker in list(self._open.items()):
             if show := getattr(tracker, "log_images", None):
-                how = {"dataformats": "NHWC"} if name == "tensorboard" else {}
-                self._told(name, partial(show, {"preview": pixels}, step=step, **how))
+                self._told(name, partial(show, {"preview": pixels}, step=step))
 
     def _told(self, name: str, call: Callable[[], object]) -> None:
         try:
@@ -118,9 +117,22 @@ def _plain(value: object) -> bool | int | float | str:
     return value if isinstance(value, bool | int | float) else str(value)[:_LONGEST]
 
 
+class _TensorBoard(TensorBoardTracker):  # type: ignore[misc]
+    """As accelerate's, with the settings as a text: it would make a folder named after the time for them."""
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        """Shows the settings."""
+        rows = "".join(f"|{key}|{value}|\n" for key, value in values.items())
+        self.log({"settings": f"|setting|value|\n|---|---|\n{rows}"}, step=0)
+
+    def log_images(self, values: dict[str, Any], step: int | None = None, **how: Any) -> None:
+        """Shows pictures, `[B, H, W, 3]`."""
+        super().log_images(values, step=step, **{"dataformats": "NHWC", **how})
+
+
 def tensorboard(place: Path, name: str, step: int) -> GeneralTracker:
     """TensorBoard's event files in `place`; what an earlier part of the run told of later steps is hidden."""
-    return TensorBoardTracker(place.name, place.parent, purge_step=step + 1 if step else None)
+    return _TensorBoard(place.name, place.parent, purge_step=step + 1 if step else None)
 
 
 def wandb(place: Path, name: str, step: int) -> GeneralTracker:

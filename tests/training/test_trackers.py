@@ -33,8 +33,10 @@ def events(folder: Path) -> EventAccumulator:
 
 def test_tensorboard_has_the_curves_of_the_metrics_file_and_the_previews(tmp_path: Path) -> None:
     hooks = [(2, lambda step: preview(tmp_path, step))]
-    make(tmp_path, trackers="tensorboard", log_every=2, hooks=hooks).run()
+    make(tmp_path, trackers="tensorboard", log_every=2, hooks=hooks, identity={"optimizer.lr": 0.01}).run()
     found = events(tmp_path)
+    (settings,) = found.Tensors("settings/text_summary")
+    assert b"|optimizer.lr|0.01|" in settings.tensor_proto.string_val[0]
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     for name in ("loss", "lr", "grad_norm", "images_per_second"):
         told = {event.step: event.value for event in found.Scalars(name)}
