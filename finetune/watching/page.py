@@ -98,9 +98,7 @@ def render_several(runs: Sequence[Seen]) -> str:
     if len(set(names)) < len(names):
         names = [str(run.folder.path) for run in runs]
     rows = differing(runs)
-    charts = curve_charts(
-        [(name, read_curves(run.folder.metrics)) for name, run in zip(names, runs, strict=True)]
-    )
+    charts = curve_charts([(name, run.curves) for name, run in zip(names, runs, strict=True)])
     page = _templates().get_template("runs.html")
     return page.render(
         names=names,
@@ -117,7 +115,7 @@ def _page(run: Seen) -> Page:
     preset, strips, place = preset_of(run, about), tuple(previews(run.folder)), _place(run)
     hidden = homes(run.recipe)
     prompt = _prompt(run, strips, data)
-    curves = {**read_curves(run.folder.metrics), **read_curves(run.folder.validation)}
+    curves = {**run.curves, **read_curves(run.folder.validation)}
     said = run.folder.summary.read_text(encoding="utf-8").splitlines() if run.folder.summary.is_file() else []
     failure = run.folder.failure.read_text(encoding="utf-8") if run.state == "failed" else ""
     versions = {"finetune": about.get("finetune.version"), **json.loads(about.get("finetune.versions", "{}"))}
@@ -148,7 +146,7 @@ def _facts(run: Seen) -> list[tuple[str, str]]:
     """The few numbers at the top."""
     training = run.recipe.get("training", {})
     rows = int(training.get("batch_size") or 1) * int(training.get("accumulation") or 1)
-    spent = seconds(read_curves(run.folder.metrics).get("images_per_second", []), rows)
+    spent = seconds(run.curves.get("images_per_second", []), rows)
     facts = [("State", run.state.capitalize()), ("Steps", f"{run.step:,} of {run.steps:,}")]
     if run.loss is not None:
         facts.append(("Loss, smoothed", f"{run.loss:.4f}"))

@@ -14,7 +14,6 @@ from typing import Any
 from PIL import Image
 
 from finetune.data.decode import PictureError, decode_picture, quiet_pillow
-from finetune.data.record import read_record
 from finetune.files import sha256_of
 from finetune.training import RunFolder
 from finetune.watching.seen import Seen
@@ -23,6 +22,7 @@ MOST_PICTURES, MOST_STEPS, MOST_PROMPTS = 24, 9, 8
 """What is shown at most: pictures trained on, previews of a run, prompts of a preview."""
 
 _SIDE = 384  # pixels, at most
+_READ = 20_000  # entries of pictures
 _SECONDS = 1.0  # for the pictures trained on; each is read whole
 _BYTES = 64_000_000  # of one such picture
 _STEP = "step-*.png"
@@ -54,13 +54,13 @@ class Data:
     Attributes:
         figures: Those shown.
         count: Of all.
-        captions: How many different ones there are.
+        captions: How many different ones there are; None if there are too many to count in a moment.
         gone: How many of those looked at were not there any more, or have changed.
     """
 
     figures: tuple[Figure, ...]
     count: int
-    captions: int
+    captions: int | None
     gone: int
 
 
@@ -91,21 +91,32 @@ def figure(image: Image.Image, caption: str = "", name: str = "", side: int = _S
 
 def trained_on(run: Seen) -> Data:
     """The pictures of a run that are still where they were, as many as can be read in a second."""
-    entries = read_record(run.folder.pictures) or []
-    background = str(run.recipe.get("data", {}).get("background", "white"))
+    lines = run.folder.pictures.read_bytes().splitlines() if run.folder.pictures.is_file() else []
+    entries = [entry for line in lines[:_READ] if (entry := _entry(line)) is not None]
+    data = run.recipe.get("data", {})
+    folders, background = _folders(data), str(data.get("background", "white"))
     figures: list[Figure] = []
     gone, until = 0, time.monotonic() + _SECONDS
     with quiet_pillow():
         for entry in entries[:MOST_PICTURES]:
             if time.monotonic() > until:
                 break
-            image = _unchanged(entry, _folders(run.recipe.get("data", {})), background)
+            image = _unchanged(entry, folders, background)
             if image is None:
                 gone += 1
             else:
                 figures.append(figure(image, entry.get("caption", ""), Path(entry["file"]).name))
-    captions = len({entry.get("caption", "") for entry in entries})
-    return Data(tuple(figures), len(entries), captions, gone)
+    captions = len({entry.get("caption", "") for entry in entries}) if len(lines) <= _READ else None
+    return Data(tuple(figures), len(lines), captions, gone)
+
+
+def _entry(line: bytes) -> dict[str, str] | None:
+    """A line of `pictures.jsonl`; None if it is damaged."""
+    try:
+        entry = json.loads(line)
+        return {str(key): str(value) for key, value in entry.items()} if "file" in entry else None
+    except (ValueError, AttributeError, TypeError):
+        return None
 
 
 def _folders(data: Mapping[str, Any]) -> list[Path]:

@@ -14,7 +14,7 @@ from finetune.recipes.place import in_use
 from finetune.recipes.plain_yaml import parse_yaml
 from finetune.training import RunFolder
 from finetune.training.run_folder import step_of
-from finetune.watching.curves import read_curves, smoothed
+from finetune.watching.curves import Point, read_curves, smoothed
 
 State = Literal["running", "finished", "interrupted", "failed"]
 RECIPE = "recipe.yaml"
@@ -30,6 +30,7 @@ class Seen:
         recipe: All settings as plain data, section by section.
         state: `running` while its lock is held, `finished` with all results, `failed` if something went
             wrong, else `interrupted`.
+        curves: What it logged, as `read_curves` gives it.
         step: Steps done, as far as the folder tells.
         steps: Steps in all.
         loss: The smoothed loss of the last line of metrics; None before the first.
@@ -42,6 +43,7 @@ class Seen:
     kind: str
     recipe: dict[str, Any]
     state: State
+    curves: dict[str, list[Point]]
     step: int
     steps: int
     loss: float | None
@@ -92,7 +94,7 @@ def look(path: Path) -> Seen:
     written = datetime.fromtimestamp(max(p.stat().st_mtime for p in watched))
     size, kept = size_of(path), sum(size_of(place) for place in checkpoint_folders(folder))
     last = smoothed(loss)[-1][1] if loss else None
-    return Seen(folder, kind, recipe, state, step, steps, last, written, size, kept)
+    return Seen(folder, kind, recipe, state, lines, step, steps, last, written, size, kept)
 
 
 def runs_in(folder: Path) -> list[Path]:
