@@ -1,0 +1,146 @@
+"""A model that is asked about pictures: how well it predicts them, and what its features of them are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.backbones import Backbone
+from finetune.config import ObjectiveSection
+from finetune.diffusion.batch import Conditioning
+from finetune.diffusion.objective import Objective
+from finetune.diffusion.random import normal
+
+LAYER = 1
+"""The UNet's up block whose output are the features: the second, as DIFT's (arXiv:2306.03881, section 4.2)."""
+
+FEATURE_TIMESTEP = 0.261
+"""At which share of the schedule the picture is noised for its features, as DIFT's t = 261 of 1000."""
+
+
+@dataclass
+class Judge:
+    """A model, frozen, with noise that is a function of a seed alone (P1).
+
+    Every picture gets the same noise at the same timestep, so that what is said of a picture depends on no
+    other, and two prompts, or two models, differ in nothing else.
+
+    Attributes:
+        backbone: The model; on whatever device and in whatever precision it is.
+        seed: Of the noise.
+        at_once: How many rows go through the UNet together; changes the rounding of float sums only.
+    """
+
+    backbone: Backbone
+    seed: int = 0
+    at_once: int = 32
+
+    def __post_init__(self) -> None:
+        """Reads the model's own schedule."""
+        self._objective = Objective(self.backbone.scheduler, self.seed, ObjectiveSection())
+
+    @property
+    def timesteps(self) -> int:
+        """How many the schedule has."""
+        return int(self._objective.schedule.config.num_train_timesteps)
+
+    def noise(self, timestep: int, draws: int, shape: Sequence[int]) -> Tensor:
+        """The noise of a timestep: `[draws, C, h, w]`, the same whatever else is asked."""
+        return normal(self.seed, range(draws), f"evaluation at {timestep}", shape)
+
+    @torch.no_grad()
+    def errors(self, latents: Tensor, prompts: Sequence[str], timesteps: Sequence[int], draws: int) -> Tensor:
+        """The training loss of each picture with its prompt, for every timestep and draw of the noise.
+
+        It is the mean squared error of what the model predicts (noise or velocity), as trained with
+        (arXiv:2006.11239, equation 14): up to weights of the timesteps a bound of the likelihood.
+
+        Args:
+            latents: `[B, C, h, w]` scaled latents.
+            prompts: `B` of them.
+            timesteps: Below `self.timesteps`.
+            draws: Of the noise at each.
+
+        Returns:
+            `[B, timesteps, draws]` fp32 on the CPU.
+        """
+        rows = self._encode(prompts)
+        found = torch.empty(len(latents), len(timesteps), draws)
+        for place, timestep in enumerate(timesteps):
+            for draw, noise in enumerate(self.noise(timestep, draws, latents.shape[1:])):
+                for part, predicted in self._predict(latents, rows, timestep, noise):
+                    clean, at = latents[part].float().cpu(), torch.full((part.stop - part.start,), timestep)
+                    target = self._objective.target(clean, noise.expand_as(clean), at)
+                    found[part, place, draw] = (predicted - target).square().mean((1, 2, 3))
+        return found
+
+    @torch.no_grad()
+    def predictions(
+        self, latents: Tensor, prompts: Sequence[str], timesteps: Sequence[int], draws: int
+    ) -> Tensor:
+        """What the model predicts: `[B, timesteps, draws, C, h, w]` fp32 on the CPU; arguments as `errors`."""
+        rows = self._encode(prompts)
+        found = torch.empty(len(latents), len(timesteps), draws, *latents.shape[1:])
+        for place, timestep in enumerate(timesteps):
+            for draw, noise in enumerate(self.noise(timestep, draws, latents.shape[1:])):
+                for part, predicted in self._predict(latents, rows, timestep, noise):
+                    found[part, place, draw] = predicted
+        return found
+
+    @torch.no_grad()
+    def features(self, latents: Tensor, layer: int = LAYER, share: float = FEATURE_TIMESTEP) -> Tensor:
+        """What the UNet's decoder makes of slightly noised pictures, without a prompt.
+
+        Features of a diffusion model correspond between pictures: the same part of the same kind of thing has
+        similar ones (DIFT, Tang et al. 2023, arXiv:2306.03881).
+
+        Args:
+            latents: `[B, C, h, w]` scaled latents.
+            layer: Which up block.
+            share: Of the schedule, how much noise.
+
+        Returns:
+            `[B, D, h', w']` fp32 on the CPU.
+        """
+        timestep = round(share * self.timesteps)
+        seen: list[Tensor] = []
+
+        def keep(module: Any, given: Any, output: Tensor) -> None:
+            seen.append(output.float().cpu())
+
+        handle = self.backbone.unet.up_blocks[layer].register_forward_hook(keep)
+        try:
+            noise = self.noise(timestep, 1, latents.shape[1:])[0]
+            for _ in self._predict(latents, self._encode([""] * len(latents)), timestep, noise):
+                pass
+        finally:
+            handle.remove()
+        return torch.cat(seen)
+
+    def _encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Each prompt is encoded once, however often it occurs."""
+        different = list(dict.fromkeys(prompts))
+        tokens = self.backbone.conditioning(different)
+        assert tokens.tokens is not None
+        hidden, pooled = self.backbone.encode_text(tokens.tokens)
+        encoded = replace(tokens, tokens=None, hidden=hidden, pooled=pooled).to(self.backbone.device)
+        places = {prompt: place for place, prompt in enumerate(different)}
+        return encoded.rows(torch.tensor([places[prompt] for prompt in prompts], device=self.backbone.device))
+
+    def _predict(
+        self, latents: Tensor, rows: Conditioning, timestep: int, noise: Tensor
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Predictions for a few pictures at a time, with the rows that they are of."""
+        device = self.backbone.device
+        for start in range(0, len(latents), self.at_once):
+            part = slice(start, min(start + self.at_once, len(latents)))
+            clean = latents[part].float().cpu()
+            at = torch.full((len(clean),), timestep)
+            noisy = self._objective.schedule.add_noise(clean, noise.expand_as(clean), at)
+            chosen = rows.rows(torch.arange(part.start, part.stop, device=device))
+            predicted = self.backbone.predict(noisy.to(device), at.to(device), chosen)
+            yield part, predicted.float().cpu()
