@@ -68,15 +68,17 @@ class Judge:
         Returns:
             `[B, timesteps, draws]` fp32 on the CPU.
         """
-        rows = self._encode(prompts)
-        found = torch.empty(len(latents), len(timesteps), draws)
-        for place, timestep in enumerate(timesteps):
-            for draw, noise in enumerate(self.noise(timestep, draws, latents.shape[1:])):
-                for part, predicted in self._predict(latents, rows, timestep, noise):
-                    clean, at = latents[part].float().cpu(), torch.full((part.stop - part.start,), timestep)
-                    target = self._objective.target(clean, noise.expand_as(clean), at)
-                    found[part, place, draw] = (predicted - target).square().mean((1, 2, 3))
-        return found
+        found = self.predictions(latents, prompts, timesteps, draws)
+        return (found - self.targets(latents, timesteps, draws)).square().mean((3, 4, 5))
+
+    def targets(self, latents: Tensor, timesteps: Sequence[int], draws: int) -> Tensor:
+        """What the model should predict: `[B, timesteps, draws, C, h, w]` fp32; arguments as `errors`."""
+        clean = latents.float().cpu()
+        levels = []
+        for timestep in timesteps:
+            at, noises = torch.full((len(clean),), timestep), self.noise(timestep, draws, clean.shape[1:])
+            levels.append(torch.stack([self._objective.target(clean, n.expand_as(clean), at) for n in noises], 1))
+        return torch.stack(levels, 1)
 
     @torch.no_grad()
     def predictions(
