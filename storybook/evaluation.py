@@ -1,0 +1,221 @@
+"""Whether `finetune eval` measures what it says: `python -m storybook.evaluation --runs RUN... --out FILE`.
+
+LoRAs of the subject from different steps, at different weights, are measured by `finetune.evaluation`, which
+knows the base model and the training pictures, and by the oracle, which sees other samples. Each figure should
+put the LoRAs in the order in which the oracle puts them: Spearman's rank correlation says how well.
+
+The runs must have kept the checkpoints of `STEPS` (`training.keep_checkpoints`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.backbones.quiet import quiet
+from finetune.config import ModelSection
+from finetune.config.evaluation import EvaluationSection
+from finetune.evaluation.baseline import Baseline, encode, measure_base
+from finetune.evaluation.judge import Judge
+from finetune.evaluation.known import Known
+from finetune.evaluation.measure import measure
+from finetune.evaluation.plan import Plan
+from finetune.evaluation.subject import nearest
+from finetune.recipes.load import Setting, build
+from finetune.recipes.rewrite import find_saved, written_again
+from finetune.sampling import Sampler
+from finetune.sampling.settings import Choices
+from storybook.captions import phrase
+from storybook.drawing import draw
+from storybook.gates import STREAM, read
+from storybook.oracle import Oracle, Reading, agrees
+from storybook.pictures import SIZE
+from storybook.world import COLOURS, SCENES, SUBJECT, Spec
+
+STEPS, WEIGHTS = (50, 100, 200, 400, 800), (0.25, 0.5, 0.75, 1.4)
+STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+HOW = Choices(steps=10, guidance=4.0)
+CLASS, OTHERS = "a photo of a cat", ("a photo of a dog", "a photo of a bird", "a photo of an elephant")
+COUNT, HELD = 48, 8
+
+PAIRS = (
+    ("subject.likeness", "subject"),
+    ("subject.share", "subject"),
+    ("prompt.scene.trained", "scene"),
+    ("prompt.hat.trained", "hat"),
+    ("class.likeness", "subject in class"),
+    ("class.share", "subject in class"),
+    ("class.frechet", "class changed"),
+    ("class.changed", "class changed"),
+    ("unrelated.changed", "others changed"),
+    ("gain on training pictures", "subject"),
+    ("gain on held-out pictures", "subject"),
+)
+"""Figures of `finetune eval`, and what the oracle says that they should rise with."""
+
+
+def ranks(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Ranks from 0, equal values sharing the mean of theirs."""
+    found = np.asarray(values, dtype=np.float64)
+    below = (found[:, None] > found).sum(1)
+    return np.asarray(below + ((found[:, None] == found).sum(1) - 1) / 2)
+
+
+def spearman(one: Sequence[float], other: Sequence[float]) -> float:
+    """Spearman's rank correlation; NaN where all values of one are equal."""
+    if len(set(one)) < 2 or len(set(other)) < 2:
+        return float("nan")
+    return float(np.corrcoef(ranks(one), ranks(other))[0, 1])
+
+
+class Truth:
+    """What the oracle says of a model's samples, against those of the base model."""
+
+    def __init__(self, base: Sampler) -> None:
+        """Reads the base model's samples."""
+        self.oracle = Oracle.load()
+        self.plain = self._plain(base)
+
+    def __call__(self, sampler: Sampler) -> dict[str, float]:
+        """The shares of a model's samples that show the subject, scene and hat, and that have changed."""
+        rng, specs, prompts = np.random.default_rng([STREAM, 11]), [], []
+        for index in range(COUNT):
+            scene = SCENES[int(rng.integers(len(SCENES)))]
+            hat = [c for c in COLOURS if c != SUBJECT.colour][int(rng.integers(7))] if index % 2 else None
+            specs.append(Spec(SUBJECT.animal, SUBJECT.colour, scene, hat=hat))
+            prompts.append(phrase("mycat", scene=scene, hat=hat).replace("a mycat", "mycat", 1))
+        readings, _ = read(sampler, self.oracle, prompts, 5, HOW)
+        right = [agrees(reading, spec) for reading, spec in zip(readings, specs, strict=True)]
+        now = self._plain(sampler)
+        return {
+            "subject": float(np.mean([reading.is_subject for reading in readings])),
+            "scene": float(np.mean([one["scene"] for one in right])),
+            "hat": float(np.mean([one["hat"] for one in right[1::2]])),
+            "subject in class": float(np.mean([reading.is_subject for reading in now[0]])),
+            "class changed": _changed(self.plain[0], now[0]),
+            "others changed": _changed(self.plain[1], now[1]),
+        }
+
+    def _plain(self, sampler: Sampler) -> tuple[list[Reading], list[Reading]]:
+        of_class = read(sampler, self.oracle, [CLASS] * COUNT, 6, HOW)[0]
+        return of_class, read(sampler, self.oracle, [*OTHERS] * (COUNT // 6), 7, HOW)[0]
+
+
+def _changed(before: Sequence[Reading], now: Sequence[Reading]) -> float:
+    """Share of samples, of one seed each, that show another animal, color, hat or scene."""
+    seen = [[(r.animal, r.colour, r.hat, r.scene) for r in readings] for readings in (before, now)]
+    return float(np.mean([one != other for one, other in zip(*seen, strict=True)]))
+
+
+def conditions(runs: Sequence[Path]) -> Iterator[tuple[Path, float]]:
+    """Checkpoints and weights."""
+    for run in runs:
+        for step in STEPS:
+            yield run / "checkpoints" / f"step-{step:06}", 1.0
+        for weight in WEIGHTS:
+            yield run / "checkpoints" / f"step-{STEPS[-1]:06}", weight
+
+
+def measured(baseline: Baseline, base: Judge, sampler: Sampler) -> dict[str, float]:
+    """The figures of `finetune eval` by dotted names."""
+    report = measure(baseline, base, sampler, Judge(sampler.backbone))
+    found = dict(_flat(report.plain()))
+    assert report.on_held is not None
+    gains = {
+        "gain on training pictures": report.on_training.gain,
+        "gain on held-out pictures": report.on_held.gain,
+    }
+    return found | gains
+
+
+def _flat(values: dict[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{name}.")
+        elif isinstance(value, float):
+            yield before + name, value
+
+
+def copies(base: Sampler, judge: Judge, baseline: Baseline) -> tuple[list[float], list[float]]:
+    """Training pictures repainted by the base model, more and more: their strengths and nearest ratios."""
+    strengths, found = [], []
+    known = baseline.training
+    for strength in STRENGTHS:
+        how = Choices(**{**HOW, "strength": strength})
+        samples = base([CLASS] * len(known.images), init=list(known.images), seed=9000, **how)
+        latents = encode(judge, [sample.image for sample in samples])
+        near = nearest(latents, known.latents, known.mirrored, baseline.of_class.latents)
+        print(
+            f"repainted at strength {strength}: ratios",
+            [round(r, 3) for r in near.ratio.tolist()],
+            f"copies {float(near.copies.float().mean()):.0%}",
+            flush=True,
+        )
+        strengths += [strength] * len(samples)
+        found += near.ratio.tolist()
+    return strengths, found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures each LoRA, one JSON line each, and prints the correlations."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", nargs="+", type=Path, required=True, help="run folders of LoRAs of the subject")
+    parser.add_argument("--data", type=Path, default=Path("datasets/mycat"), help="what they were trained on")
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines; those there are not made again")
+    options = parser.parse_args(arguments)
+    with quiet():
+        base = Sampler.load("storybook")
+    judge = Judge(base.backbone)
+    settings = EvaluationSection()
+    recipe = build("lora", [Setting("data.instance_dir", str(options.data), "--data")])
+    training = Known.read(recipe.scan(), base.backbone)
+    with tempfile.TemporaryDirectory() as folder:
+        rng = np.random.default_rng([STREAM, 12])
+        for number in range(HELD):
+            scene = SCENES[number % len(SCENES)]
+            spec = Spec(**{**SUBJECT.__dict__, "scene": scene})
+            draw(spec, rng, SIZE).save(Path(folder) / f"{number}.png")
+        prompt = Setting("data.instance_prompt", training.captions[0], "")
+        fresh = build("lora", [Setting("data.instance_dir", folder, ""), prompt])
+        held = Known.read(fresh.scan(), base.backbone)
+    plan = Plan.of(settings, training.captions[0], CLASS)
+    baseline, truth = measure_base(base, judge, plan, settings, training, held), Truth(base)
+    lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    done = {(line["checkpoint"], line["weight"]) for line in lines}
+    for checkpoint, weight in conditions(options.runs):
+        if (str(checkpoint), weight) in done:
+            continue
+        sampler = _loaded(checkpoint, weight)
+        line = {"checkpoint": str(checkpoint), "weight": weight}
+        line |= {"measured": measured(baseline, judge, sampler), "oracle": truth(sampler)}
+        lines.append(line)
+        with options.out.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(line, flush=True)
+    for name, other in PAIRS:
+        one, two = [line["measured"][name] for line in lines], [line["oracle"][other] for line in lines]
+        print(f"{name:28} {other:18} {spearman(one, two):6.2f}   oracle {min(two):.2f} to {max(two):.2f}")
+    print(f"{'memorization.nearest':28} {'strength':18} {spearman(*copies(base, judge, baseline)):6.2f}")
+    return 0
+
+
+def _loaded(checkpoint: Path, weight: float) -> Sampler:
+    saved = find_saved(checkpoint, None)
+    if saved is None:
+        raise SystemExit(f"{checkpoint} is not a checkpoint.")
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        with written_again(saved, ModelSection(), Path(folder)) as made:
+            return Sampler.load("storybook", loras=[(made.path, weight)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
