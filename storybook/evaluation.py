@@ -1,8 +1,8 @@
 """Whether `finetune eval` measures what it says: `python -m storybook.evaluation --runs RUN... --out FILE`.
 
-LoRAs of the subject from different steps, at different weights, are measured by `finetune.evaluation`, which
-knows the base model and the training pictures, and by the oracle, which sees other samples. Each figure should
-put the LoRAs in the order in which the oracle puts them: Spearman's rank correlation says how well.
+LoRAs of the subject from different steps, at different weights, are measured by `finetune.evaluation`,
+which knows the base model and the training pictures, and by the oracle, which sees other samples. Each figure
+should put the LoRAs in the order in which the oracle puts them: Spearman's rank correlation says how well.
 
 The runs must have kept the checkpoints of `STEPS` (`training.keep_checkpoints`).
 """
@@ -115,12 +115,12 @@ def _changed(before: Sequence[Reading], now: Sequence[Reading]) -> float:
 
 
 def conditions(runs: Sequence[Path]) -> Iterator[tuple[Path, float]]:
-    """Checkpoints and weights."""
+    """Those checkpoints of `STEPS` that there are, and the last of them at other weights."""
     for run in runs:
-        for step in STEPS:
-            yield run / "checkpoints" / f"step-{step:06}", 1.0
-        for weight in WEIGHTS:
-            yield run / "checkpoints" / f"step-{STEPS[-1]:06}", weight
+        places = [run / "checkpoints" / f"step-{step:06}" for step in STEPS]
+        found = [place for place in places if place.is_dir()]
+        yield from ((place, 1.0) for place in found)
+        yield from ((place, weight) for place in found[-1:] for weight in WEIGHTS)
 
 
 def measured(baseline: Baseline, base: Judge, sampler: Sampler) -> dict[str, float]:
@@ -168,7 +168,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", nargs="+", type=Path, required=True, help="run folders of LoRAs of the subject")
+    parser.add_argument(
+        "--runs", nargs="+", type=Path, required=True, help="run folders of LoRAs of the subject"
+    )
     parser.add_argument("--data", type=Path, default=Path("datasets/mycat"), help="what they were trained on")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines; those there are not made again")
     options = parser.parse_args(arguments)
@@ -189,7 +191,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         held = Known.read(fresh.scan(), base.backbone)
     plan = Plan.of(settings, training.captions[0], CLASS)
     baseline, truth = measure_base(base, judge, plan, settings, training, held), Truth(base)
-    lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    lines = (
+        [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    )
     done = {(line["checkpoint"], line["weight"]) for line in lines}
     for checkpoint, weight in conditions(options.runs):
         if (str(checkpoint), weight) in done:
@@ -212,9 +216,12 @@ def _loaded(checkpoint: Path, weight: float) -> Sampler:
     saved = find_saved(checkpoint, None)
     if saved is None:
         raise SystemExit(f"{checkpoint} is not a checkpoint.")
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        with written_again(saved, ModelSection(), Path(folder)) as made:
-            return Sampler.load("storybook", loras=[(made.path, weight)])
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        quiet(),
+        written_again(saved, ModelSection(), Path(folder)) as made,
+    ):
+        return Sampler.load("storybook", loras=[(made.path, weight)])
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"recipes"},
+    {"evaluation"},
     {"training", "export", "tools", "sampling", "captioning"},
     {"formats"},
     {"adapters", "data"},

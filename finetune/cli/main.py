@@ -17,6 +17,7 @@ from finetune.cli.cache import cache_command
 from finetune.cli.caption import caption_command
 from finetune.cli.check import check_command
 from finetune.cli.diff import diff_command
+from finetune.cli.evaluation import eval_command
 from finetune.cli.export import export_command
 from finetune.cli.extract import extract_command
 from finetune.cli.flags import SettingsCommand
@@ -85,7 +86,7 @@ _TRAINING = {
 _GROUPS = {
     "Train": (*_TRAINING, "run"),
     "Prepare pictures": ("check", "caption", "cache"),
-    "Use what was trained": ("sample", "export"),
+    "Use what was trained": ("sample", "eval", "export"),
     "Look at and change LoRA files": ("inspect", "resize", "merge", "extract", "diff"),
 }
 for kind, summary in _TRAINING.items():
@@ -94,6 +95,7 @@ cli.add_command(run_command)
 cli.add_command(caption_command)
 cli.add_command(check_command)
 cli.add_command(sample_command)
+cli.add_command(eval_command)
 cli.add_command(export_command)
 cli.add_command(cache_command)
 cli.add_command(inspect_command)

@@ -1,4 +1,4 @@
-"""What the base model makes of the prompts and of the training pictures: what a result is measured against."""
+"""What the base model makes of prompts and training pictures: what a result is measured against."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ class Compared:
     Attributes:
         base: The base model's loss at each of `SHARES`.
         trained: The trained model's.
-        changed: E‖f'(x_t, c) - f(x_t, c)‖² / E‖f(x_t, c) - target‖² of the trained model f' and the base model
-            f: how much the predictions have changed, as a share of the loss that there is anyway. Where f is
-            the best prediction, as on its own pictures, it is by how much the loss has grown, since then
+        changed: E‖f'(x_t, c) - f(x_t, c)‖² / E‖f(x_t, c) - target‖² of the trained model f' and the base
+            model f: how much the predictions have changed, as a share of the loss that there is anyway. Where
+            f is the best prediction, as on its own pictures, it is by how much the loss has grown, since then
             E‖f' - target‖² is the sum of both.
     """
 

@@ -16,7 +16,7 @@ from finetune.diffusion.objective import Objective
 from finetune.diffusion.random import normal
 
 LAYER = 1
-"""The UNet's up block whose output are the features: the second, as DIFT's (arXiv:2306.03881, section 4.2)."""
+"""The UNet's up block whose output are the features: the second, as DIFT's (arXiv:2306.03881)."""
 
 FEATURE_TIMESTEP = 0.261
 """At which share of the schedule the picture is noised for its features, as DIFT's t = 261 of 1000."""
@@ -77,14 +77,16 @@ class Judge:
         levels = []
         for timestep in timesteps:
             at, noises = torch.full((len(clean),), timestep), self.noise(timestep, draws, clean.shape[1:])
-            levels.append(torch.stack([self._objective.target(clean, n.expand_as(clean), at) for n in noises], 1))
+            levels.append(
+                torch.stack([self._objective.target(clean, n.expand_as(clean), at) for n in noises], 1)
+            )
         return torch.stack(levels, 1)
 
     @torch.no_grad()
     def predictions(
         self, latents: Tensor, prompts: Sequence[str], timesteps: Sequence[int], draws: int
     ) -> Tensor:
-        """What the model predicts: `[B, timesteps, draws, C, h, w]` fp32 on the CPU; arguments as `errors`."""
+        """What the model predicts: `[B, timesteps, draws, C, h, w]` fp32 on the CPU; asked as `errors`."""
         rows = self._encode(prompts)
         found = torch.empty(len(latents), len(timesteps), draws, *latents.shape[1:])
         for place, timestep in enumerate(timesteps):

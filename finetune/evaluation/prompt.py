@@ -16,11 +16,11 @@ At lower ones the picture itself says nearly all that there is to predict, whate
 
 
 def classify(judge: Judge, latents: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Which of several prompts fits each picture best (Diffusion Classifier, Li et al. 2023, arXiv:2303.16203).
+    """Which of several prompts fits each picture best (Diffusion Classifier, arXiv:2303.16203).
 
     The model's loss on a picture with a prompt is, up to weights, a bound of -log p(picture | prompt). With
-    every prompt equally likely beforehand, the one with the lowest loss is the most likely (Bayes). All prompts
-    are compared with the same noise, as the authors do, since its draw matters more than the prompt.
+    every prompt equally likely beforehand, the one with the lowest loss is the most likely (Bayes). All
+    prompts are compared with the same noise, as the authors do, since its draw matters more than the prompt.
 
     Args:
         judge: The base model, which knows the words.

@@ -87,8 +87,8 @@ class Nearest:
 def nearest(latents: Tensor, training: Tensor, mirrored: Tensor, others: Tensor) -> Nearest:
     """Looks for copies of training pictures.
 
-    The rule is that of Carlini et al. 2023 (arXiv:2301.13188, section 5.1), for few training pictures: a copy is
-    unusually near to one of them. How near is usual is said by the base model's pictures of the class, which
+    The rule is that of Carlini et al. 2023 (arXiv:2301.13188), for few training pictures: a copy is unusually
+    near to one of them. How near is usual is said by the base model's pictures of the class, which
     cannot be copies: the mean distance of the five of them that are nearest. Distances are Euclidean, between
     latents; a training picture is also compared mirrored.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,10 @@ from finetune.config import ModelSection
 from finetune.config.evaluation import EvaluationSection
 from finetune.data import Folder
 from finetune.errors import ConfigError
+from finetune.evaluation.baseline import measure_base
 from finetune.evaluation.judge import Judge
 from finetune.evaluation.known import Known
+from finetune.evaluation.measure import Report, measure
 from finetune.evaluation.plan import Plan, subject_prompt
 from finetune.export import Made, what_is
 from finetune.recipes.base import Recipe
@@ -38,6 +40,7 @@ class Evaluated:
         training: The pictures it was taught.
         held: Those held out, if there are any.
         plan: The prompts.
+        settings: How it is judged.
     """
 
     base: Sampler
@@ -45,13 +48,23 @@ class Evaluated:
     training: Known
     held: Known | None
     plan: Plan
+    settings: EvaluationSection
 
-    @property
-    def judges(self) -> tuple[Judge, Judge]:
-        """The base model and the trained one."""
-        at_once = self.base.most_at_once((self.base.backbone.native_size,) * 2)
-        seed = 0  # the noise is the same whatever pictures are made
-        return Judge(self.base.backbone, seed, at_once), Judge(self.trained.backbone, seed, at_once)
+    def measure(self, report: Reporter) -> Report:
+        """Measures the result.
+
+        Args:
+            report: Shows how far it is.
+        """
+        side, seed = self.base.backbone.native_size, self.settings.seed
+        at_once = self.base.most_at_once((side, side))
+        base, trained = (Judge(s.backbone, seed, at_once) for s in (self.base, self.trained))
+        with report.progress("The base model") as progress:
+            baseline = measure_base(
+                self.base, base, self.plan, self.settings, self.training, self.held, progress
+            )
+        with report.progress("The trained model") as progress:
+            return measure(baseline, base, self.trained, trained, progress)
 
 
 @contextmanager
@@ -84,10 +97,13 @@ def evaluated(
     training = Known.read(pictures, base.backbone)
     prompt = subject_prompt(settings, training, pictures.path)
     plan = Plan.of(settings, prompt, settings.class_prompt or _class_prompt(recipe))
-    with tempfile.TemporaryDirectory() as place:
-        with written_again(saved, given, Path(place)) if saved else nullcontext(made) as result:
-            trained = _trained(section, result, settings.weight)
-            yield Evaluated(base, trained, training, held and Known.read(held, base.backbone), plan)
+    others = held and Known.read(held, base.backbone)
+    with ExitStack() as stack:
+        if saved:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            made = stack.enter_context(written_again(saved, given, place))
+        trained = _trained(section, made, settings.weight)
+        yield Evaluated(base, trained, training, others, plan, settings)
 
 
 def _recipe(path: Path) -> Recipe | None:
@@ -144,7 +160,9 @@ def _base(
         return resolved(ModelSection(**(recipe.model.model_dump() | said)))
     if "name" not in given.model_fields_set:
         raise ConfigError(
-            "The model that it was trained from is not known.", where=str(made.path), fix="Give it with --model."
+            "The model that it was trained from is not known.",
+            where=str(made.path),
+            fix="Give it with --model.",
         )
     return resolved(given)
 
