@@ -39,11 +39,11 @@ from storybook.oracle import Oracle, Reading, agrees
 from storybook.pictures import SIZE
 from storybook.world import COLOURS, SCENES, SUBJECT, Spec
 
-STEPS, WEIGHTS = (50, 100, 200, 400, 800), (0.25, 0.5, 0.75, 1.4)
+STEPS, WEIGHTED, WEIGHTS = (50, 100, 200, 400, 800), (50, 200), (0.2, 0.4, 0.7, 1.5, 2.0)
 STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 HOW = Choices(steps=10, guidance=4.0)
 CLASS, OTHERS = "a photo of a cat", ("a photo of a dog", "a photo of a bird", "a photo of an elephant")
-COUNT, HELD = 48, 8
+COUNT, HELD = 32, 8
 
 PAIRS = (
     ("subject.likeness", "subject"),
@@ -115,12 +115,11 @@ def _changed(before: Sequence[Reading], now: Sequence[Reading]) -> float:
 
 
 def conditions(runs: Sequence[Path]) -> Iterator[tuple[Path, float]]:
-    """Those checkpoints of `STEPS` that there are, and the last of them at other weights."""
-    for run in runs:
-        places = [run / "checkpoints" / f"step-{step:06}" for step in STEPS]
-        found = [place for place in places if place.is_dir()]
-        yield from ((place, 1.0) for place in found)
-        yield from ((place, weight) for place in found[-1:] for weight in WEIGHTS)
+    """Those checkpoints of `STEPS` that there are, and those of `WEIGHTED` at other weights."""
+    for step in STEPS:
+        for place in (run / "checkpoints" / f"step-{step:06}" for run in runs):
+            if place.is_dir():
+                yield from ((place, weight) for weight in ((1.0, *WEIGHTS) if step in WEIGHTED else (1.0,)))
 
 
 def measured(baseline: Baseline, base: Judge, sampler: Sampler) -> dict[str, float]:

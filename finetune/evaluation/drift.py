@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from finetune.evaluation.judge import Judge
+from finetune.evaluation.subject import summed_up
 
 SHARES = (0.2, 0.4, 0.6, 0.8)
 """The noise levels, as shares of the schedule."""
@@ -68,17 +69,17 @@ def compare(base: Judge, trained: Judge, latents: Tensor, prompts: Sequence[str]
 def frechet(features: Tensor, others: Tensor, spread: Tensor) -> float:
     """The Fréchet distance of two sets of features, each taken as a Gaussian with independent features.
 
-    ‖μ₁ - μ₂‖² + ‖σ₁ - σ₂‖² (Dowson & Landau 1982), divided by the number of features, which are measured in
-    units of `spread`. A full covariance, as FID has (arXiv:1706.08500), would need thousands of pictures.
+    ‖μ₁ - μ₂‖² + ‖σ₁ - σ₂‖² (Dowson & Landau 1982), divided by the number of features. These are those of
+    `Likeness`, in units of `spread`. A full covariance, as FID has (arXiv:1706.08500), would need thousands of pictures.
 
     Args:
         features: `[B, D, h, w]`.
         others: `[B', D, h, w]`.
-        spread: `[D]`: a usual standard deviation of each feature.
+        spread: `[2 D]`: a usual standard deviation of each feature.
 
     Returns:
         0 for equal sets.
     """
-    one, two = (each.mean((2, 3)) / spread for each in (features, others))
+    one, two = (summed_up(each) / spread for each in (features, others))
     means, deviations = one.mean(0) - two.mean(0), one.std(0) - two.std(0)
     return float((means.square() + deviations.square()).mean())

@@ -22,15 +22,16 @@ _LEAST_SCALE = 0.1  # training pictures that have less in common say nothing
 class Likeness:
     """How much like the training pictures others are, in the features of the base model.
 
-    The features of a picture (`Judge.features`: DIFT, Tang et al. 2023, arXiv:2306.03881) are averaged over
-    its positions. Of each, the mean over pictures of the class by the base model is subtracted, and it is
-    divided by their standard deviation, so that what all pictures of the class share, and what varies among
-    them anyway, does not count. What is left is compared by its cosine.
+    Of the features of a picture (`Judge.features`: DIFT, Tang et al. 2023, arXiv:2306.03881), mean and standard
+    deviation over its positions are taken, the latter since a coat's pattern is in them. Of each, the mean over
+    pictures of the class by the base model is subtracted, and it is divided by their standard deviation, so
+    that what all pictures of the class share, and what varies among them anyway, does not count. What is left
+    is compared by its cosine.
 
     Attributes:
-        center: `[D]`: the mean of the features of the class.
-        spread: `[D]`: their standard deviation.
-        trained: `[N, D]`: unit vectors of the training pictures.
+        center: `[2 D]`: the mean over the class.
+        spread: `[2 D]`: its standard deviation.
+        trained: `[N, 2 D]`: unit vectors of the training pictures.
         scale: The mean cosine of two different training pictures; 1 if there is only one.
     """
 
@@ -47,9 +48,9 @@ class Likeness:
             class_features: `[M, D, h, w]` of pictures of the class by the base model, at least two.
             training_features: `[N, D, h, w]` of the training pictures.
         """
-        pooled = class_features.mean((2, 3))
+        pooled = summed_up(class_features)
         spread = pooled.std(0).clamp_min(1e-6)
-        units = F.normalize((training_features.mean((2, 3)) - pooled.mean(0)) / spread, dim=1)
+        units = F.normalize((summed_up(training_features) - pooled.mean(0)) / spread, dim=1)
         count, scale = len(units), 1.0
         if count > 1:
             mean = (float((units @ units.T).sum()) - count) / (count * (count - 1))
@@ -62,8 +63,13 @@ class Likeness:
         Args:
             features: `[B, D, h, w]`.
         """
-        units = F.normalize((features.mean((2, 3)) - self.center) / self.spread, dim=1)
+        units = F.normalize((summed_up(features) - self.center) / self.spread, dim=1)
         return (units @ self.trained.T).mean(1) / self.scale
+
+
+def summed_up(features: Tensor) -> Tensor:
+    """Mean and standard deviation over the positions: `[B, D, h, w]` → `[B, 2 D]`."""
+    return torch.cat([features.mean((2, 3)), features.std((2, 3))], 1)
 
 
 @dataclass(frozen=True)
