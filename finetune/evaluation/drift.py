@@ -70,7 +70,8 @@ def frechet(features: Tensor, others: Tensor, spread: Tensor) -> float:
     """The Fréchet distance of two sets of features, each taken as a Gaussian with independent features.
 
     ‖μ₁ - μ₂‖² + ‖σ₁ - σ₂‖² (Dowson & Landau 1982), divided by the number of features. These are those of
-    `Likeness`, in units of `spread`. A full covariance, as FID has (arXiv:1706.08500), would need thousands of pictures.
+    `Likeness`, in units of `spread`. A full covariance, as FID has (arXiv:1706.08500), would need thousands
+    of pictures.
 
     Args:
         features: `[B, D, h, w]`.

@@ -22,11 +22,11 @@ _LEAST_SCALE = 0.1  # training pictures that have less in common say nothing
 class Likeness:
     """How much like the training pictures others are, in the features of the base model.
 
-    Of the features of a picture (`Judge.features`: DIFT, Tang et al. 2023, arXiv:2306.03881), mean and standard
-    deviation over its positions are taken, the latter since a coat's pattern is in them. Of each, the mean over
-    pictures of the class by the base model is subtracted, and it is divided by their standard deviation, so
-    that what all pictures of the class share, and what varies among them anyway, does not count. What is left
-    is compared by its cosine.
+    Of the features of a picture (`Judge.features`: DIFT, Tang et al. 2023, arXiv:2306.03881), mean and
+    standard deviation over its positions are taken, the latter since a coat's pattern is in them. Of each,
+    the mean over pictures of the class by the base model is subtracted, and it is divided by their standard
+    deviation, so that what all pictures of the class share, and what varies among them anyway, does not
+    count. What is left is compared by its cosine.
 
     Attributes:
         center: `[2 D]`: the mean over the class.
