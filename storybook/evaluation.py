@@ -1,7 +1,7 @@
 """Whether `finetune eval` measures what it says: `python -m storybook.evaluation --runs RUN... --out FILE`.
 
 LoRAs of the subject from different steps, at different weights, are measured by `finetune.evaluation`,
-which knows the base model and the training pictures, and by the oracle, which sees other samples. Each figure
+which knows the base model and the training pictures, and by the oracle, which knows the world. Each figure
 should put the LoRAs in the order in which the oracle puts them: Spearman's rank correlation says how well.
 
 The runs must have kept the checkpoints of `STEPS` (`training.keep_checkpoints`).
@@ -25,25 +25,24 @@ from finetune.config.evaluation import EvaluationSection
 from finetune.evaluation.baseline import Baseline, encode, measure_base
 from finetune.evaluation.judge import Judge
 from finetune.evaluation.known import Known
-from finetune.evaluation.measure import measure
+from finetune.evaluation.measure import Report, measure
 from finetune.evaluation.plan import Plan
 from finetune.evaluation.subject import nearest
 from finetune.recipes.load import Setting, build
 from finetune.recipes.rewrite import find_saved, written_again
 from finetune.sampling import Sampler
 from finetune.sampling.settings import Choices
-from storybook.captions import phrase
+from storybook.captions import SCENE_PHRASES
 from storybook.drawing import draw
-from storybook.gates import STREAM, read
-from storybook.oracle import Oracle, Reading, agrees
+from storybook.gates import STREAM
+from storybook.oracle import Oracle, Reading
 from storybook.pictures import SIZE
-from storybook.world import COLOURS, SCENES, SUBJECT, Spec
+from storybook.world import SCENES, SUBJECT, Spec
 
-STEPS, WEIGHTED, WEIGHTS = (50, 100, 200, 400, 800), (50, 200), (0.2, 0.4, 0.7, 1.5, 2.0)
+STEPS, WEIGHTED, WEIGHTS = (50, 100, 200, 400, 800), (50, 200), (0.4, 2.0, 0.2)
 STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 HOW = Choices(steps=10, guidance=4.0)
-CLASS, OTHERS = "a photo of a cat", ("a photo of a dog", "a photo of a bird", "a photo of an elephant")
-COUNT, HELD = 32, 8
+CLASS, HELD = "a photo of a cat", 8
 
 PAIRS = (
     ("subject.likeness", "subject"),
@@ -76,36 +75,34 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 class Truth:
-    """What the oracle says of a model's samples, against those of the base model."""
+    """What the oracle says of the pictures that were judged, and of the base model's with the same seeds."""
 
-    def __init__(self, base: Sampler) -> None:
-        """Reads the base model's samples."""
-        self.oracle = Oracle.load()
-        self.plain = self._plain(base)
+    def __init__(self, baseline: Baseline) -> None:
+        """Reads the base model's pictures."""
+        self.oracle, self.baseline = Oracle.load(), baseline
+        self.of_class = self.oracle.read(baseline.of_class.images)
+        self.others = self.oracle.read(baseline.others.images)
 
-    def __call__(self, sampler: Sampler) -> dict[str, float]:
-        """The shares of a model's samples that show the subject, scene and hat, and that have changed."""
-        rng, specs, prompts = np.random.default_rng([STREAM, 11]), [], []
-        for index in range(COUNT):
-            scene = SCENES[int(rng.integers(len(SCENES)))]
-            hat = [c for c in COLOURS if c != SUBJECT.colour][int(rng.integers(7))] if index % 2 else None
-            specs.append(Spec(SUBJECT.animal, SUBJECT.colour, scene, hat=hat))
-            prompts.append(phrase("mycat", scene=scene, hat=hat).replace("a mycat", "mycat", 1))
-        readings, _ = read(sampler, self.oracle, prompts, 5, HOW)
-        right = [agrees(reading, spec) for reading, spec in zip(readings, specs, strict=True)]
-        now = self._plain(sampler)
+    def __call__(self, report: Report, sampler: Sampler) -> dict[str, float]:
+        """The shares that show the subject, scene and hat, and that have changed."""
+        readings, of_class = (self.oracle.read(made.images) for made in (report.subject, report.of_class))
+        prompts, seeds = zip(*self.baseline.plan.unrelated, strict=True)
+        others = self.oracle.read([one.image for one in sampler(prompts, seed=seeds, **HOW)])
+        plan = self.baseline.plan
+        right: dict[str, list[bool]] = {"scene": [], "hat": []}
+        for reading, asked in zip(readings, plan.asked, strict=True):
+            words = plan.contexts[asked.group][asked.place]
+            seen = (
+                SCENE_PHRASES[reading.scene] if asked.group == "scene" else (f"wearing a {reading.hat} hat",)
+            )
+            right[asked.group].append(words in seen)
         return {
             "subject": float(np.mean([reading.is_subject for reading in readings])),
-            "scene": float(np.mean([one["scene"] for one in right])),
-            "hat": float(np.mean([one["hat"] for one in right[1::2]])),
-            "subject in class": float(np.mean([reading.is_subject for reading in now[0]])),
-            "class changed": _changed(self.plain[0], now[0]),
-            "others changed": _changed(self.plain[1], now[1]),
+            **{group: float(np.mean(found)) for group, found in right.items()},
+            "subject in class": float(np.mean([reading.is_subject for reading in of_class])),
+            "class changed": _changed(self.of_class, of_class),
+            "others changed": _changed(self.others, others),
         }
-
-    def _plain(self, sampler: Sampler) -> tuple[list[Reading], list[Reading]]:
-        of_class = read(sampler, self.oracle, [CLASS] * COUNT, 6, HOW)[0]
-        return of_class, read(sampler, self.oracle, [*OTHERS] * (COUNT // 6), 7, HOW)[0]
 
 
 def _changed(before: Sequence[Reading], now: Sequence[Reading]) -> float:
@@ -116,15 +113,15 @@ def _changed(before: Sequence[Reading], now: Sequence[Reading]) -> float:
 
 def conditions(runs: Sequence[Path]) -> Iterator[tuple[Path, float]]:
     """Those checkpoints of `STEPS` that there are, and those of `WEIGHTED` at other weights."""
-    for step in STEPS:
-        for place in (run / "checkpoints" / f"step-{step:06}" for run in runs):
-            if place.is_dir():
-                yield from ((place, weight) for weight in ((1.0, *WEIGHTS) if step in WEIGHTED else (1.0,)))
+    for weight in (1.0, *WEIGHTS):
+        for step in STEPS if weight == 1 else WEIGHTED:
+            for place in (run / "checkpoints" / f"step-{step:06}" for run in runs):
+                if place.is_dir():
+                    yield place, weight
 
 
-def measured(baseline: Baseline, base: Judge, sampler: Sampler) -> dict[str, float]:
+def figures(report: Report) -> dict[str, float]:
     """The figures of `finetune eval` by dotted names."""
-    report = measure(baseline, base, sampler, Judge(sampler.backbone))
     found = dict(_flat(report.plain()))
     assert report.on_held is not None
     gains = {
@@ -189,7 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fresh = build("lora", [Setting("data.instance_dir", folder, ""), prompt])
         held = Known.read(fresh.scan(), base.backbone)
     plan = Plan.of(settings, training.captions[0], CLASS)
-    baseline, truth = measure_base(base, judge, plan, settings, training, held), Truth(base)
+    baseline = measure_base(base, judge, plan, settings, training, held)
+    truth = Truth(baseline)
     lines = (
         [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
     )
@@ -198,8 +196,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (str(checkpoint), weight) in done:
             continue
         sampler = _loaded(checkpoint, weight)
+        report = measure(baseline, judge, sampler, Judge(sampler.backbone))
         line = {"checkpoint": str(checkpoint), "weight": weight}
-        line |= {"measured": measured(baseline, judge, sampler), "oracle": truth(sampler)}
+        line |= {"measured": figures(report), "oracle": truth(report, sampler)}
         lines.append(line)
         with options.out.open("a") as file:
             file.write(json.dumps(line) + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -40,8 +40,8 @@ def _eval(
     weight: str | None,
     changes: tuple[str, ...],
 ) -> None:
-    values = {"model": model, "class_prompt": class_prompt, "weight": weight, "changes": changes}
-    given, settings = build_evaluation(flag_settings(values, FLAGS))
+    flags = {"model": model, "class_prompt": class_prompt, "weight": weight, "changes": changes}
+    given, settings = build_evaluation(flag_settings(flags, FLAGS))
     if output is not None:
         _check_new(output)
     with large_imports():
@@ -75,7 +75,7 @@ def _check_new(output: Path) -> None:
         )
 
 
-def _write(report: Report, values: dict[str, object], output: Path) -> None:
+def _write(report: Report, values: dict[str, Any], output: Path) -> None:
     from finetune.evaluation.sheet import sheet
 
     output.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,11 @@ SHARES = (0.2, 0.4, 0.6, 0.8)
 """The noise levels, as shares of the schedule."""
 
 
+def short(value: float) -> float:
+    """A figure with four significant digits: more would be rounding of float sums."""
+    return float(f"{value:.4g}")
+
+
 @dataclass(frozen=True)
 class Compared:
     """Two models on the same pictures with the same prompts and noise.
@@ -35,9 +40,9 @@ class Compared:
     def plain(self) -> dict[str, Any]:
         """As plain values."""
         return {
-            "base": [round(loss, 5) for loss in self.base],
-            "trained": [round(loss, 5) for loss in self.trained],
-            "changed": round(self.changed, 5),
+            "base": [short(loss) for loss in self.base],
+            "trained": [short(loss) for loss in self.trained],
+            "changed": short(self.changed),
         }
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from finetune.evaluation.baseline import Baseline, Made, Progress, make, shown
-from finetune.evaluation.drift import SHARES, Compared, compare, frechet
+from finetune.evaluation.drift import SHARES, Compared, compare, frechet, short
 from finetune.evaluation.judge import Judge
 from finetune.evaluation.known import Known
 from finetune.evaluation.subject import SUBJECT, Nearest, nearest
@@ -71,23 +71,23 @@ class Report:
         closest = int(self.nearest.ratio.argmin())
         return {
             "subject": {
-                "likeness": round(float(self.likeness.mean()), 4),
-                "share": round(self.subject_share, 4),
+                "likeness": short(float(self.likeness.mean())),
+                "share": short(self.subject_share),
             },
             "prompt": {
-                group: {"trained": round(share, 4), "base": round(self.baseline.shown[group], 4)}
+                group: {"trained": short(share, 4), "base": round(self.baseline.shown[group])}
                 for group, share in self.shown.items()
             },
             "class": {
-                "likeness": round(float(self.leak.mean()), 4),
-                "share": round(self.leak_share, 4),
-                "frechet": round(self.spread, 4),
+                "likeness": short(float(self.leak.mean())),
+                "share": short(self.leak_share),
+                "frechet": short(self.spread),
                 **self.class_drift.plain(),
             },
             "unrelated": self.other_drift.plain(),
             "memorization": {
-                "copies": round(self.copied_share, 4),
-                "nearest": round(float(self.nearest.ratio[closest]), 4),
+                "copies": short(self.copied_share),
+                "nearest": short(float(self.nearest.ratio[closest])),
                 "picture": names[int(self.nearest.index[closest])],
             },
             "loss": {

@@ -22,7 +22,7 @@ from finetune.recipes.base import Recipe
 from finetune.recipes.load import Setting, build, load_recipe
 from finetune.recipes.model import model_for, resolved
 from finetune.recipes.reporter import Reporter
-from finetune.recipes.rewrite import Saved, find_saved, written_again
+from finetune.recipes.rewrite import find_saved, written_again
 from finetune.recipes.validation import held_out
 from finetune.sampling import Sampler
 
@@ -91,13 +91,13 @@ def evaluated(
     recipe = _recipe(saved.run if saved else path)
     _check(made, recipe, settings, path)
     pictures, held = _pictures(recipe, folder, path, report)
-    section, sentence = _base(given, made, saved, recipe)
+    section, sentence = _base(given, made, recipe)
     report.tell(sentence)
     base = Sampler.load(section)
     training = Known.read(pictures, base.backbone)
     prompt = subject_prompt(settings, training, pictures.path)
     plan = Plan.of(settings, prompt, settings.class_prompt or _class_prompt(recipe))
-    others = held and Known.read(held, base.backbone)
+    others = None if held is None else Known.read(held, base.backbone)
     with ExitStack() as stack:
         if saved:
             place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -148,16 +148,13 @@ def _pictures(
     return held_out(recipe, pictures, report)
 
 
-def _base(
-    given: ModelSection, made: Made, saved: Saved | None, recipe: Recipe | None
-) -> tuple[ModelSection, str]:
-    if saved:
-        return resolved(saved.model(given))
+def _base(given: ModelSection, made: Made, recipe: Recipe | None) -> tuple[ModelSection, str]:
+    if recipe is not None:
+        # Whether a pickle may be loaded is for the user of this machine to say (P6), not for a folder.
+        said = {"allow_pickle": False} | given.model_dump(exclude_unset=True)
+        return resolved(ModelSection(**(recipe.model.model_dump() | said)))
     if made.kind != "model":
         return model_for(given, made.kind, made.path)
-    if recipe is not None:
-        said = {"allow_pickle": False} | given.model_dump(exclude_unset=True)  # as `Saved.model`
-        return resolved(ModelSection(**(recipe.model.model_dump() | said)))
     if "name" not in given.model_fields_set:
         raise ConfigError(
             "The model that it was trained from is not known.",

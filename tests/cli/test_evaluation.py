@@ -1,0 +1,111 @@
+"""`finetune eval`: figures that repeat, and errors before anything long."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from finetune.cli import main
+from finetune.recipes.load import RECIPES, Setting, build, parse_set
+from finetune.recipes.run import run
+from tests.battery.cases import SMALL
+
+Output = pytest.CaptureFixture[str]
+pytestmark = pytest.mark.usefixtures("here")
+FEW = [
+    "--set", "evaluation.num=1", "--set", "evaluation.steps=1", "--set", 'evaluation.unrelated=["a dog"]',
+    "--set", 'evaluation.contexts={scene: [on snow, at night]}',
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lora(tiny_models: dict[str, Path], pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps, with a class prompt to preserve and a checkpoint of each step."""
+    return trained("lora", tiny_models["sd1"], pictures, tmp_path_factory.mktemp("runs") / "lora")
+
+
+def trained(kind: str, model: Path, pictures: Path, place: Path) -> Path:
+    given = [*SMALL, "training.steps=2", *(("adapter.rank=2",) if kind == "lora" else ())]
+    given += ['data.preserve=["a cat"]'] if kind == "lora" else []
+    settings = {one.key: one for one in map(parse_set, given)}
+    folder = Setting(f"data.{RECIPES[kind].folder_field}", pictures, "x")
+    fixed = [Setting("model.name", str(model), "x"), folder, Setting("output.dir", place, "x")]
+    return run(build(kind, [*fixed, *settings.values()]), tell=lambda line: None).folder
+
+
+def test_the_same_figures_each_time_as_json_and_as_a_table(lora: Path, capsys: Output) -> None:
+    found = []
+    for output in ("one", "two"):
+        assert main(["eval", str(lora), "--json", "-o", output, *FEW]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0] == found[1]
+    assert set(found[0]) == {
+        "result", "subject", "prompt", "class", "unrelated", "memorization", "loss", "verdict",
+    }  # fmt: skip
+    assert Path("one/evaluation.png").read_bytes() == Path("two/evaluation.png").read_bytes()
+    assert json.loads(Path("one/evaluation.json").read_text(encoding="utf-8")) == found[0]
+    assert Image.open("one/evaluation.png").width > 1000
+
+    assert main(["eval", str(lora), "-o", "one", *FEW]) == 2  # nothing is overwritten
+    assert "already" in capsys.readouterr().err
+    assert main(["eval", str(lora), *FEW]) == 0
+    shown = capsys.readouterr().out
+    assert '"a photo of mycat …" shows the subject' in shown and '"a cat …"' in shown
+    assert found[0]["verdict"].capitalize() in shown
+
+
+def test_a_lora_without_weight_changes_nothing(lora: Path, capsys: Output) -> None:
+    found = {}
+    for weight in ("0", "50"):
+        assert main(["eval", str(lora), "--json", "--weight", weight, *FEW]) == 0
+        found[weight] = json.loads(capsys.readouterr().out)
+    for key in ("class", "unrelated"):
+        assert found["0"][key]["changed"] == 0 < found["50"][key]["changed"]
+        assert found["0"][key]["base"] == found["0"][key]["trained"]
+    assert found["0"]["class"]["frechet"] == 0 and found["0"]["class"]["likeness"] == pytest.approx(
+        0, abs=0.5
+    )
+
+
+def test_checkpoints_and_files(lora: Path, pictures: Path, capsys: Output) -> None:
+    last = lora / "checkpoints" / "step-000002"
+    shown = []
+    for where in (last, lora / "pytorch_lora_weights.safetensors"):
+        flags = [] if where == last else ["--instance-dir", str(pictures), "--class-prompt", "a cat"]
+        assert main(["eval", str(where), "--json", *flags, *FEW]) == 0
+        shown.append(json.loads(capsys.readouterr().out))
+    # The file is written in fp16, a checkpoint is in fp32.
+    assert shown[0]["class"]["changed"] == pytest.approx(shown[1]["class"]["changed"], rel=0.05)
+
+
+def test_a_whole_model_is_measured_against_the_one_it_was_trained_from(
+    tiny_models: dict[str, Path], pictures: Path, tmp_path: Path, capsys: Output
+) -> None:
+    made = trained("dreambooth", tiny_models["sd1"], pictures, tmp_path / "runs" / "db")
+    assert main(["eval", str(made), "--json", *FEW]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["class"]["changed"] > 0
+    assert main(["eval", str(made), "--weight", "0.5", *FEW]) == 2
+    assert "Only a LoRA has a weight" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "There is no such file or folder"),
+        (["RUN", "--set", "evaluation.nun=2"], "evaluation.nun is not a setting"),
+        (["RUN", "--set", "evaluation.num=0"], "evaluation.num"),
+        (["RUN", "--set", "evaluation.contexts={hat: [red]}"], "evaluation.contexts"),
+        (["RUN", "--instance-dir", "nowhere"], "nowhere"),
+        (["FILE"], "--instance-dir"),
+    ],
+)
+def test_errors(arguments: list[str], said: str, lora: Path, capsys: Output) -> None:
+    alone = Path("alone.safetensors")
+    alone.write_bytes((lora / "pytorch_lora_weights.safetensors").read_bytes())
+    names = {"RUN": str(lora), "FILE": str(alone)}
+    assert main(["eval", *(names.get(one, one) for one in arguments)]) == 2
+    assert said in capsys.readouterr().err
