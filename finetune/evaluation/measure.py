@@ -75,7 +75,7 @@ class Report:
                 "share": short(self.subject_share),
             },
             "prompt": {
-                group: {"trained": short(share, 4), "base": round(self.baseline.shown[group])}
+                group: {"trained": short(share), "base": short(self.baseline.shown[group])}
                 for group, share in self.shown.items()
             },
             "class": {
