@@ -60,7 +60,7 @@ def _eval(
     else:
         for line in _lines(found):
             tell(line)
-        tell(verdict(found).capitalize())
+        tell(values["verdict"][:1].upper() + values["verdict"][1:])
     if output is not None:
         _write(found, values, output)
         if not as_json:
