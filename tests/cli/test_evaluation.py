@@ -29,7 +29,7 @@ def lora(tiny_models: dict[str, Path], pictures: Path, tmp_path_factory: pytest.
 
 def trained(kind: str, model: Path, pictures: Path, place: Path) -> Path:
     given = [*SMALL, "training.steps=2", *(("adapter.rank=2",) if kind == "lora" else ())]
-    given += ['data.preserve=["a cat"]'] if kind == "lora" else []
+    given += ['data.preserve=["a cat"]', "data.preserve_share=0.1"] if kind == "lora" else []
     settings = {one.key: one for one in map(parse_set, given)}
     folder = Setting(f"data.{RECIPES[kind].folder_field}", pictures, "x")
     fixed = [Setting("model.name", str(model), "x"), folder, Setting("output.dir", place, "x")]
