@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,13 +87,15 @@ class Judge:
         self, latents: Tensor, prompts: Sequence[str], timesteps: Sequence[int], draws: int
     ) -> Tensor:
         """What the model predicts: `[B, timesteps, draws, C, h, w]` fp32 on the CPU; asked as `errors`."""
-        rows = self._encode(prompts)
-        found = torch.empty(len(latents), len(timesteps), draws, *latents.shape[1:])
-        for place, timestep in enumerate(timesteps):
-            for draw, noise in enumerate(self.noise(timestep, draws, latents.shape[1:])):
-                for part, predicted in self._predict(latents, rows, timestep, noise):
-                    found[part, place, draw] = predicted
-        return found
+        encoded, times = self._encode(prompts), torch.tensor(timesteps)
+        noises = torch.stack([self.noise(timestep, draws, latents.shape[1:]) for timestep in timesteps])
+        sizes = (len(latents), len(timesteps), draws)
+        rows = torch.cartesian_prod(*map(torch.arange, sizes)).view(-1, 3)
+        found = [
+            self._predict(latents[picture], times[level], noises[level, draw], encoded.rows(picture))
+            for picture, level, draw in (part.unbind(1) for part in rows.split(self.at_once))
+        ]
+        return torch.cat(found).view(*sizes, *latents.shape[1:])
 
     @torch.no_grad()
     def features(self, latents: Tensor, layer: int = LAYER, share: float = FEATURE_TIMESTEP) -> Tensor:
@@ -116,11 +118,12 @@ class Judge:
         def keep(module: Any, given: Any, output: Tensor) -> None:
             seen.append(output.float().cpu())
 
+        encoded, noise = self._encode([""]), self.noise(timestep, 1, latents.shape[1:])
         handle = self.backbone.unet.up_blocks[layer].register_forward_hook(keep)
         try:
-            noise = self.noise(timestep, 1, latents.shape[1:])[0]
-            for _ in self._predict(latents, self._encode([""] * len(latents)), timestep, noise):
-                pass
+            for part in latents.split(self.at_once):
+                first = torch.zeros(len(part), dtype=torch.long)
+                self._predict(part, torch.full_like(first, timestep), noise[first], encoded.rows(first))
         finally:
             handle.remove()
         return torch.cat(seen)
@@ -131,20 +134,13 @@ class Judge:
         tokens = self.backbone.conditioning(different)
         assert tokens.tokens is not None
         hidden, pooled = self.backbone.encode_text(tokens.tokens)
-        encoded = replace(tokens, tokens=None, hidden=hidden, pooled=pooled).to(self.backbone.device)
+        encoded = replace(tokens, tokens=None, hidden=hidden, pooled=pooled).to("cpu")
         places = {prompt: place for place, prompt in enumerate(different)}
-        return encoded.rows(torch.tensor([places[prompt] for prompt in prompts], device=self.backbone.device))
+        return encoded.rows(torch.tensor([places[prompt] for prompt in prompts]))
 
-    def _predict(
-        self, latents: Tensor, rows: Conditioning, timestep: int, noise: Tensor
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Predictions for a few pictures at a time, with the rows that they are of."""
+    def _predict(self, latents: Tensor, timesteps: Tensor, noise: Tensor, rows: Conditioning) -> Tensor:
+        """Predictions for a few rows, each with a timestep and noise of its own."""
         device = self.backbone.device
-        for start in range(0, len(latents), self.at_once):
-            part = slice(start, min(start + self.at_once, len(latents)))
-            clean = latents[part].float().cpu()
-            at = torch.full((len(clean),), timestep)
-            noisy = self._objective.schedule.add_noise(clean, noise.expand_as(clean), at)
-            chosen = rows.rows(torch.arange(part.start, part.stop, device=device))
-            predicted = self.backbone.predict(noisy.to(device), at.to(device), chosen)
-            yield part, predicted.float().cpu()
+        noisy = self._objective.schedule.add_noise(latents.float().cpu(), noise, timesteps)
+        predicted = self.backbone.predict(noisy.to(device), timesteps.to(device), rows.to(device))
+        return predicted.float().cpu()
