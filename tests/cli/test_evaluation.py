@@ -79,13 +79,16 @@ def test_checkpoints_and_files(lora: Path, pictures: Path, capsys: Output) -> No
     assert shown[0]["class"]["changed"] == pytest.approx(shown[1]["class"]["changed"], rel=0.05)
 
 
-def test_a_whole_model_is_measured_against_the_one_it_was_trained_from(
-    tiny_models: dict[str, Path], pictures: Path, tmp_path: Path, capsys: Output
+@pytest.mark.parametrize(("kind", "family"), [("dreambooth", "sd1"), ("embedding", "sdxl")])
+def test_other_results_are_measured_against_the_model_they_were_trained_from(
+    kind: str, family: str, tiny_models: dict[str, Path], pictures: Path, tmp_path: Path, capsys: Output
 ) -> None:
-    made = trained("dreambooth", tiny_models["sd1"], pictures, tmp_path / "runs" / "db")
+    made = trained(kind, tiny_models[family], pictures, tmp_path / "runs" / kind)
     assert main(["eval", str(made), "--json", *FEW]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["class"]["changed"] > 0
+    # A new word changes nothing where it is not said.
+    assert (found["class"]["changed"] > 0) == (kind != "embedding")
+    assert found["loss"]["training"]["changed"] > 0
     assert main(["eval", str(made), "--weight", "0.5", *FEW]) == 2
     assert "Only a LoRA has a weight" in capsys.readouterr().err
 
