@@ -89,7 +89,8 @@ def _lines(report: Report) -> Iterator[str]:
     """The figures for people."""
     plan, base = report.baseline.plan, report.baseline
     rows: list[tuple[str, str, str]] = [("", "trained", "base model")]
-    rows.append((f'"{plan.prompt} …" shows the subject', f"{report.subject_share:.0%}", "–"))
+    like = f"{float(report.likeness.mean()):.2f}"
+    rows.append((f'"{plan.prompt} …" is like the training pictures', like, "0"))
     for group, share in report.shown.items():
         rows.append((f"  and the {group} that is asked for", f"{share:.0%}", f"{base.shown[group]:.0%}"))
     rows.append((f'"{plan.class_prompt} …" shows the subject', f"{report.leak_share:.0%}", "–"))

@@ -51,11 +51,6 @@ class Report:
     nearest: Nearest
 
     @property
-    def subject_share(self) -> float:
-        """Share of its pictures that show the subject."""
-        return float((self.likeness > SUBJECT).float().mean())
-
-    @property
     def leak_share(self) -> float:
         """Share of the class's pictures that show the subject."""
         return float((self.leak > SUBJECT).float().mean())
@@ -70,10 +65,7 @@ class Report:
         names = self.baseline.training.names
         closest = int(self.nearest.ratio.argmin())
         return {
-            "subject": {
-                "likeness": short(float(self.likeness.mean())),
-                "share": short(self.subject_share),
-            },
+            "subject": {"likeness": short(float(self.likeness.mean()))},
             "prompt": {
                 group: {"trained": short(share), "base": short(self.baseline.shown[group])}
                 for group, share in self.shown.items()

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from finetune.evaluation.measure import Report
 
-LEARNED, PARTLY = 0.8, 0.4
-"""Share of the pictures that show the subject."""
+LEARNED, PARTLY = 0.9, 0.5
+"""Mean likeness of the subject's pictures to the training pictures."""
 
 WEAKER, IGNORED = 0.75, 0.4
 """Share of pictures that show their words, compared with the base model's."""
@@ -47,10 +47,10 @@ def verdict(report: Report) -> str:
 
 
 def _subject(report: Report) -> Iterator[Finding]:
-    share = report.subject_share
-    if share >= LEARNED:
+    likeness = float(report.likeness.mean())
+    if likeness >= LEARNED:
         yield Finding("learned")
-    elif share >= PARTLY:
+    elif likeness >= PARTLY:
         yield Finding("partly learned", "train longer or use a higher weight")
     else:
         yield Finding("not learned", "train longer or with a higher learning rate")
@@ -84,6 +84,3 @@ def _by_heart(report: Report) -> Iterator[Finding]:
     if report.copied_share > COPIES:
         less = "use an earlier checkpoint, or more pictures"
         yield Finding(f"copies training pictures in {report.copied_share:.0%} of pictures", less)
-    held = report.on_held
-    if held is not None and held.gain < 0 < report.on_training.gain:
-        yield Finding("worse than the base model on held-out pictures", "use an earlier checkpoint")

@@ -51,7 +51,7 @@ def test_the_same_figures_each_time_as_json_and_as_a_table(lora: Path, capsys: O
     shown = capsys.readouterr().out
     for file in ("evaluation.json", "evaluation.png"):
         assert Path("one", file).read_bytes() == Path("two", file).read_bytes()
-    assert '"a photo of mycat …" shows the subject' in shown and '"a cat …"' in shown
+    assert '"a photo of mycat …" is like the training pictures' in shown and '"a cat …"' in shown
     assert found["verdict"][1:] in shown
 
 

@@ -45,12 +45,12 @@ def good() -> Report:
     [
         ({}, "learned."),
         ({"likeness": all_of(0.2)}, "not learned: train longer"),
+        ({"likeness": all_of(0.7)}, "partly learned: train longer"),
         ({"shown": {"hat": 0.7}}, "learned; weakens hat: use an earlier checkpoint or a weight of 0.8."),
         ({"shown": {"hat": 0.3}}, "learned; ignores hat: "),
         ({"leak": all_of(0.9)}, '"a photo of a cat" shows the subject in 100% of pictures: name its prompt'),
         ({"class_drift": replace(SAME, changed=0.2)}, '"a photo of a cat" has drifted a little'),
         ({"class_drift": replace(SAME, changed=0.7)}, '"a photo of a cat" has drifted far'),
-        ({"on_held": replace(SAME, trained=(1.1,))}, "worse than the base model on held-out pictures"),
         (
             {"nearest": Nearest(torch.zeros(6, dtype=torch.long), all_of(0.1))},
             "copies training pictures in 100%",
