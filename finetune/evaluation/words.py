@@ -16,7 +16,7 @@ WEAKER, IGNORED = 0.75, 0.4
 LEAKS, COPIES = 0.1, 0.1
 """Share of the class's pictures that show the subject; of the subject's that copy a training picture."""
 
-DRIFTED, FAR = 0.15, 0.5
+DRIFTED, FAR = 0.1, 0.35
 """Change of predictions, as a share of the base model's loss."""
 
 
@@ -70,7 +70,7 @@ def _prompts(report: Report) -> Iterator[Finding]:
 
 def _forgotten(report: Report) -> Iterator[Finding]:
     plan = report.baseline.plan
-    keep = "name its prompt in data.preserve, or use a weight of 0.8"
+    keep = "use an earlier checkpoint or a weight of 0.8, or name its prompt in data.preserve"
     if report.leak_share > LEAKS:
         yield Finding(f'"{plan.class_prompt}" shows the subject in {report.leak_share:.0%} of pictures', keep)
     for name, drift in ((f'"{plan.class_prompt}"', report.class_drift), ("unrelated", report.other_drift)):

@@ -48,7 +48,7 @@ def good() -> Report:
         ({"likeness": all_of(0.7)}, "partly learned: train longer"),
         ({"shown": {"hat": 0.7}}, "learned; weakens hat: use an earlier checkpoint or a weight of 0.8."),
         ({"shown": {"hat": 0.3}}, "learned; ignores hat: "),
-        ({"leak": all_of(0.9)}, '"a photo of a cat" shows the subject in 100% of pictures: name its prompt'),
+        ({"leak": all_of(0.9)}, '"a photo of a cat" shows the subject in 100% of pictures: use an earlier'),
         ({"class_drift": replace(SAME, changed=0.2)}, '"a photo of a cat" has drifted a little'),
         ({"class_drift": replace(SAME, changed=0.7)}, '"a photo of a cat" has drifted far'),
         (
