@@ -47,6 +47,8 @@ CLASS, HELD = "a photo of a cat", 8
 
 PAIRS = (
     ("subject.likeness", "subject"),
+    ("prompt.scene.trained", "scene"),
+    ("prompt.hat.trained", "hat"),
     ("class.likeness", "subject in class"),
     ("class.share", "subject in class"),
     ("class.frechet", "class changed"),
@@ -82,12 +84,18 @@ class Truth:
         self.others = self.oracle.read(baseline.others.images)
 
     def __call__(self, report: Report, sampler: Sampler) -> dict[str, float]:
-        """The shares that show the subject, and that have changed."""
+        """The shares that show the subject, scene and hat, and that have changed."""
         readings, of_class = (self.oracle.read(made.images) for made in (report.subject, report.of_class))
         prompts, seeds = zip(*self.baseline.plan.unrelated, strict=True)
         others = self.oracle.read([one.image for one in sampler(prompts, seed=seeds, **HOW)])
+        plan = self.baseline.plan
+        right = {
+            group: [shows(readings[n], texts[plan.asked[n].place]) for n in plan.of_group(group)]
+            for group, texts in plan.contexts.items()
+        }
         return {
             "subject": float(np.mean([reading.is_subject for reading in readings])),
+            **{group: float(np.mean(found)) for group, found in right.items()},
             "subject in class": float(np.mean([reading.is_subject for reading in of_class])),
             "class changed": _changed(self.of_class, of_class),
             "others changed": _changed(self.others, others),
