@@ -6,8 +6,8 @@ python docs/update.py --check  # only reports which pages are out of date
 ```
 
 A comment marks where a copy goes, and everything up to `<!-- end -->` is replaced:
-`<!-- settings lora data adapter -->` (sections of a recipe, of `sample` or of `eval`), `<!-- presets lora -->`,
-or `<!-- code finetune/training/trainer.py Trainer._step -->`.
+`<!-- settings lora data adapter -->` (sections of a recipe, of `sample` or `eval`), `<!-- presets lora -->`, or
+`<!-- code finetune/training/trainer.py Trainer._step -->`.
 """
 
 from __future__ import annotations
