@@ -6,7 +6,7 @@ python docs/update.py --check  # only reports which pages are out of date
 ```
 
 A comment marks where a copy goes, and everything up to `<!-- end -->` is replaced:
-`<!-- settings lora data adapter -->` (sections of a recipe, of `sample` or `eval`), `<!-- presets lora -->`, or
+`<!-- settings lora data adapter -->` (sections of a recipe, `sample` or `eval`), `<!-- presets lora -->`, or
 `<!-- code finetune/training/trainer.py Trainer._step -->`.
 """
 

@@ -27,7 +27,7 @@ FLAGS = {
     "--weight": "evaluation.weight",
     "--model": "model.name",
 }
-JSON, SHEET = "evaluation.json", "evaluation.png"
+JSON, SHEET = "eval.json", "eval.png"
 
 
 def _eval(

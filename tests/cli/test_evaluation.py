@@ -39,17 +39,17 @@ def trained(kind: str, model: Path, pictures: Path, place: Path) -> Path:
 def test_the_same_figures_each_time_as_json_and_as_a_table(lora: Path, capsys: Output) -> None:
     assert main(["eval", str(lora), "--json", "-o", "one", *FEW]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert json.loads(Path("one/evaluation.json").read_text(encoding="utf-8")) == found
+    assert json.loads(Path("one/eval.json").read_text(encoding="utf-8")) == found
     assert set(found) == {
         "result", "subject", "prompt", "class", "unrelated", "memorization", "loss", "verdict",
     }  # fmt: skip
-    assert Image.open("one/evaluation.png").width > 1000
+    assert Image.open("one/eval.png").width > 1000
 
     assert main(["eval", str(lora), "-o", "one", *FEW]) == 2  # nothing is overwritten
     assert "already" in capsys.readouterr().err
     assert main(["eval", str(lora), "-o", "two", *FEW]) == 0
     shown = capsys.readouterr().out
-    for file in ("evaluation.json", "evaluation.png"):
+    for file in ("eval.json", "eval.png"):
         assert Path("one", file).read_bytes() == Path("two", file).read_bytes()
     assert '"a photo of mycat …" is like the training pictures' in shown and '"a cat …"' in shown
     assert found["verdict"][1:] in shown
