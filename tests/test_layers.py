@@ -21,6 +21,7 @@ LAYERS = [
     {"cli"},
     {"watching"},
     {"recipes"},
+    {"evaluation"},
     {"training", "export", "tools", "sampling", "captioning"},
     {"formats"},
     {"adapters", "data"},

@@ -18,6 +18,7 @@ from finetune.cli.caption import caption_command
 from finetune.cli.check import check_command
 from finetune.cli.clean import clean_command
 from finetune.cli.diff import diff_command
+from finetune.cli.evaluation import eval_command
 from finetune.cli.export import export_command
 from finetune.cli.extract import extract_command
 from finetune.cli.flags import SettingsCommand
@@ -89,7 +90,7 @@ _GROUPS = {
     "Train": (*_TRAINING, "run"),
     "Prepare pictures": ("check", "caption", "cache"),
     "Look at runs": ("runs", "report", "clean"),
-    "Use what was trained": ("sample", "export"),
+    "Use what was trained": ("sample", "eval", "export"),
     "Look at and change LoRA files": ("inspect", "resize", "merge", "extract", "diff"),
 }
 for kind, summary in _TRAINING.items():
@@ -101,6 +102,7 @@ cli.add_command(runs_command)
 cli.add_command(report_command)
 cli.add_command(clean_command)
 cli.add_command(sample_command)
+cli.add_command(eval_command)
 cli.add_command(export_command)
 cli.add_command(cache_command)
 cli.add_command(inspect_command)

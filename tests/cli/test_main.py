@@ -130,6 +130,8 @@ def test_the_command_line_is_frozen() -> None:
     assert flags["clean"] == ["--yes"]
     export = "--dtype --ema --model --output --rank --set --thumbnail --to --weight -o"
     assert flags["export"] == export.split()
+    evaluation = "--class-prompt --instance-dir --json --model --output --set --weight -o"
+    assert flags["eval"] == evaluation.split()
     changed = "--dtype --force --model --output --set --to"
     assert flags["inspect"] == ["--json", "--model", "--set"]
     assert flags["resize"] == sorted(f"{changed} --energy --rank".split())
