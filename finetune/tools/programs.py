@@ -59,7 +59,7 @@ FILES: Mapping[str, Loads] = {
         "Whether ComfyUI loads it depends on ComfyUI's version.",
     ),
     "lora-others": Loads(
-        "LoRA with PEFT's or older names",
+        "LoRA with the names of PEFT, of LyCORIS alone (`lycoris_…`), or older ones",
         (_OWN,),
         "finetune resize and finetune merge write names that more programs know.",
     ),
