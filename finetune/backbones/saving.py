@@ -42,7 +42,7 @@ def save_folder(
         tokenizer.backend_tokenizer.no_truncation()
     # Text-to-image pipelines of diffusers know nothing of a mask.
     kind = backbone.inpainting_class if backbone.inpaints else None
-    _save_configs(backbone.pipeline(kind=kind), folder, dtype)
+    _save_configs(backbone.pipeline(kind=kind), folder)
     for name, module in backbone.module_roots().items() | {("vae", backbone.vae)}:
         text = name.startswith("text_encoder")
         file = folder / name / ("model.safetensors" if text else "diffusion_pytorch_model.safetensors")
@@ -58,14 +58,18 @@ def save_folder(
         _save_vocabulary(tokenizer, folder / name)
 
 
-def _save_configs(pipeline: Any, folder: Path, dtype: torch.dtype | None) -> None:
-    """What `pipeline.save_pretrained` writes, without the weights."""
+def _save_configs(pipeline: Any, folder: Path) -> None:
+    """What `pipeline.save_pretrained` writes of a model in fp32, without the weights.
+
+    Whatever these are stored in, a pipeline that is told no type loads the UNet in fp32 (diffusers), and a
+    text encoder in what its configuration says (transformers 5): they must agree.
+    """
     with quiet():
         pipeline.save_config(folder)
         for name, part in pipeline.components.items():
             if isinstance(part, PreTrainedModel):
                 config = copy.deepcopy(part.config)
-                config.dtype = str(dtype or part.dtype).removeprefix("torch.")
+                config.dtype = "float32"
                 config.architectures = [type(part).__name__]
                 config.save_pretrained(folder / name)
             elif isinstance(part, ModelMixin):

@@ -36,8 +36,6 @@ def test_configurations_are_those_that_diffusers_writes(
 ) -> None:
     save_folder(backbone, tmp_path / "ours", dtype)
     pipeline = copy.deepcopy(backbone.pipeline())
-    if dtype is not None:
-        pipeline.to(dtype)
     with quiet():
         pipeline.save_pretrained(tmp_path / "theirs")
     ours, theirs = (
@@ -48,8 +46,18 @@ def test_configurations_are_those_that_diffusers_writes(
         for about_the_writer in ("_name_or_path", "is_local", "local_files_only"):
             content.pop(about_the_writer, None)
     assert {file: ours[file] for file in theirs} == theirs
-    for name in ("unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"):
+    for part in ("unet", "vae") if dtype is None else ():
+        name = f"{part}/diffusion_pytorch_model.safetensors"
         assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_a_pipeline_that_is_told_no_type_computes(
+    dtype: torch.dtype, backbone: Backbone, tmp_path: Path
+) -> None:
+    save_folder(backbone, tmp_path, dtype)
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path)
+    assert {pipeline.unet.dtype, pipeline.text_encoder.dtype} == {torch.float32}
 
 
 def test_names_and_vocabulary_are_the_classic_ones(backbone: Backbone, tmp_path: Path) -> None:

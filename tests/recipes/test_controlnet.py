@@ -112,7 +112,7 @@ def test_going_on_with_a_controlnet(tiny_models: dict[str, Path]) -> None:
 
 def test_sampling_by_command(tiny_models: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     folder, _ = train(tiny_models["sdxl"])
-    few = ["--steps", "1", "--guidance", "1"]
+    few = ["--steps", "4", "--guidance", "1"]
     control = f"{folder}:pairs/maps/0.png"
     several = ["--controlnet", control, "--controlnet", f"{control}:0.5:0.25-0.75"]
     assert main(["sample", "a cat", *several, "--control-preprocess", "edges", *few]) == 0
