@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from finetune.data import Folder, PictureSource, PriorSource
     from finetune.data.read import Reader
     from finetune.training import RunFolder
-    from finetune.training.protocols import Loss
+    from finetune.training.protocols import Hook, Loss
+    from finetune.training.watcher import Event
 
 
 class Recipe(Section, ABC):
@@ -100,7 +101,7 @@ class Recipe(Section, ABC):
         report.tell(sentence)
         backbone = load_stored(section)
         for note in backbone.notes:
-            report.tell(note)
+            report.warn(note)
         return self.model_copy(update={"model": section}), backbone
 
     def train_first(self, backbone: Backbone, pictures: Folder, folder: RunFolder, report: Reporter) -> None:
@@ -187,7 +188,7 @@ class Recipe(Section, ABC):
 
     def make_preview(
         self, adapter: Adapter, source: PictureSource | PriorSource, path: Callable[[int], Path]
-    ) -> Callable[[int], None]:
+    ) -> Hook:
         """Makes the hook that samples previews during training.
 
         Args:
@@ -200,11 +201,13 @@ class Recipe(Section, ABC):
         """
         from finetune.sampling import Sampler
         from finetune.sampling.preview import preview
+        from finetune.training.watcher import Event
 
         sampler = Sampler(adapter.backbone, precision=self.training.precision)
 
-        def hook(step: int) -> None:
-            preview(sampler, source.captions(), self.preview, path(step), self.data.resolution)
+        def hook(step: int) -> Event | None:
+            made = preview(sampler, source.captions(), self.preview, path(step), self.data.resolution)
+            return Event("preview", path(step)) if made else None
 
         return hook
 
