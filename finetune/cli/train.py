@@ -9,7 +9,7 @@ import click
 
 from finetune.cli.flags import SettingsCommand, flag_settings, recipe_flags, set_flag, setting_flag
 from finetune.cli.imports import large_imports
-from finetune.cli.terminal import progress, quiet_loading, tell
+from finetune.cli.terminal import progress, quiet_loading, tell, tell_end, tell_warning
 from finetune.config import OutputSection
 from finetune.recipes.base import Recipe
 from finetune.recipes.fields import setting_fields
@@ -67,7 +67,12 @@ run_command = SettingsCommand(
 def train(recipe: Recipe, resume: bool) -> None:
     """Runs a recipe and shows the user its progress."""
     with large_imports():
+        from accelerate import PartialState
+
+        from finetune.cli.watching import watcher
         from finetune.recipes.run import run
 
         quiet_loading()
-    run(recipe, resume=resume, tell=tell, progress=progress)
+    done = run(recipe, resume=resume, tell=tell, progress=progress, warning=tell_warning, watcher=watcher())
+    if PartialState().is_main_process:
+        tell_end("", done.files, folder=done.folder, steps=done.steps, seconds=round(done.seconds, 1))

@@ -14,8 +14,8 @@ from finetune.training.watcher import Now
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _POINTS = 256
-_SHORTEST, _LONGEST = 10, 40  # of the bar
-_SPARK = 16
+_BAR = (6, 10, 40)  # columns: the shortest, the shortest beside a curve, the longest
+_CURVE = (6, 16)  # columns: the shortest, the longest
 
 
 class Spark:
@@ -73,8 +73,8 @@ class Line:
         """Draws it."""
         blocks = not options.ascii_only and not options.legacy_windows
         texts, room = self._fitting(options.max_width, blocks)
-        if room >= _SHORTEST:
-            bar = ProgressBar(self.now.steps, self.now.step, width=min(room, _LONGEST))
+        if room >= _BAR[0]:
+            bar = ProgressBar(self.now.steps, self.now.step, width=min(room, _BAR[2]))
             yield from (part for part in console.render(bar, options) if part.text != "\n")
             yield Segment(" ")
         yield Text("  ", no_wrap=True, overflow="crop").join(Text(text, style) for text, style in texts)
@@ -83,19 +83,20 @@ class Line:
         """The parts that fit beside the shortest bar, in order, each with its style, and room for the bar."""
         now = self.now
         left = max(0.0, now.seconds_left - (time.monotonic() - self.at))
-        # In the order in which they are left out, from the last; the number is their place.
+        # The most important first; the number is their place.
         parts = [(0, f"{now.step}/{now.steps}", "green"), (4, f"{clock(left)} left", "cyan")]
         if now.loss is not None:
             parts.append((1, f"loss {now.loss:.4f}", "default"))
-        parts.append((3, rate(now.images_per_second), "default"))
-        parts.append((5, memory(now), "bright_black"))
-        if blocks and (curve := self.spark.text(_SPARK)):
-            parts.append((2, curve.ljust(_SPARK), "magenta"))
+        parts += [(3, rate(now.images_per_second), "default"), (5, memory(now), "bright_black")]
         chosen, room = [parts[0]], width - len(parts[0][1]) - 2
         for part in parts[1:]:
-            if room - len(part[1]) - 2 >= _SHORTEST:
+            if room - len(part[1]) - 2 >= _BAR[0]:
                 chosen.append(part)
                 room -= len(part[1]) + 2
+        wide = min(_CURVE[1], room - 2 - _BAR[1])
+        if blocks and now.loss is not None and wide >= _CURVE[0]:
+            chosen.append((2, self.spark.text(wide).ljust(wide), "magenta"))
+            room -= wide + 2
         # Of the two columns that are left one stands behind the bar; some terminals wrap a line that is full.
         return [(text, style) for _, text, style in sorted(chosen)], room
 

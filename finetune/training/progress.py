@@ -58,10 +58,10 @@ class Progress(Watcher):
                 f"{clock(now.seconds_left)} left"
             )
 
-    def happened(self, step: int, event: Event | None) -> None:
+    def happened(self, step: int, what: Event | None) -> None:
         """Says what the validation found."""
-        if event and event.loss is not None:
-            self._say(f"step {step}  validation loss {event.loss:.4f}")
+        if what and what.loss is not None:
+            self._say(f"step {step}  validation loss {what.loss:.4f}")
 
     def stopping(self) -> None:
         """Says that it was heard."""

@@ -70,7 +70,7 @@ class Watcher:
     def advance(self, now: Now) -> None:
         """A step was taken."""
 
-    def happened(self, step: int, event: Event | None) -> None:
+    def happened(self, step: int, what: Event | None) -> None:
         """Something was written or computed after `step` steps; None if it is nothing to tell."""
 
     def stopping(self) -> None:
