@@ -144,8 +144,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet_libraries()
     ending = _Ending()
     # During training the run handles the signals itself and writes a checkpoint first.
-    with heard_by(ending.interrupt):
-        return _run(arguments, ending)
+    try:
+        with heard_by(ending.interrupt):
+            return _run(arguments, ending)
+    finally:
+        choose_style([])  # that of one command is not that of the next
 
 
 def _run(arguments: Sequence[str] | None, ending: _Ending) -> int:

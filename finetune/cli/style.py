@@ -34,7 +34,7 @@ def choose_style(arguments: Sequence[str]) -> None:
     global _chosen
     flags = takewhile(lambda argument: argument.startswith("-"), arguments)
     found = list(dict.fromkeys(STYLES[flag] for flag in flags if flag in STYLES))
-    _chosen = found[-1] if found else "full"
+    _chosen = "json" if "json" in found else found[0] if found else "full"
     if len(found) > 1:
         raise ConfigError("These exclude each other.", where=", ".join(STYLES), fix="Give one of them.")
 

@@ -143,6 +143,9 @@ def table(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> list[str
     return ["  ".join(aligned).format(*row).rstrip() for row in rows]
 
 
+_WIDE = 76  # columns that a bar needs besides the words
+
+
 class Pace:
     """How fast work is done, and how long the rest will take, in words.
 
@@ -186,11 +189,14 @@ def progress(label: str, every: float = 10.0) -> Iterator[Progress]:
         yield _events(label)
         return
     if sys.stdout.isatty():
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as Bar
 
-        columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn())
-        with Bar(*columns, TextColumn("{task.fields[pace]}"), transient=True) as bar:
+        console = Console(file=sys.stdout)
+        bars = [BarColumn(None)] if console.width >= _WIDE else []  # words matter more
+        columns = (TextColumn("{task.description}"), *bars, MofNCompleteColumn())
+        with Bar(*columns, TextColumn("{task.fields[pace]}"), console=console, transient=True) as bar:
             task, pace = bar.add_task(label, total=None, pace=""), Pace()
             yield lambda done, total: bar.update(
                 task, completed=done, total=total, pace=pace(done, total, time.monotonic())
