@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from finetune.signals import heard_by
 from finetune.training.bar import Line, Spark, clock, rate
+from finetune.training.pictures import ROWS, Shown, pictures_here
 from finetune.training.watcher import Event, Now, Watcher
 
 PLAIN_SECONDS = 15.0
@@ -28,6 +29,7 @@ class Progress(Watcher):
         self._printed = time.monotonic()
         self._spark = Spark()
         self._live: Live | None = None
+        self._pictures: Shown | None = None
 
     def begin(self, folder: Path, steps: int, done: int) -> None:
         """Starts the bar."""
@@ -35,6 +37,7 @@ class Progress(Watcher):
         console = Console(file=sys.stderr)
         # `FORCE_COLOR` makes rich take a file for a terminal.
         if console.is_interactive and sys.stderr.isatty():
+            self._pictures = pictures_here()
             self._live = Live(
                 Text(f"step {done}/{steps}"),
                 console=console,
@@ -59,9 +62,13 @@ class Progress(Watcher):
             )
 
     def happened(self, step: int, what: Event | None) -> None:
-        """Says what the validation found."""
+        """Says what the validation found, and shows previews where that is possible."""
         if what and what.loss is not None:
             self._say(f"step {step}  validation loss {what.loss:.4f}")
+        if what and what.kind == "preview" and what.path and self._live and self._pictures:
+            self._say(f"step {step}  {what.path}")
+            with suppress(OSError):  # it was moved already
+                self._live.console.print(self._pictures(what.path), height=ROWS)
 
     def stopping(self) -> None:
         """Says that it was heard."""
