@@ -1,4 +1,4 @@
-"""Pictures in terminals that can show them, by kitty's protocol or sixel: textual-image, an optional extra."""
+"""Pictures in terminals that can show them (kitty's protocol, sixel), by an optional extra, textual-image."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -67,8 +67,11 @@ class Progress(Watcher):
             self._say(f"step {step}  validation loss {what.loss:.4f}")
         if what and what.kind == "preview" and what.path and self._live and self._pictures:
             self._say(f"step {step}  {what.path}")
-            with suppress(OSError):  # it was moved already
+            try:
                 self._live.console.print(self._pictures(what.path), height=ROWS)
+            except Exception as error:  # whatever the library makes of this terminal, the run goes on
+                self._pictures = None
+                self._say(f"Previews cannot be shown here: {type(error).__name__}: {error}")
 
     def stopping(self) -> None:
         """Says that it was heard."""

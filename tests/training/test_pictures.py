@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import struct
 import subprocess
 import sys
 import termios
@@ -29,6 +30,7 @@ def printed(folder: Path, answer: bytes) -> bytes:
     """What a terminal gets that answers so when it is asked what it can do (DA1 of a VT220)."""
     Image.effect_mandelbrot((64, 32), (-2, -1, 1, 1), 20).save(folder / "a.png")
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 480, 384))
     child = subprocess.Popen(
         [sys.executable, "-c", CODE],
         cwd=folder,

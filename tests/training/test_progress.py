@@ -206,6 +206,24 @@ def test_what_is_said_stands_above_the_bar(clock: Clock, shown: Shown) -> None:
     assert " 2/1000  loss" in last
 
 
+def test_a_run_goes_on_if_its_previews_cannot_be_shown(
+    clock: Clock, shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "pictures_here", lambda: lambda path: f"a picture of {1 / 0}")
+    shows, screen = shown(80)
+    shows.begin(Path("run"), 1000, 0)
+    for step in (1, 2):
+        shows.happened(step, Event("preview", Path("run/samples/step-000001.png")))
+        shows.advance(now(step))
+    shows.end()
+    *said, last = screen.lines
+    assert said == [
+        "step 1  run/samples/step-000001.png",
+        "Previews cannot be shown here: ZeroDivisionError: division by zero",
+    ]
+    assert " 2/1000  loss" in last
+
+
 def test_a_terminal_that_cannot_move_gets_plain_lines(
     clock: Clock, shown: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
