@@ -26,6 +26,7 @@ from finetune.cli.resize import resize_command
 from finetune.cli.sample import sample_command
 from finetune.cli.streams import in_utf8, steady_streams
 from finetune.cli.style import STYLES, choose_style
+from finetune.cli.sweep import sweep_command
 from finetune.cli.terminal import exit_code, quiet_libraries, tell_failure
 from finetune.cli.train import run_command, training_command
 from finetune.errors import FinetuneError, Interrupted, UserError, of_the_system
@@ -95,7 +96,7 @@ _TRAINING = {
     "pretrain": "Train a new, small model on captioned pictures, from scratch.",
 }
 _GROUPS = {
-    "Train": (*_TRAINING, "run"),
+    "Train": (*_TRAINING, "run", "sweep"),
     "Prepare pictures": ("check", "caption", "cache"),
     "Use what was trained": ("sample", "export"),
     "Look at and change LoRA files": ("inspect", "resize", "merge", "extract", "diff"),
@@ -103,6 +104,7 @@ _GROUPS = {
 for kind, summary in _TRAINING.items():
     cli.add_command(training_command(kind, summary))
 cli.add_command(run_command)
+cli.add_command(sweep_command)
 cli.add_command(caption_command)
 cli.add_command(check_command)
 cli.add_command(sample_command)
