@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,7 @@ class Trial:
     def name(self) -> str:
         """The name of its folder, such as "2-lr-3e-4-rank-4"."""
         parts = [f"{choice.key.rpartition('.')[2]}-{choice.text}" for choice in self.choices]
-        return plain_name(f"{self.number}-{'-'.join(parts)}")
+        return re.sub("--+", "-", plain_name(f"{self.number}-{'-'.join(parts)}"))
 
     @property
     def words(self) -> str:

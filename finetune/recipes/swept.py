@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from finetune.errors import ConfigError, Interrupted
+from finetune.errors import ConfigError, Interrupted, of_the_system
 from finetune.files import is_partial
 from finetune.recipes.base import Recipe
 from finetune.recipes.load import Setting, build
@@ -194,7 +194,8 @@ def _run(recipe: Recipe, report: Reporter) -> str | None:
     except Exception as error:  # one of many: the others may well succeed
         if stop.asked:
             raise KeyboardInterrupt from error
-        return " ".join(str(error).split()) or type(error).__name__
+        known = of_the_system(error) or error
+        return " ".join(str(known).split()) or type(known).__name__
     finally:
         gc.collect()
         if torch.cuda.is_available():
