@@ -6,8 +6,8 @@ python docs/update.py --check  # only reports which pages are out of date
 ```
 
 A comment marks where a copy goes, and everything up to `<!-- end -->` is replaced:
-`<!-- settings lora data adapter -->` (sections of a recipe, or of `sample`), `<!-- presets lora -->`, or
-`<!-- code finetune/training/trainer.py Trainer._step -->`.
+`<!-- settings lora data adapter -->` (sections of a recipe, `sample` or `eval`), `<!-- presets lora -->`,
+`<!-- code finetune/training/trainer.py Trainer._step -->`, or `<!-- programs of files -->`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,22 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from finetune.cli.evaluation import FLAGS as EVALUATION_FLAGS
 from finetune.cli.flags import FLAGS
 from finetune.cli.sample import FLAGS as SAMPLE_FLAGS
+from finetune.config import Section
 from finetune.config.choices import choices_of
 from finetune.recipes.fields import entry_type, setting_fields
-from finetune.recipes.load import RECIPES, Sampled
+from finetune.recipes.load import RECIPES, EvaluatedSettings, Sampled
 from finetune.recipes.presets import preset_values, presets
+from finetune.tools.programs import FILES, PROGRAMS
 
 ROOT = Path(__file__).resolve().parent.parent
-PIECE = re.compile(r"(<!-- (settings|presets|code) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+OTHERS: dict[str, tuple[type[Section], dict[str, str]]] = {
+    "sample": (Sampled, SAMPLE_FLAGS),
+    "eval": (EvaluatedSettings, EVALUATION_FLAGS),
+}
+PIECE = re.compile(r"(<!-- (settings|presets|code|programs) (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def updated(page: str) -> str:
@@ -44,15 +51,15 @@ def updated(page: str) -> str:
 
 
 def settings(kind: str, *names: str) -> str:
-    """A table of each named section of a recipe or of `sample`: key, flag, default and meaning."""
-    sampled = kind == "sample"
-    flags = {key: flag for flag, key in (SAMPLE_FLAGS if sampled else FLAGS).items()}
-    fields = setting_fields(Sampled if sampled else RECIPES[kind])
+    """A table of each named section of a recipe, of `sample` or of `eval`: key, flag, default and meaning."""
+    own, given = OTHERS.get(kind) or (RECIPES[kind], FLAGS)
+    flags = {key: flag for flag, key in given.items()}
+    fields = setting_fields(own)
     lines: list[str] = []
     for section in names:
         lines += ["", f"**`{section}`**", "", "| Setting | Default | Meaning |", "|---|---|---|"]
         for key, field in fields.items():
-            if key.startswith(f"{section}.") and (sampled or key not in RECIPES[kind].unused):
+            if key.startswith(f"{section}.") and key not in getattr(own, "unused", ()):
                 flag = f" (`{flags[key]}`)" if key in flags else ""
                 lines.append(_row(f"`{key}`{flag}", _show(field.default), _meaning(field)))
         lines += _entries(fields, section)
@@ -116,7 +123,16 @@ def code(file: str, name: str) -> str:
     return f"```python\n{textwrap.dedent(source)}\n```"
 
 
-KINDS = {"settings": settings, "presets": defaults, "code": code}
+def programs(*_: str) -> str:
+    """A table of kinds of files and the programs that load them."""
+    lines = [_row("File", *PROGRAMS, "Notes"), "|---" * (len(PROGRAMS) + 2) + "|"]
+    for loads in FILES.values():
+        marks = ["✓" if program in loads.programs else "–" for program in PROGRAMS]
+        lines.append(_row(loads.what, *marks, loads.note))
+    return "\n".join(["", *lines, ""])
+
+
+KINDS = {"settings": settings, "presets": defaults, "code": code, "programs": programs}
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from finetune.recipes.fields import setting_fields
-from finetune.recipes.load import RECIPES, Sampled
+from finetune.recipes.load import RECIPES, EvaluatedSettings, Sampled
 from storybook.pictures import NEAR_MISS_SHARE, TEXTURE_SHARE
 from storybook.world import ANIMALS, BELL_SHARE, COLOURS, HAT_SHARE, HELD_OUT, PATTERN_SHARE, SCENES
 
@@ -19,7 +19,7 @@ STORYBOOK = ROOT / "finetune" / "models" / "storybook"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FILE = re.compile(r"`([\w-]+(?:/[\w.-]+)*\.py)`")
-SECTIONS = "model|sampling|data|adapter|objective|optimizer|training|preview|output"
+SECTIONS = "model|sampling|evaluation|data|adapter|objective|optimizer|training|preview|output"
 SETTING = re.compile(rf"`(?:--set )?((?:{SECTIONS})\.\w+)(?:=[^`]*)?`")
 # Where file names on pages are looked up; pages name a module relative to the package.
 HOMES = (ROOT, ROOT / "docs", ROOT / "finetune", ROOT / "tests", ROOT / "storybook")
@@ -56,7 +56,7 @@ def test_links_and_files_exist(page: Path) -> None:
 
 
 def test_settings_that_pages_name_exist() -> None:
-    known = {key for kind in (Sampled, *RECIPES.values()) for key in setting_fields(kind)}
+    known = {key for kind in (Sampled, EvaluatedSettings, *RECIPES.values()) for key in setting_fields(kind)}
     for page in PAGES:
         for setting in SETTING.findall(page.read_text(encoding="utf-8")):
             assert setting in known, f"{page.name}: {setting}"

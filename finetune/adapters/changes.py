@@ -38,10 +38,7 @@ class WeightChange:
             ValueError: If the merged weight is not finite; it is then as before.
         """
         before = self._parameter().data
-        merged = self._added.changed(before, self._added.change(before))
-        if not torch.isfinite(merged).all():
-            raise ValueError("a merged weight is not finite")
-        self._parameter().data = merged
+        self._parameter().data = added(self._added.change, self._added.scale, before)
         self.remove()
         return before
 
@@ -81,13 +78,26 @@ class _Added(nn.Module):
     def change(self, weight: Tensor) -> Tensor:
         return self._change(weight.detach().float())
 
-    def changed(self, weight: Tensor, change: Tensor) -> Tensor:
-        return (weight.float() + self.scale * change).to(weight.dtype)
-
     def forward(self, weight: Tensor) -> Tensor:
         if self._known is None or self._known.device != weight.device:
             self._known = self.change(weight)  # once: what a DoRA adds takes a norm over the whole weight
-        return self.changed(weight, self._known)
+        return _sum(weight, self._known, self.scale)
+
+
+def added(change: Callable[[Tensor], Tensor], scale: float, weight: Tensor) -> Tensor:
+    """A weight with `scale` times its change added to it, computed in fp32, in the weight's own type.
+
+    Raises:
+        ValueError: If it is not finite.
+    """
+    merged = _sum(weight, change(weight), scale)
+    if not torch.isfinite(merged).all():
+        raise ValueError("a merged weight is not finite")
+    return merged
+
+
+def _sum(weight: Tensor, change: Tensor, scale: float) -> Tensor:
+    return (weight.float() + scale * change).to(weight.dtype)
 
 
 def is_changed(module: nn.Module, name: str | None = None) -> bool:

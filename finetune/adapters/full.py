@@ -9,6 +9,7 @@ from torch import nn
 from finetune.adapters.base import Adapter
 from finetune.backbones.memory import move
 from finetune.backbones.precision import PRECISIONS
+from finetune.backbones.quantize import refuse_quantized
 from finetune.config import FullSection
 
 if TYPE_CHECKING:
@@ -21,9 +22,13 @@ class Full(Adapter):
     Args:
         backbone: The pretrained model; its trained parts are converted to the section's precision.
         section: What is trained.
+
+    Raises:
+        ConfigError: If the model is quantized.
     """
 
     def __init__(self, backbone: Backbone, section: FullSection) -> None:
+        refuse_quantized(backbone, "Training all weights")
         super().__init__(backbone, trains_text=section.text_encoder)
         for part in self._parts().values():
             move(part, backbone.device, PRECISIONS[section.weights])

@@ -16,6 +16,7 @@ from finetune.adapters.matrices import Shape
 from finetune.adapters.weights import LayerWeights
 from finetune.config import LoRASection
 from finetune.diffusion.random import generator
+from finetune.kernels import weight_shape
 
 
 class Update(ABC):
@@ -58,7 +59,7 @@ class Update(ABC):
     @property
     def shape(self) -> Shape:
         """The shape of the layer's weight."""
-        return tuple(self.base_layer.weight.shape)
+        return weight_shape(self.base_layer)
 
     @property
     def reads_weight(self) -> bool:

@@ -3,20 +3,20 @@
 | keys | what it is |
 |---|---|
 | `control_model.input_blocks…`, or without the first word | a whole ControlNet (lllyasviel/ControlNet) |
-| `controlnet_cond_embedding…` | the same with diffusers' names |
-| the original's with `.up` and `.down`, and an empty `lora_controlnet` | updates of the UNet's own weights |
-| `adapter.…`, `body.…` | a T2I-Adapter, which is another kind of network |
+| the same with `.up` and `.down`, and an empty `lora_controlnet` | updates of the UNet's own weights |
+| `controlnet_down_blocks…` | a whole ControlNet with diffusers' names, without its folder |
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from finetune.backbones.kinds import kind_of
 from finetune.backbones.names import original_branch_name
 from finetune.backbones.tensors import read_tensors
 from finetune.errors import WeightsError
@@ -24,20 +24,20 @@ from finetune.errors import WeightsError
 MARK = "lora_controlnet"
 """An empty tensor of this name marks a file as a Control-LoRA."""
 
+OWN = "controlnet_down_blocks."
+"""What only names of diffusers begin with."""
+
 PREFIX = "control_model."
 """What the names in a file of a whole ControlNet may begin with."""
 
-_DIFFUSERS = "controlnet_down_blocks."
-_T2I = ("adapter.", "body.", "conv_in.weight")
 
-
-def fill_branch(branch: Any, file: Path, unet: Mapping[str, Tensor]) -> None:
+def fill_branch(branch: Any, file: Path, unet: Callable[[str], Tensor | None]) -> None:
     """Gives a branch the weights in a file, in fp32.
 
     Args:
         branch: A `ControlNetModel` of the right structure, without values.
         file: A safetensors file.
-        unet: The weights of the UNet by name, which a Control-LoRA changes.
+        unet: Gives a weight of the UNet by its name, which a Control-LoRA changes; None if there is none.
 
     Raises:
         WeightsError: If it cannot be read, is something else, or does not fit.
@@ -45,9 +45,10 @@ def fill_branch(branch: Any, file: Path, unet: Mapping[str, Tensor]) -> None:
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(file)[0].items()}
     weights: dict[str, Tensor] = {}
     faults: list[str] = []
+    plain = any(name.startswith(OWN) for name in tensors)
     for name, empty in branch.state_dict().items():
-        original = original_branch_name(branch, name)
-        weight = _weight(name if name in tensors else original, tensors, unet.get(name))
+        stored = name if plain else original_branch_name(branch, name)
+        weight = _weight(stored, tensors, unet(name))
         if weight is None:
             faults.append(f"{name} is missing")
         elif weight.shape != empty.shape:
@@ -75,14 +76,11 @@ def _weight(original: str, tensors: Mapping[str, Tensor], own: Tensor | None) ->
 
 
 def _unfit(file: Path, tensors: Mapping[str, Tensor], faults: list[str]) -> WeightsError:
-    if not any(name.startswith(_DIFFUSERS) for name in tensors) and any(
-        name.startswith(_T2I) for name in tensors
-    ):
-        return WeightsError(
-            "This is a T2I-Adapter, not a ControlNet.", where=str(file), fix="Give a ControlNet."
-        )
-    if not any(name.startswith(("zero_convs.", _DIFFUSERS)) for name in tensors):
-        return WeightsError("This is not a ControlNet.", where=str(file), fix="Give a ControlNet.")
+    if not any(name.startswith(("zero_convs.", OWN)) for name in tensors):
+        kind = kind_of(tensors)
+        what = f"This is {kind.what}, not a ControlNet." if kind else "This is not a ControlNet."
+        fix = kind.use if kind and kind.use else "Give a ControlNet."
+        return WeightsError(what, where=str(file), fix=fix)
     return WeightsError(
         f"The ControlNet was made for another model: {'; '.join(faults[:2])}.",
         where=str(file),

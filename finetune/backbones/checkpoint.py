@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from finetune.backbones.families import SUPPORTED, Family, refuse_channels, unsupported
 from finetune.backbones.finite import integer_weight
+from finetune.backbones.kinds import kind_of
 from finetune.backbones.part import PICKLES, pickle_refused
 from finetune.backbones.precision import stored_dtype
 from finetune.errors import ModelError, OutOfMemory, memory_ran_out
@@ -27,16 +28,6 @@ _TEXT_ENCODERS = (
 )
 _TEXT_WIDTHS: Mapping[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 FIRST_CONV = f"{UNET}input_blocks.0.0.weight"
-# Part of a key that only this kind of file has, what the file is, and the fix.
-_OTHERS = (
-    ("lora_", "a LoRA, not a whole model", "Name the base model it was made for with --model."),
-    ("control_model.", "a ControlNet, not a whole model", SUPPORTED),
-    ("joint_blocks.", "Stable Diffusion 3", SUPPORTED),
-    ("double_blocks.", "Flux", SUPPORTED),
-    ("down_blocks.", "one part of a diffusers model", "Give the whole diffusers folder."),
-    ("first_stage_model.", "a VAE alone", SUPPORTED),
-    ("encoder.down.", "a VAE alone", SUPPORTED),
-)
 
 
 @dataclass(frozen=True)
@@ -114,9 +105,9 @@ def family_of_checkpoint(header: Header, where: str) -> Family:
     """
     shapes = header.shapes
     if FIRST_CONV not in shapes:
-        for mark, kind, fix in _OTHERS:
-            if any(mark in key for key in shapes):
-                raise ModelError(f"This file is {kind}.", where=where, fix=fix)
+        if (kind := kind_of(shapes)) and kind.what != "a whole model":
+            what = f"This file holds {kind.what}, not a whole model of Stable Diffusion."
+            raise ModelError(what, where=where, fix=kind.use or SUPPORTED)
         raise unsupported("This file is not a Stable Diffusion checkpoint.", where)
     refuse_channels(input_channels(header), where)
     if _any(shapes, "conditioner.embedders.1.model."):

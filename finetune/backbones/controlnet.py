@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from finetune.backbones.backbone import Backbone
 from finetune.backbones.branch_file import fill_branch
 from finetune.backbones.memory import move
 from finetune.backbones.part import load_part
+from finetune.backbones.quantize import refuse_quantized
 from finetune.backbones.quiet import quiet
 from finetune.diffusion.random import generator
 from finetune.errors import ModelError, WeightsError
@@ -45,7 +47,9 @@ def new_branch(backbone: Backbone, seed: int, *, shared: bool = False) -> Any:
 
     Raises:
         ModelError: If the model is for inpainting: a ControlNet sees the noisy latents alone.
+        ConfigError: If the model is quantized.
     """
+    refuse_quantized(backbone, "A new ControlNet")
     if backbone.inpaints:
         raise ModelError(
             "A new ControlNet cannot start as a copy of an inpainting UNet, which has more input channels.",
@@ -100,7 +104,7 @@ def read_branch(path: Path | str, backbone: Backbone) -> Any:
     folder = find_branch(path)
     if folder.is_file():
         branch = _empty_branch(backbone)
-        fill_branch(branch, folder, dict(backbone.unet.named_parameters()))
+        fill_branch(branch, folder, partial(_weight_of, backbone.unet))
         return branch.eval().requires_grad_(False)
     try:
         branch = load_part(ControlNetModel, folder, False, [])
@@ -110,6 +114,16 @@ def read_branch(path: Path | str, backbone: Backbone) -> Any:
         raise WeightsError(error.what, where=error.where, fix=fix) from error
     _check_fit(branch, backbone, folder)
     return branch.eval().requires_grad_(False)
+
+
+def _weight_of(unet: nn.Module, name: str) -> Tensor | None:
+    """A weight of the UNet by its name, as it is computed with if it is quantized; None if there is none."""
+    module, _, kind = name.rpartition(".")
+    try:
+        found = getattr(unet.get_submodule(module), kind)
+    except AttributeError:
+        return None
+    return found if isinstance(found, Tensor) else None
 
 
 def find_branch(path: Path | str) -> Path:

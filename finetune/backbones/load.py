@@ -12,6 +12,7 @@ from finetune.backbones.folder import load_folder
 from finetune.backbones.hub import download
 from finetune.backbones.memory import move
 from finetune.backbones.part import PICKLES
+from finetune.backbones.quantize import quantize_unet
 from finetune.backbones.resolve import ALIASES, location, place, storybook_folder
 from finetune.backbones.single_file import load_single_file
 from finetune.config import ModelSection
@@ -33,6 +34,7 @@ def load_stored(section: ModelSection) -> Backbone:
     """Loads a pretrained Stable Diffusion, frozen, in the precision it is stored in and on the CPU.
 
     Where the libraries can, weights are mapped from their files, and are in memory only once they are used.
+    With `section.quantize` the UNet's are rounded at once, so that all that follows sees the same model.
     Before it predicts, `Backbone.to` must say the precision to compute in.
 
     Args:
@@ -45,6 +47,7 @@ def load_stored(section: ModelSection) -> Backbone:
     """
     backbone = _load(section)
     backbone.pieces = section.max_tokens // 75
+    quantize_unet(backbone, section.quantize)
     return backbone
 
 

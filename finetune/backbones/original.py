@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from finetune.backbones.backbone import Backbone
-from finetune.backbones.names import classic_text_name, original_unet_name
+from finetune.backbones.names import classic_text_name, numbered, original_unet_name
+from finetune.backbones.planned import Changes, planned_state
+from finetune.backbones.stream import Planned, joined, planned
+from finetune.backbones.vae import VAE
+
+_PROJECTION = "text_projection.weight"
 
 _VAE_NAMES = (
     (r"mid_block\.resnets\.0", "mid.block_1"),
@@ -36,28 +42,36 @@ _OPEN_CLIP_NAMES = (
 )
 
 
-def original_state(backbone: Backbone) -> dict[str, Tensor]:
+def original_state(backbone: Backbone, changes: Changes | None = None) -> dict[str, Planned]:
     """All weights under the names of the published checkpoints of their family.
 
     A1111, Forge, ComfyUI and diffusers' `from_single_file` load them.
 
     Args:
         backbone: The model; adapters must have been merged or detached.
+        changes: What differs in the written model.
     """
     unet, vae = backbone.unet, backbone.vae
-    state = {f"model.diffusion_model.{original_unet_name(unet, k)}": v for k, v in unet.state_dict().items()}
+    state = {
+        f"model.diffusion_model.{original_unet_name(unet, name)}": weight
+        for name, weight in planned_state("unet", unet, changes).items()
+    }
     blocks = len(vae.config.up_block_types)
-    for name, tensor in vae.state_dict().items():
-        state[f"first_stage_model.{_vae_name(name, blocks)}"] = _vae_tensor(name, tensor)
-    for encoder, (structure, prefix) in zip(backbone.text_encoders, backbone.original_text, strict=True):
-        state |= (_clip if structure == "clip" else _open_clip)(encoder, prefix)
+    for name, weight in planned_state(VAE, vae, changes).items():
+        state[f"first_stage_model.{_vae_name(name, blocks)}"] = _vae_weight(name, weight)
+    names = numbered("text_encoder", len(backbone.text_encoders))
+    for part, encoder, (structure, prefix) in zip(
+        names, backbone.text_encoders, backbone.original_text, strict=True
+    ):
+        weights = planned_state(part, encoder, changes)
+        state |= (_clip if structure == "clip" else _open_clip)(encoder, weights, prefix)
     # What the family does not imply, readers learn from these empty tensors.
     prediction = backbone.prediction_type
     if prediction == "v_prediction" and prediction not in backbone.published_predictions:
-        state["v_pred"] = torch.zeros(0)
+        state["v_pred"] = planned(torch.zeros(0))
     if backbone.scheduler.config.get("rescale_betas_zero_snr"):
-        state["ztsnr"] = torch.zeros(0)
-    return {name: tensor.contiguous() for name, tensor in state.items()}
+        state["ztsnr"] = planned(torch.zeros(0))
+    return state
 
 
 _STRUCTURE = {
@@ -90,25 +104,26 @@ def _vae_name(name: str, blocks: int) -> str:
     return name.replace("upsample.0", "upsample")
 
 
-def _vae_tensor(name: str, tensor: Tensor) -> Tensor:
+def _vae_weight(name: str, weight: Planned) -> Planned:
     """The original VAE's attention is made of 1x1 convolutions."""
-    is_projection = ".attentions." in name and name.endswith("weight") and tensor.ndim == 2
-    return tensor[:, :, None, None] if is_projection else tensor
+    if ".attentions." not in name or not name.endswith("weight") or len(weight.shape) != 2:
+        return weight
+    return weight.through(lambda tensor: tensor[:, :, None, None], (*weight.shape, 1, 1))
 
 
-def _clip(encoder: nn.Module, prefix: str) -> dict[str, Tensor]:
+def _clip(encoder: nn.Module, weights: Mapping[str, Planned], prefix: str) -> dict[str, Planned]:
     """OpenAI's CLIP, under transformers' classic names."""
-    return {f"{prefix}{classic_text_name(encoder, k)}": v for k, v in encoder.state_dict().items()}
+    return {f"{prefix}{classic_text_name(encoder, name)}": weight for name, weight in weights.items()}
 
 
-def _open_clip(encoder: Any, prefix: str) -> dict[str, Tensor]:
+def _open_clip(encoder: Any, weights: Mapping[str, Planned], prefix: str) -> dict[str, Planned]:
     """OpenCLIP's names, with query, key and value in one matrix and the projection transposed."""
-    weights = dict(encoder.state_dict())
     # SD 2.x has no projection, but its readers expect one.
-    projection = weights.pop("text_projection.weight", torch.eye(int(encoder.config.hidden_size)))
-    weights = {classic_text_name(encoder, name): tensor for name, tensor in weights.items()}
-    state = {f"{prefix}text_projection": projection.T}
-    for name, tensor in weights.items():
+    none = planned(torch.eye(int(encoder.config.hidden_size)))
+    projection = weights.get(_PROJECTION, none)
+    state = {f"{prefix}text_projection": projection.through(lambda matrix: matrix.T, projection.shape[::-1])}
+    weights = {classic_text_name(encoder, name): one for name, one in weights.items() if name != _PROJECTION}
+    for name, weight in weights.items():
         if re.search(r"self_attn\.[kv]_proj", name):
             continue
         original = name
@@ -116,6 +131,6 @@ def _open_clip(encoder: Any, prefix: str) -> dict[str, Tensor]:
             original = re.sub(pattern, replacement, original)
         if "attn.q_proj" in original:
             original = original.replace("attn.q_proj.", "attn.in_proj_")
-            tensor = torch.cat([weights[name.replace("q_proj", f"{part}_proj")] for part in "qkv"])
-        state[prefix + original] = tensor
+            weight = joined([weights[name.replace("q_proj", f"{part}_proj")] for part in "qkv"])
+        state[prefix + original] = weight
     return state

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from finetune.errors import ConfigError
+from finetune.kernels import count_weights
 
 # Weights of a UNet from which on bf16 is faster on a CPU: SD 1.5 has 860 million, storybook 6 million.
 _LARGE = 100_000_000
@@ -67,7 +68,7 @@ def _computes_bf16() -> bool:
 
 
 def _is_large(module: nn.Module | None) -> bool:
-    return module is not None and sum(p.numel() for p in module.parameters()) >= _LARGE
+    return module is not None and count_weights(module) >= _LARGE
 
 
 def stored_dtype(types: Iterable[str]) -> torch.dtype:

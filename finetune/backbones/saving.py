@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from diffusers import ModelMixin
+from transformers import PreTrainedModel
 
 from finetune.backbones.backbone import Backbone
-from finetune.backbones.finite import refuse_non_finite
 from finetune.backbones.names import classic_text_name, numbered
+from finetune.backbones.planned import Changes, planned_state
 from finetune.backbones.quiet import quiet
+from finetune.backbones.stream import write_stream
 
 
-def save_folder(backbone: Backbone, folder: Path, dtype: torch.dtype | None = None) -> None:
+def save_folder(
+    backbone: Backbone, folder: Path, dtype: torch.dtype | None = None, changes: Changes | None = None
+) -> None:
     """Writes all parts into `folder`, which then loads with diffusers' `from_pretrained`.
 
+    The weights are cast and written one by one, so that they take no memory beside the model's own.
     transformers 5 writes text encoders and tokenizers in a newer layout; here the weights keep their
     classic names and the vocabulary its `vocab.json` and `merges.txt`, which every version reads.
 
@@ -25,6 +31,7 @@ def save_folder(backbone: Backbone, folder: Path, dtype: torch.dtype | None = No
         backbone: The model; adapters must have been merged or detached.
         folder: The target, created if missing. Wrap in `whole_folder` for all or nothing.
         dtype: Precision of the written weights; unchanged if None.
+        changes: What differs in the written model.
 
     Raises:
         WeightsError: If a weight is not finite in this precision.
@@ -33,26 +40,38 @@ def save_folder(backbone: Backbone, folder: Path, dtype: torch.dtype | None = No
         # The last call's truncation and padding are not part of it, but would be written.
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.backend_tokenizer.no_truncation()
-    with quiet():
-        # Text-to-image pipelines of diffusers know nothing of a mask.
-        kind = backbone.inpainting_class if backbone.inpaints else None
-        backbone.pipeline(kind=kind).save_pretrained(folder)
+    # Text-to-image pipelines of diffusers know nothing of a mask.
+    kind = backbone.inpainting_class if backbone.inpaints else None
+    _save_configs(backbone.pipeline(kind=kind), folder, dtype)
     for name, module in backbone.module_roots().items() | {("vae", backbone.vae)}:
         text = name.startswith("text_encoder")
         file = folder / name / ("model.safetensors" if text else "diffusion_pytorch_model.safetensors")
         weights = {
-            classic_text_name(module, key) if text else key: tensor.detach().cpu().to(dtype or tensor.dtype)
-            for key, tensor in module.state_dict().items()
+            classic_text_name(module, key) if text else key: weight.cast(dtype)
+            for key, weight in planned_state(name, module, changes).items()
         }
-        refuse_non_finite(weights, f"{name}/{file.name}")
-        for shard in file.parent.glob("*.safetensors*"):
-            shard.unlink()  # large models are written in shards, under the newer names
-        save_file({k: v.contiguous() for k, v in weights.items()}, file, metadata={"format": "pt"})
+        write_stream(file, weights, {"format": "pt"}, f"{name}/{file.name}")
     for file in folder.rglob("*.json"):
         forget_paths(file)
     names = numbered("tokenizer", len(backbone.tokenizers))
     for name, tokenizer in zip(names, backbone.tokenizers, strict=True):
         _save_vocabulary(tokenizer, folder / name)
+
+
+def _save_configs(pipeline: Any, folder: Path, dtype: torch.dtype | None) -> None:
+    """What `pipeline.save_pretrained` writes, without the weights."""
+    with quiet():
+        pipeline.save_config(folder)
+        for name, part in pipeline.components.items():
+            if isinstance(part, PreTrainedModel):
+                config = copy.deepcopy(part.config)
+                config.dtype = str(dtype or part.dtype).removeprefix("torch.")
+                config.architectures = [type(part).__name__]
+                config.save_pretrained(folder / name)
+            elif isinstance(part, ModelMixin):
+                part.save_config(folder / name)
+            elif part is not None:  # a tokenizer or the scheduler
+                part.save_pretrained(folder / name)
 
 
 _ABOUT_THE_WRITER = ("_name_or_path", "is_local", "local_files_only")

@@ -8,6 +8,7 @@ from typing import Any
 from diffusers import AutoencoderKL
 
 from finetune.backbones.checkpoint import read_header
+from finetune.backbones.kinds import kind_of
 from finetune.backbones.part import check_complete_module, check_finite, load_part, read_json, unreadable
 from finetune.backbones.quiet import quiet
 from finetune.errors import ModelError
@@ -57,7 +58,10 @@ def _check_kind(folder: Path) -> None:
 def _from_file(file: Path, config: Path, allow_pickle: bool) -> Any:
     header = read_header(file, allow_pickle)
     if not any("decoder.conv_in.weight" in key for key in header.shapes):
-        raise ModelError("This file holds no VAE.", where=str(file), fix=_FIX)
+        kind = kind_of(header.shapes)
+        other = kind and kind.what != "a VAE alone"  # one without a decoder is none either
+        what = f"This file holds {kind.what}, and no VAE." if kind and other else "This file holds no VAE."
+        raise ModelError(what, where=str(file), fix=_FIX)
     try:
         with quiet():
             vae = AutoencoderKL.from_single_file(

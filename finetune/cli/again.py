@@ -21,6 +21,8 @@ def settings_of(record: Recorded) -> list[Setting]:
     values = {f"sampling.{key}": value for key, value in record.settings.items()}
     if record.model is not None:
         values["model.name"] = record.model
+    if record.quantize is not None:
+        values["model.quantize"] = record.quantize
     if record.max_tokens is not None:
         values["model.max_tokens"] = record.max_tokens
     return [Setting(key, value, origin) for key, value in values.items()]

@@ -29,8 +29,9 @@ def _export(
     changes: tuple[str, ...],
 ) -> None:
     with large_imports():
-        from finetune.backbones import load_backbone
+        from finetune.backbones import load_stored
         from finetune.backbones.precision import PRECISIONS
+        from finetune.config import ModelSection
         from finetune.export import Job, check_form, export, what_is
         from finetune.export.job import RANK, data_url
         from finetune.recipes.model import model_for
@@ -45,11 +46,13 @@ def _export(
     if saved:
         tell(saved.sentence)
     with written_again(saved, given, output.parent) if saved else nullcontext(what_is(run)) as made:
-        wanted = saved.model(given) if saved and made.kind != "model" else given
+        wanted = given
+        if saved:  # a whole model is complete: what was said of the one it was trained from is done
+            wanted = ModelSection() if made.kind == "model" else saved.model(given)
         section, sentence = model_for(wanted, made.kind, made.path)
         if not saved:
             tell(sentence)
-        backbone = load_backbone(section)
+        backbone = load_stored(section)
         for note in backbone.notes:
             tell_warning(note)
         job = Job(made.path, backbone, output, PRECISIONS[dtype], weight, rank or RANK, picture)

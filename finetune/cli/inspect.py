@@ -88,7 +88,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _article(kind: str) -> str:
-    return "an" if kind[0] in "eI" else "a"
+    return "an" if kind[0] in "eIu" else "a"
 
 
 def _about_model(found: dict[str, Any]) -> Iterator[str]:

@@ -16,13 +16,17 @@ import click
 from finetune.cli.cache import cache_command
 from finetune.cli.caption import caption_command
 from finetune.cli.check import check_command
+from finetune.cli.clean import clean_command
 from finetune.cli.diff import diff_command
+from finetune.cli.evaluation import eval_command
 from finetune.cli.export import export_command
 from finetune.cli.extract import extract_command
 from finetune.cli.flags import SettingsCommand
 from finetune.cli.inspect import inspect_command
 from finetune.cli.merge import merge_command
+from finetune.cli.report import report_command
 from finetune.cli.resize import resize_command
+from finetune.cli.runs import runs_command
 from finetune.cli.sample import sample_command
 from finetune.cli.streams import in_utf8, steady_streams
 from finetune.cli.style import STYLES, choose_style
@@ -98,7 +102,8 @@ _TRAINING = {
 _GROUPS = {
     "Train": (*_TRAINING, "run", "sweep"),
     "Prepare pictures": ("check", "caption", "cache"),
-    "Use what was trained": ("sample", "export"),
+    "Look at runs": ("runs", "report", "clean"),
+    "Use what was trained": ("sample", "eval", "export"),
     "Look at and change LoRA files": ("inspect", "resize", "merge", "extract", "diff"),
 }
 for kind, summary in _TRAINING.items():
@@ -107,7 +112,11 @@ cli.add_command(run_command)
 cli.add_command(sweep_command)
 cli.add_command(caption_command)
 cli.add_command(check_command)
+cli.add_command(runs_command)
+cli.add_command(report_command)
+cli.add_command(clean_command)
 cli.add_command(sample_command)
+cli.add_command(eval_command)
 cli.add_command(export_command)
 cli.add_command(cache_command)
 cli.add_command(inspect_command)

@@ -80,7 +80,7 @@ def _into_model(
 ) -> None:
     given = given_model(model, changes)
     with large_imports():
-        from finetune.backbones import load_backbone
+        from finetune.backbones import load_stored
         from finetune.backbones.precision import PRECISIONS
         from finetune.data.notes import count
         from finetune.formats.checkpoint import readers
@@ -93,7 +93,7 @@ def _into_model(
     check_writable(out.parent)
     section, sentence = choose_model(given, [path for path, _ in specs])
     tell(sentence)
-    backbone = load_backbone(section)
+    backbone = load_stored(section)
     merge_into(specs, backbone, out, dtype=PRECISIONS[dtype], force=force)
     reads = readers(backbone, out) if out.suffix == ".safetensors" else f"Use it with --model {out}."
     tell_end(f"Wrote the model, with {count(len(specs), 'LoRA')} merged in, to {out}. {reads}", [out])

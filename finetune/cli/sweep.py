@@ -14,6 +14,7 @@ import click
 from finetune.cli.flags import SettingsCommand
 from finetune.cli.imports import large_imports
 from finetune.cli.terminal import progress, quiet_loading, table, tell, tell_end, tell_warning
+from finetune.cli.train import write_page
 from finetune.errors import ConfigError
 from finetune.recipes.fields import setting_fields
 from finetune.recipes.load import RECIPES, read_recipe_file
@@ -54,7 +55,7 @@ def _sweep(
         folder, identity(kind, fixed, varied, number, seed), chosen, recipes_of(kind, fixed, chosen, folder)
     )
     with claimed_folder(folder, resume, sweep.identity):
-        rows = run_sweep(sweep, Reporter(tell, progress, tell_warning, watcher()))
+        rows = run_sweep(sweep, Reporter(tell, progress, tell_warning, watcher()), write_page)
     for line in _table(rows):
         tell(line)
     tell_end(

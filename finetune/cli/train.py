@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from finetune.config import OutputSection
 from finetune.recipes.base import Recipe
 from finetune.recipes.fields import setting_fields
 from finetune.recipes.load import RECIPES, Setting, build, read_recipe_file
+
+if TYPE_CHECKING:
+    from finetune.recipes.run import Result
 
 _RESUME = click.Option(
     ["--resume"], is_flag=True, help="Continue an unfinished run from its last checkpoint."
@@ -73,6 +76,24 @@ def train(recipe: Recipe, resume: bool) -> None:
         from finetune.recipes.run import run
 
         quiet_loading()
-    done = run(recipe, resume=resume, tell=tell, progress=progress, warning=tell_warning, watcher=watcher())
-    if PartialState().is_main_process:
-        tell_end("", done.files, folder=done.folder, steps=done.steps, seconds=round(done.seconds, 1))
+    result = run(recipe, resume=resume, tell=tell, progress=progress, warning=tell_warning, watcher=watcher())
+    if not PartialState().is_main_process:
+        return
+    write_page(recipe, result)
+    files = result.files
+    tell_end("", files, folder=result.folder, steps=result.steps, seconds=round(result.seconds, 1))
+
+
+def write_page(recipe: Recipe, result: Result) -> None:
+    """Writes a run's page, if it is wanted and new or missing; a fault is told, and no reason to fail."""
+    from finetune.training import RunFolder
+    from finetune.watching.page import write_report
+
+    place = RunFolder(result.folder).report
+    if not recipe.training.report or (place.exists() and not result.files):
+        return
+    try:
+        tell(f"The run on one page: {write_report([result.folder])}")
+    except Exception as error:  # the results are there, whatever a page makes of them
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        tell_warning(f"There is no report.html: {why} `finetune report {result.folder}` tries again.")

@@ -6,7 +6,9 @@ then valid in every recipe, flag and YAML file. Nothing here imports PyTorch, so
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeVar
@@ -26,6 +28,7 @@ class Row:
     settings: tuple[str, ...] = ()
 
 
+_HUB_CODE = "kernels"
 RowT = TypeVar("RowT", bound=Row)
 
 
@@ -71,4 +74,20 @@ def imported(place: str) -> Any:
         Exception: Whatever a library raises that cannot be imported here.
     """
     module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
+    with _without_hub_code():
+        return getattr(import_module(module), name)
+
+
+@contextmanager
+def _without_hub_code() -> Iterator[None]:
+    """Inside, the package `kernels` seems to be missing.
+
+    bitsandbytes would have it fetch compiled code from the Hub and run it, only because it is imported (P6).
+    """
+    here = {name: module for name, module in sys.modules.items() if name == _HUB_CODE}
+    sys.modules[_HUB_CODE] = None  # type: ignore[assignment]  # to Python, a module that does not exist
+    try:
+        yield
+    finally:
+        del sys.modules[_HUB_CODE]
+        sys.modules.update(here)

@@ -27,7 +27,7 @@ class Job:
 
     Attributes:
         source: A run folder, folder or file.
-        backbone: The model that it was made for, or is, in fp32; it is not changed.
+        backbone: The model that it was made for, or is, in any precision; it is not changed.
         out: The file or folder to write; it appears whole or not at all.
         dtype: Of the written weights.
         weight: Of a LoRA: 1 as trained.

@@ -13,6 +13,7 @@ from finetune.errors import WeightsError
 from finetune.formats import find_lora
 from finetune.formats.embeddings import is_embedding, learned_words
 
+_BRANCH = ("zero_convs.", "controlnet_down_blocks.")
 MODEL = "model"
 """Where a run folder has its whole model."""
 
@@ -74,4 +75,4 @@ def _kind_of_file(path: Path) -> Kind:
     names, _ = read_names(path)
     if is_embedding(names):
         return "embedding"
-    return "controlnet" if any("zero_convs." in name for name in names) else "lora"
+    return "controlnet" if any(mark in name for name in names for mark in _BRANCH) else "lora"

@@ -21,6 +21,7 @@ from finetune.backbones.names import live_text_name
 from finetune.backbones.words import AddedWord, Word
 from finetune.config.blocks import longest_prefix
 from finetune.errors import ConfigError
+from finetune.kernels import Quantized
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 Kind = tuple[str, tuple[tuple[str, Any], ...]]
@@ -68,7 +69,14 @@ class Applied:
 
         Raises:
             ValueError: If a merged weight is not finite; the model is then as before.
+            ConfigError: If a weight is quantized; nothing is changed then.
         """
+        if any(isinstance(update.base_layer, Quantized) for update in self.updates.values()):
+            raise ConfigError(
+                "A LoRA cannot be merged into quantized weights.",
+                where="model.quantize",
+                fix="Load the model without it, or leave the LoRA beside the weights.",
+            )
         before: list[tuple[Update | WeightChange, Tensor]] = []
 
         def restore() -> None:
@@ -123,13 +131,15 @@ def apply_lora(target: Backbone | Any, weights: LoRAWeights, scale: float = 1.0)
         scale: Its weight: 1 as trained, 0 off; may be negative or above 1.
 
     Raises:
-        ConfigError: If the model already knows one of its new words; nothing is changed then.
+        ConfigError: If the model already knows one of its new words, or quantized layers cannot have such
+            updates; nothing is changed then.
         TypeError: If there are new words and the target is not a backbone.
     """
     if weights.words and not isinstance(target, Backbone):
         raise TypeError("new words are added to a Backbone, not to a pipeline")
-    words = _add_words(target, weights.words)
     roots = target.module_roots() if isinstance(target, Backbone) else _parts(target)
+    _check_quantized(roots, weights)
+    words = _add_words(target, weights.words)
     names: dict[Kind, str] = {}
     updates: dict[tuple[str, str], Update] = {}
     for part, layers in weights.parts().items():
@@ -175,6 +185,24 @@ def _inject(
     return {live[own]: update for own, update in injected.items()}
 
 
+def _check_quantized(roots: Mapping[str, nn.Module], weights: LoRAWeights) -> None:
+    for (part, name), layer in weights.layers.items():
+        if held_by_peft(layer) or not isinstance(_layer(roots[part], part, name), Quantized):
+            continue
+        raise ConfigError(
+            f"The LoRA changes the weight of {name} by no product of two matrices, and so not beside a "
+            "quantized one.",
+            where="model.quantize",
+            fix="Load the model without it, or convert it: finetune export LORA --to plain-lora -o FILE.",
+        )
+
+
+def _layer(root: nn.Module, part: str, name: str) -> nn.Module:
+    """A layer by its name in files, without PEFT's around it."""
+    layer = root.get_submodule(name if part == "unet" else live_text_name(root, name))
+    return layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
+
+
 def _changes(roots: Mapping[str, nn.Module], weights: LoRAWeights) -> dict[tuple[str, str], WeightChange]:
     changes: dict[tuple[str, str], Callable[[Tensor], Tensor]] = {
         (part, f"{name}.weight"): layer.change
@@ -185,9 +213,7 @@ def _changes(roots: Mapping[str, nn.Module], weights: LoRAWeights) -> dict[tuple
     made = {}
     for (part, parameter), change in changes.items():
         name, _, kind = parameter.rpartition(".")
-        module = roots[part].get_submodule(name if part == "unet" else live_text_name(roots[part], name))
-        inner = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-        made[part, parameter] = WeightChange(inner, kind, change)
+        made[part, parameter] = WeightChange(_layer(roots[part], part, name), kind, change)
     return made
 
 

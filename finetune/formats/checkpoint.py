@@ -9,10 +9,18 @@ import torch
 
 from finetune.backbones import Backbone
 from finetune.backbones.original import is_published, original_state
-from finetune.formats.tensors import write_tensors
+from finetune.backbones.planned import Changes
+from finetune.backbones.quantize import refuse_quantized
+from finetune.formats.tensors import write_planned
 
 
-def write_checkpoint(path: Path, backbone: Backbone, metadata: Mapping[str, str], dtype: torch.dtype) -> None:
+def write_checkpoint(
+    path: Path,
+    backbone: Backbone,
+    metadata: Mapping[str, str],
+    dtype: torch.dtype,
+    changes: Changes | None = None,
+) -> None:
     """Writes the model under the original code's key names, as A1111, Forge and ComfyUI load it.
 
     Args:
@@ -20,9 +28,15 @@ def write_checkpoint(path: Path, backbone: Backbone, metadata: Mapping[str, str]
         backbone: The model; adapters must have been merged or detached.
         metadata: What the file says about how it was made (P7).
         dtype: Of the written weights.
+        changes: What differs in the written model.
+
+    Raises:
+        WeightsError: If a weight is not finite in this precision; nothing is written then.
+        ConfigError: If the model is quantized.
     """
-    state = {name: tensor.detach().to("cpu", dtype) for name, tensor in original_state(backbone).items()}
-    write_tensors(path, state, metadata)
+    refuse_quantized(backbone, "A written model")
+    state = {name: weight.cast(dtype) for name, weight in original_state(backbone, changes).items()}
+    write_planned(path, state, metadata)
 
 
 def readers(backbone: Backbone, path: Path) -> str:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from finetune.backbones import Backbone
+from finetune.backbones.kinds import kind_of
 from finetune.backbones.part import PICKLES, pickle_refused
 from finetune.backbones.tensors import read_tensors
 from finetune.backbones.words import Word
@@ -121,10 +122,13 @@ def read_embedding(
             fix="Give it with --lora: its words are then known too.",
         )
     if not is_embedding(tensors) and not _may_be_embedding(tensors):
+        kind = kind_of(tensors)
         raise WeightsError(
-            "This file holds no embeddings of a new word.",
+            f"This file holds {kind.what}, and no embeddings of a new word."
+            if kind
+            else "This file holds no embeddings of a new word.",
             where=str(file),
-            fix="A LoRA is given with --lora, a whole model with --model.",
+            fix=(kind and kind.use) or "Give a file with the embeddings of a word.",
         )
     only = next(iter(tensors))
     own = metadata.get(WORD_KEY) or (only if len(tensors) == 1 and only not in NAMELESS else file.stem)

@@ -12,6 +12,7 @@
 | PEFT's LoHa and LoKr | `unet.….attn1.to_q.hada_w1_a`, `….lokr_w2` |
 | full differences of weights and biases | `lora_unet_….diff`, `….diff_b` |
 | LyCORIS's norms | `lora_unet_….norm1.w_norm`, `….b_norm` |
+| LyCORIS without kohya's scripts | `lycoris_down_blocks_0_…_attn1_to_q.lokr_w1` |
 
 Since kohya's names cannot be split again (dots became underscores), layers are found the other way
 around: every layer of the model is listed under each of its spellings.
@@ -28,6 +29,7 @@ from finetune.adapters.weights import Role
 from finetune.backbones import Backbone
 from finetune.backbones.names import original_unet_name
 from finetune.formats.layers import VECTORS
+from finetune.kernels import weight_shape
 
 # Longest first where one is a prefix of another. Part None: the key does not say which.
 PREFIXES: dict[str, str | None] = {
@@ -35,6 +37,7 @@ PREFIXES: dict[str, str | None] = {
     "lora_te1_": "text_encoder",
     "lora_te2_": "text_encoder_2",
     "lora_te_": "text_encoder",
+    "lycoris_": None,
     "base_model.model.": None,
     "unet.": "unet",
     "diffusion_model.": "unet",
@@ -126,7 +129,7 @@ class LayerNames:
             found = self._found.setdefault(part, {})
             for live, layer in {**adaptable(module), **norms(module)}.items():
                 name = backbone.file_name(part, live)
-                self.shapes[part, name] = tuple(layer.weight.shape)  # type: ignore[arg-type]
+                self.shapes[part, name] = weight_shape(layer)
                 if layer.bias is not None:
                     self.biased.add((part, name))
                 spellings = {live, name}

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from finetune.backbones import Backbone
+from finetune.backbones.planned import Changes
+from finetune.backbones.quantize import refuse_quantized
 from finetune.backbones.saving import save_folder
 from finetune.errors import ConfigError
 from finetune.files import whole_folder
@@ -18,7 +20,13 @@ ABOUT = "finetune.json"
 """The file in the folder that says it."""
 
 
-def write_model_folder(path: Path, backbone: Backbone, about: Mapping[str, str], dtype: torch.dtype) -> None:
+def write_model_folder(
+    path: Path,
+    backbone: Backbone,
+    about: Mapping[str, str],
+    dtype: torch.dtype,
+    changes: Changes | None = None,
+) -> None:
     """Writes a model as `DiffusionPipeline.from_pretrained` reads it.
 
     Args:
@@ -26,12 +34,15 @@ def write_model_folder(path: Path, backbone: Backbone, about: Mapping[str, str],
         backbone: The model; adapters must have been merged or detached.
         about: How it was made.
         dtype: Of the written weights.
+        changes: What differs in the written model.
 
     Raises:
         WeightsError: If a weight is not finite in this precision.
+        ConfigError: If the model is quantized.
     """
+    refuse_quantized(backbone, "A written model")
     with whole_folder(path) as folder:
-        save_folder(backbone, folder, dtype)
+        save_folder(backbone, folder, dtype, changes)
         text = json.dumps(about, indent=2, sort_keys=True) + "\n"
         (folder / ABOUT).write_text(text, encoding="utf-8")
 

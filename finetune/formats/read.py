@@ -10,6 +10,7 @@ from torch import Tensor
 
 from finetune.adapters.weights import LayerWeights, LoRAWeights, Role, Strength
 from finetune.backbones import Backbone
+from finetune.backbones.kinds import kind_of
 from finetune.backbones.tensors import read_tensors
 from finetune.errors import WeightsError
 from finetune.formats.embeddings import bundled_words, is_embedding, learned_words, read_embedding
@@ -22,7 +23,6 @@ from finetune.formats.tensors import check_floats, damaged
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 DIFFUSERS_METADATA = "lora_adapter_metadata"
-WHOLE_MODEL = ("model.diffusion_model.", "down_blocks.", "first_stage_model.")
 Layer = tuple[str, str]
 
 
@@ -63,7 +63,7 @@ def read_lora(path: str | Path, backbone: Backbone) -> LoRAWeights:
             unexpected.append(name)
         else:
             rows.setdefault(layer, {})[key.role] = tensor
-    if not any(map(may_be_update, rows.values())) and not any(map(parse_key, unexpected)):
+    if not any(map(may_be_update, rows.values())) and not _may_be_lora(unexpected):
         raise _not_a_lora(file, tensors)
     if unexpected:
         raise _misfit(file, unexpected, len(tensors), "keys match no layer", backbone, (tensors, metadata))
@@ -83,6 +83,11 @@ def read_lora(path: str | Path, backbone: Backbone) -> LoRAWeights:
     if faults:
         raise _misfit(file, faults, len(rows), "layers do not fit", backbone, (tensors, metadata))
     return LoRAWeights(layers, metadata, words, vectors)
+
+
+def _may_be_lora(names: list[str]) -> bool:
+    kind = kind_of(names)  # an IP-Adapter for faces has LoRA layers for its own network
+    return any(map(parse_key, names)) and (kind is None or kind.what == "a LoRA")
 
 
 def find_lora(path: Path) -> Path:
@@ -139,7 +144,7 @@ def _configs(file: Path, metadata: Mapping[str, str]) -> Configs:
 def _not_a_lora(file: Path, tensors: Mapping[str, Tensor]) -> WeightsError:
     if is_embedding(tensors):
         return WeightsError(
-            "This file holds the embeddings of a new word, not a LoRA.",
+            "This file holds the embedding of a new word, and no LoRA.",
             where=str(file),
             fix="Give it with --embedding.",
         )
@@ -147,12 +152,11 @@ def _not_a_lora(file: Path, tensors: Mapping[str, Tensor]) -> WeightsError:
         return WeightsError(
             f"This file holds {kind}, which is not supported.", where=str(file), fix="Use a LoRA file."
         )
-    whole = any(key.startswith(WHOLE_MODEL) for key in tensors)
-    return WeightsError(
-        "This is a whole model, not a LoRA." if whole else "This file holds no LoRA.",
-        where=str(file),
-        fix="Give it as --model." if whole else "Give a file with LoRA weights.",
-    )
+    if known := kind_of(tensors):
+        what, fix = f"This file holds {known.what}, and no LoRA.", known.use
+    else:
+        what, fix = "This file holds no LoRA.", None
+    return WeightsError(what, where=str(file), fix=fix or "Give a file with LoRA weights.")
 
 
 def _misfit(

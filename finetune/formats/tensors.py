@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from finetune.backbones.finite import refuse_non_finite
+from finetune.backbones.stream import Layout, Planned, planned
 from finetune.errors import WeightsError
 from finetune.files import whole_file
-from finetune.formats.hashes import with_hashes
+from finetune.formats.hashes import Hashes
 
 FLOATS = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
@@ -25,9 +23,6 @@ FLOATS = (
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes a safetensors file that depends on its content alone.
 
-    The safetensors library keeps metadata in a hash map and writes it in another order each time,
-    so the header is rewritten here with its metadata sorted.
-
     Args:
         path: The file; it appears whole or not at all.
         tensors: By name; moved to the CPU and made contiguous.
@@ -36,21 +31,25 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises:
         WeightsError: If a tensor is not finite; nothing is written then.
     """
-    refuse_non_finite(tensors, str(path))
-    data = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    content = memoryview(data)[8 + length :]
+    write_planned(path, {name: planned(tensor) for name, tensor in tensors.items()}, metadata)
 
-    def beginning(known: Mapping[str, str]) -> bytes:
-        whole = {"__metadata__": dict(sorted(known.items())), **header}
-        text = json.dumps(whole, separators=(",", ":"), ensure_ascii=False).encode()
-        text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
-        return len(text).to_bytes(8, "little") + text
 
+def write_planned(path: Path, tensors: Mapping[str, Planned], metadata: Mapping[str, str]) -> None:
+    """As `write_tensors`, of tensors that are made one by one.
+
+    The safetensors library keeps metadata in a hash map and writes it in another order each time, and takes
+    all tensors at once, so it is not used for this. The header is written again at the end, as long as
+    before, since it has hashes of what comes after it.
+    """
+    layout = Layout(tensors)
+    hashes = Hashes(metadata, layout.beginning)
     with whole_file(path) as aside, aside.open("wb") as file:
-        file.write(beginning(with_hashes(metadata, content, beginning)))
-        file.write(content)
+        file.write(layout.beginning(hashes.metadata()))
+        for block in layout.blocks(str(path)):
+            file.write(block)
+            hashes.update(block)
+        file.seek(0)
+        file.write(layout.beginning(hashes.metadata()))
 
 
 def damaged(what: str, file: Path) -> WeightsError:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from finetune.kernels.memory import Scattered
+from finetune.kernels.quantized import Quantized
 
 _onednn: Any = torch.ops.mkldnn
 _left_by_weights = Scattered()
@@ -54,7 +55,9 @@ def can_pack(layer: nn.Module) -> bool:
     That is a convolution of stride 1, as nearly all of a UNet's are, in fp32 or in bf16 that the CPU computes
     in, or a linear layer in fp32. In bf16 a linear layer gains three percent, which is not worth its memory.
     """
-    if not isinstance(layer, nn.Linear | nn.Conv2d) or any(p.requires_grad for p in layer.parameters()):
+    if isinstance(layer, Quantized) or not isinstance(layer, nn.Linear | nn.Conv2d):
+        return False
+    if any(p.requires_grad for p in layer.parameters()):
         return False
     if "forward" in vars(layer) or is_parametrized(layer):  # packed already, or its weight is computed anew
         return False

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from finetune.config import ControlNetSection, PairsSection, WeightsOutputSection
+from finetune.config.base import Fault
 from finetune.recipes.base import Recipe
 from finetune.recipes.length import samples_per_step
 from finetune.recipes.reporter import SILENT, Reporter
@@ -31,6 +32,11 @@ class ControlNetRecipe(Recipe):
     data: PairsSection = PairsSection()
     adapter: ControlNetSection = ControlNetSection()
     output: WeightsOutputSection = WeightsOutputSection()
+
+    def faults(self) -> Iterator[Fault]:
+        """As `Recipe.faults`, and rounded weights."""
+        yield from super().faults()
+        yield from self.model.unrounded("A ControlNet begins as a copy of the UNet's weights.")
 
     def scan(self, report: Reporter = SILENT) -> Folder:
         """Reads the pairs.

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from finetune.config import ModelSection, Section
 from finetune.config.base import Fault
+from finetune.config.evaluation import EvaluationSection
 from finetune.errors import ConfigError
 from finetune.recipes.base import Recipe
 from finetune.recipes.controlnet import ControlNetRecipe
@@ -148,8 +149,12 @@ def build(kind: str, settings: Iterable[Setting]) -> Recipe:
 class _UsedModel(Section):
     model: ModelSection = ModelSection()
 
+    def faults(self) -> Iterator[Fault]:
+        """Rounded weights, which these commands would compare or write."""
+        yield from self.model.unrounded("This command needs the model's weights as they are.")
 
-MODEL_KEYS = list(setting_fields(_UsedModel))
+
+MODEL_KEYS = [key for key in setting_fields(_UsedModel) if key != "model.quantize"]
 
 
 def build_model(settings: Iterable[Setting]) -> ModelSection:
@@ -182,6 +187,25 @@ def build_sampling(settings: Iterable[Setting]) -> tuple[ModelSection, SampledSe
     """
     made = _checked(Sampled, settings)
     return made.model, made.sampling
+
+
+class EvaluatedSettings(_UsedModel):
+    """The settings of `finetune eval`."""
+
+    evaluation: EvaluationSection = EvaluationSection()
+
+
+EVALUATION_KEYS = list(setting_fields(EvaluatedSettings))
+
+
+def build_evaluation(settings: Iterable[Setting]) -> tuple[ModelSection, EvaluationSection]:
+    """The model and the settings given to `finetune eval`; only what was given counts as set.
+
+    Raises:
+        ConfigError: All faults at once, as in `build`.
+    """
+    made = _checked(EvaluatedSettings, settings)
+    return made.model, made.evaluation
 
 
 def _checked(kind: type[Sections], settings: Iterable[Setting]) -> Sections:

@@ -91,6 +91,7 @@ def model_of(made: Path) -> ModelSection | None:
     known = {name: value for name, value in values.items() if name in ModelSection.model_fields}
     # Whether a pickle may be loaded is for the user of this machine to say (P6), not for a file.
     known.pop("allow_pickle", None)
+    known.pop("quantize", None)  # how it is held is no part of which model it is
     try:
         return ModelSection(**known)
     except ValueError:

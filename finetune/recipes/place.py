@@ -138,6 +138,20 @@ def owned(folder: Path) -> Iterator[str | None]:
                 parent.rmdir()
 
 
+def in_use(folder: Path) -> str | None:
+    """Who is using a run folder, in words that may follow "this folder"; None if nobody is.
+
+    Nothing is left behind in the folder, but the lock of a killed process is removed.
+    """
+    if not (folder / LOCK).exists():
+        return None
+    try:
+        with owned(folder) as owner:
+            return owner
+    except OSError:  # somebody else's, which cannot be asked
+        return ""
+
+
 def _owner(lock: Path) -> str:
     try:
         text = lock.read_text(encoding="utf-8").strip()

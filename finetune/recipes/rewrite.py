@@ -62,9 +62,9 @@ class Saved:
         return Made(KINDS[self.recipe.kind], self.run)
 
     def model(self, given: ModelSection) -> ModelSection:
-        """The model that was trained, with what the user set of it."""
+        """The model that was trained, with what the user set of it, and its weights as they are."""
         # Whether a pickle may be loaded is for the user of this machine to say (P6), not for a folder.
-        said = {"allow_pickle": False} | given.model_dump(exclude_unset=True)
+        said = {"allow_pickle": False, "quantize": "none"} | given.model_dump(exclude_unset=True)
         return ModelSection(**(self.recipe.model.model_dump() | said))
 
     @property
@@ -128,11 +128,13 @@ def written_again(saved: Saved, given: ModelSection, beside: Path) -> Iterator[M
         UserError: The model cannot be found or read, or is not the one that was trained.
     """
     recipe = _in_fp32(saved.recipe)
-    section, _ = resolved(saved.model(given))
+    held = {"quantize": recipe.model.quantize}  # as it was trained, so that the files are the run's
+    section, _ = resolved(saved.model(given).model_copy(update=held))
     recipe = recipe.model_copy(update={"model": section})
     backbone = load_stored(section)
-    adapter = recipe.make_adapter(backbone)
     values: Mapping[str, Tensor] = saved.checkpoint.average if saved.average else saved.checkpoint.weights
+    _put(values, backbone)
+    adapter = recipe.make_adapter(backbone)
     trained = adapter.trained()
     if {n: v.shape for n, v in trained.items()} != {n: v.shape for n, v in values.items()}:
         raise ConfigError(
@@ -142,7 +144,8 @@ def written_again(saved: Saved, given: ModelSection, beside: Path) -> Iterator[M
         )
     with torch.no_grad():
         for name, parameter in trained.items():
-            parameter.copy_(values[name])
+            if parameter.data_ptr() != values[name].data_ptr():
+                parameter.copy_(values[name])
     adapter.eval()
     backbone.scheduler = scheduler_for(backbone.scheduler, recipe.objective)
     place = partial_name(beside / "checkpoint")  # what a kill leaves of it is removed by the next export
@@ -154,6 +157,21 @@ def written_again(saved: Saved, given: ModelSection, beside: Path) -> Iterator[M
         yield what_is(place)
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _put(values: Mapping[str, Tensor], backbone: Backbone) -> None:
+    """Puts what a checkpoint has of the model's own weights in their place, as it is mapped from its file.
+
+    So a whole model is not held beside the one that it was trained from. Nothing is done for adapters.
+    """
+    own = {
+        f"{root}.{name}": parameter
+        for root, module in backbone.module_roots().items()
+        for name, parameter in module.named_parameters()
+    }
+    for name, value in values.items():
+        if name in own and own[name].shape == value.shape:
+            own[name].data = value
 
 
 def _in_fp32(recipe: Recipe) -> Recipe:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune.errors import ConfigError, Interrupted, of_the_system
 from finetune.files import is_partial
@@ -19,6 +19,9 @@ from finetune.recipes.plain_yaml import parse_yaml, write_yaml
 from finetune.recipes.reporter import Reporter
 from finetune.recipes.sweep import Trial
 from finetune.signals import heard_by
+
+if TYPE_CHECKING:
+    from finetune.recipes.run import Result
 
 LIST = "sweep.yaml"
 _KEPT = 0.9  # of a smoothed loss's last value, from one logged line to the next
@@ -123,12 +126,13 @@ def _check_folder(folder: Path, resume: bool, identity: Mapping[str, Any]) -> No
         )
 
 
-def run_sweep(sweep: Sweep, report: Reporter) -> list[Swept]:
+def run_sweep(sweep: Sweep, report: Reporter, after: Callable[[Recipe, Result], None]) -> list[Swept]:
     """Runs what is not finished yet, one after the other; a run that fails is told, and the next one begins.
 
     Args:
         sweep: What to run; its folder is claimed.
         report: Tells the user what happens.
+        after: Called with each run that has ended well.
 
     Returns:
         What came of every run.
@@ -147,7 +151,7 @@ def run_sweep(sweep: Sweep, report: Reporter) -> list[Swept]:
         rows[index] = replace(rows[index], state="running")
         _write(sweep, rows)
         try:
-            error = _run(recipe, report)
+            error = _run(recipe, report, after)
             rows[index] = replace(_seen(sweep, index), error=error)
             if error is not None:
                 rows[index] = replace(rows[index], state="failed")
@@ -171,7 +175,7 @@ class _Stop:
         raise KeyboardInterrupt
 
 
-def _run(recipe: Recipe, report: Reporter) -> str | None:
+def _run(recipe: Recipe, report: Reporter, after: Callable[[Recipe, Result], None]) -> str | None:
     """Runs or resumes one recipe; why it failed, in one line, or None."""
     import torch
 
@@ -181,7 +185,7 @@ def _run(recipe: Recipe, report: Reporter) -> str | None:
     resume, stop = state_of(recipe.output.dir, recipe.finished_by) == "unfinished", _Stop()
     try:
         with heard_by(stop.handle):
-            run(
+            result = run(
                 recipe,
                 resume=resume,
                 tell=report.tell,
@@ -189,6 +193,7 @@ def _run(recipe: Recipe, report: Reporter) -> str | None:
                 warning=report.warning,
                 watcher=report.watcher,
             )
+            after(recipe, result)
     except Interrupted:
         raise
     except Exception as error:  # one of many: the others may well succeed

@@ -33,8 +33,9 @@ class WholeModelRecipe(Recipe):
         return self.adapter.text_encoder
 
     def faults(self) -> Iterator[Fault]:
-        """As `Recipe.faults`, and what a single file cannot store."""
+        """As `Recipe.faults`, rounded weights, and what a single file cannot store."""
         yield from super().faults()
+        yield from self.model.unrounded("Rounded weights cannot be trained.")
         if self.output.single_file and self.objective.beta_schedule != "auto":
             yield Fault(
                 "A single-file checkpoint cannot store another noise schedule.",

@@ -32,6 +32,7 @@ class Recorded:
         controlnets: Name and settings of each ControlNet.
         given: By what they were given for ("init", "mask", "control 0"), name and digest of pictures.
         precision: What it was computed in; None if it does not say.
+        quantize: What the UNet's weights were rounded to; None if they were not.
         max_tokens: Of the prompt, if it is not the model's own.
         notes: What it lacks, or says and cannot be followed.
     """
@@ -45,6 +46,7 @@ class Recorded:
     controlnets: tuple[Mapping[str, Any], ...] = ()
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     precision: str | None = None
+    quantize: str | None = None
     max_tokens: int | None = None
     notes: tuple[str, ...] = ()
 
@@ -109,6 +111,7 @@ def _ours(path: Path, info: Mapping[str, Any]) -> Recorded:
         controlnets=tuple(dict(control) for control in info.get("controlnets", ())),
         given={key: dict(info[key]) for key in info if key in ("init", "mask") or key.startswith("control ")},
         precision=str(info["precision"]),
+        quantize=info.get("quantize"),
         max_tokens=info.get("max_tokens"),
     )
 

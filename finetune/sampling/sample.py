@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from finetune.config import public_name
+from finetune.config.model import Quantization
 from finetune.sampling.png import save_png
 from finetune.sampling.settings import SamplingSection
 
@@ -29,6 +30,7 @@ class Sample:
         controls: Name and settings of each ControlNet.
         given: By what they were given for ("init", "mask", "control 0"), name and digest of pictures.
         precision: "fp32", "bf16" or "fp16".
+        quantize: What the UNet's weights were rounded to, or "none".
         max_tokens: Tokens of a prompt, if it may be longer than the model's own.
         notes: What the user should know, e.g. that a prompt was truncated.
         frames: Moments of its denoising, if they were asked for: the step, and what the picture was taken
@@ -45,6 +47,7 @@ class Sample:
     controls: tuple[dict[str, Any], ...] = ()
     given: tuple[tuple[str, dict[str, Any]], ...] = ()
     precision: str = "fp32"
+    quantize: Quantization = "none"
     max_tokens: int | None = None
     notes: tuple[str, ...] = ()
     frames: tuple[tuple[int, Image.Image], ...] = ()
@@ -64,6 +67,7 @@ class Sample:
             **({"embeddings": list(self.embeddings)} if self.embeddings else {}),
             **({"controlnets": list(self.controls)} if self.controls else {}),
             "precision": self.precision,
+            **({"quantize": self.quantize} if self.quantize != "none" else {}),
             **({"max_tokens": self.max_tokens} if self.max_tokens else {}),
         }
 

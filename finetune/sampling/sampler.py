@@ -12,6 +12,7 @@ from finetune.backbones import Backbone, load_stored
 from finetune.backbones.controlnet import FOLDER, find_branch, read_branch
 from finetune.backbones.memory import move
 from finetune.backbones.precision import best_device, compute_dtype, dtype_on, precision_name
+from finetune.backbones.quantize import quantization_of
 from finetune.backbones.words import AddedWord
 from finetune.config import ModelSection
 from finetune.data.control import check_control_kind
@@ -87,7 +88,8 @@ class Sampler:
     ) -> Sampler:
         """Loads a model, LoRAs, new words and ControlNets and puts them on the GPU, if there is one.
 
-        LoRAs are merged into the weights, unless there are several and a DoRA among them.
+        LoRAs are merged into the weights, unless these are quantized, or there are several LoRAs and a DoRA
+        among them.
 
         Args:
             model: A diffusers folder, Hub id, single-file checkpoint or alias.
@@ -110,13 +112,16 @@ class Sampler:
         section = model if isinstance(model, ModelSection) else ModelSection.named(model)
         place = best_device() if device == "auto" else torch.device(device)
         sampler = cls(load_stored(section), place, precision)
-        sampler.loras += merge_loras(sampler.backbone, specs)
+        quantized = section.quantize != "none"
+        sampler.loras += merge_loras(sampler.backbone, () if quantized else specs)
         for embedding in embeddings:
             sampler.add_embedding(*parse_embedding(embedding), allow_pickle=section.allow_pickle)
         backbone = sampler.backbone
         backbone.to(place, dtype_on(precision, place, backbone.unet))
         for control in controls:
             sampler.add_controlnet(control)
+        for lora in specs if quantized else ():
+            sampler.add_lora(*lora)
         return sampler
 
     @property
@@ -279,6 +284,7 @@ class Sampler:
                 embeddings=tuple(self.embeddings),
                 controls=tuple(control.info() for control in self.controls),
                 precision=precision_name(dtype),
+                quantize=quantization_of(backbone.unet),
                 max_tokens=75 * backbone.pieces if backbone.pieces > 1 else None,
                 notes=notes[job.prompt] + (job.canvas.notes if job.canvas else ()),
                 frames=made.frames,

@@ -19,6 +19,7 @@ from finetune.formats import read_tensors
 from finetune.formats.embeddings import A1111, ENCODERS, NAMELESS, WORD_KEY, is_embedding
 from finetune.formats.families import FAMILY_NAMES, TEXT_WIDTHS
 from finetune.tools.extract import told_by
+from finetune.tools.programs import FILES, Loads
 
 TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names, and PyTorch's
 
@@ -36,7 +37,7 @@ def describe_model(name: str, backbone: Backbone) -> dict[str, Any]:
     path = place(name)
     parts = {**backbone.module_roots(), "vae": backbone.vae}
     files = sorted(path.glob("*/*.safetensors")) if path.is_dir() else [path]
-    single = ["A1111", "Forge", "ComfyUI", "InvokeAI", "diffusers (from_single_file)", "finetune"]
+    loads = FILES["model-folder" if path.is_dir() else "model"]
     return {
         "file": Path(name).name,
         "kinds": ["whole model"],
@@ -48,7 +49,8 @@ def describe_model(name: str, backbone: Backbone) -> dict[str, Any]:
         "parameters": {
             part: sum(tensor.numel() for tensor in module.parameters()) for part, module in parts.items()
         },
-        "loads_in": ["diffusers", "finetune"] if path.is_dir() else single,
+        "loads_in": list(loads.programs),
+        "notes": [loads.note] if loads.note else [],
         "metadata": dict(told_by(Path(name))),
     }
 
@@ -94,7 +96,8 @@ def describe_embedding(file: Path) -> dict[str, Any] | None:
         "dtypes": dict(Counter(str(t.dtype).removeprefix("torch.") for t in tensors.values())),
         "words": [{"word": _word(file, tensors, metadata), "vectors": vectors}],
         "widths": {key: tensor.shape[1] for key, tensor in rows.items()},
-        "loads_in": _embedding_programs(rows),
+        "loads_in": list(_loads(rows).programs),
+        "notes": [note] if (note := _loads(rows).note) else [],
         "metadata": dict(sorted(metadata.items())),
     }
 
@@ -111,9 +114,7 @@ def _family(rows: Mapping[str, Tensor]) -> str | None:
     return next((TEXT_WIDTHS.get(tensor.shape[1]) for tensor in rows.values()), None)
 
 
-def _embedding_programs(rows: Mapping[str, Tensor]) -> list[str]:
-    """As docs/embedding.md says."""
-    others = ["A1111", "Forge", "ComfyUI", "InvokeAI"]
+def _loads(rows: Mapping[str, Tensor]) -> Loads:
     if set(ENCODERS) <= rows.keys():
-        return [*others, "diffusers (one encoder at a time)", "finetune"]
-    return [*others, "finetune"] if rows.keys() <= {*NAMELESS, A1111} else ["diffusers", "finetune"]
+        return FILES["word-sdxl"]
+    return FILES["word" if rows.keys() <= {*NAMELESS, A1111} else "word-diffusers"]

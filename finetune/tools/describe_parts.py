@@ -8,62 +8,25 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.backbones.branch_file import MARK
+from finetune.backbones.branch_file import MARK, OWN
 from finetune.backbones.controlnet import FOLDER, WEIGHTS
+from finetune.backbones.kinds import Kind, kind_of
 from finetune.backbones.tensors import read_outline
 from finetune.formats.families import TEXT_WIDTHS
 from finetune.tools.describe_others import TYPES
+from finetune.tools.programs import FILES, Loads
 
-_WITH_CONTROLNETS = ("A1111 (ControlNet extension)", "Forge", "ComfyUI")
-
-
-@dataclass(frozen=True)
-class Part:
-    """A kind of file.
-
-    Attributes:
-        kind: What it is called.
-        layout: Whose names it has, if there are several.
-        marks: Beginnings of names that only such files have.
-        loads_in: Programs that load it.
-        note: What else to know.
-    """
-
-    kind: str
-    marks: tuple[str, ...]
-    layout: str = ""
-    loads_in: tuple[str, ...] = ()
-    note: str = ""
-
-
-# The first match counts. What is said of A1111, Forge and ComfyUI is known from their code.
-PARTS = (
-    Part("Control-LoRA", (MARK,), loads_in=("ComfyUI", "diffusers (load_lora_adapter)", "finetune")),
-    Part(
-        "ControlNet",
-        ("control_model.", "zero_convs.", "input_hint_block."),
-        "the original code",
-        (*_WITH_CONTROLNETS, "diffusers (from_single_file; not for SDXL)", "finetune"),
-    ),
-    Part(
-        "ControlNet",
-        ("controlnet_cond_embedding.", "controlnet_down_blocks."),
-        "diffusers",
-        (*_WITH_CONTROLNETS, "diffusers (in a folder with its config.json)", "finetune"),
-    ),
-    Part("T2I-Adapter", ("adapter.", "body."), loads_in=_WITH_CONTROLNETS, note="It is not a ControlNet."),
-    Part("IP-Adapter", ("image_proj", "ip_adapter"), note="It takes pictures as prompts."),
-    Part(
-        "VAE",
-        ("first_stage_model.", "encoder.conv_in.", "encoder.down."),
-        loads_in=("A1111", "Forge", "ComfyUI", "finetune (--set model.vae)"),
-    ),
-    Part("UNet", ("model.diffusion_model.", "time_embedding."), note="It is no whole model."),
+# How a ControlNet is stored, by beginnings of names: what it is called, whose names it has, what loads it.
+_CONTROLNETS = (
+    (MARK, "Control-LoRA", None, FILES["control-lora"]),
+    (OWN, "ControlNet", "diffusers", FILES["controlnet-folder"]),
+    ("", "ControlNet", "the original code", FILES["controlnet"]),
 )
+_READ_ELSEWHERE = ("a LoRA", "the embedding of a new word", "a whole model")
+_OTHERS = Loads("", ("other programs",), "This program does not use such files.")
 
 
 def describe_part(path: Path) -> dict[str, Any] | None:
@@ -80,21 +43,31 @@ def describe_part(path: Path) -> dict[str, Any] | None:
         return None
     outline, metadata = read_outline(file)
     shapes = {name: shape for name, (shape, _) in outline.items()}
-    part = _part(shapes)
-    if part is None:
+    kind = kind_of(shapes)
+    if kind is None or kind.what in _READ_ELSEWHERE:
         return None
+    name, layout, loads = _stored(kind, shapes)
     return {
         "file": path.name,
-        "kinds": [part.kind],
+        "kinds": [name],
         "family": _family(shapes),
         "bytes": file.stat().st_size,
-        **({"layout": part.layout} if part.layout else {}),
-        "dtypes": dict(Counter(TYPES.get(kind, kind) for _, kind in outline.values()).most_common()),
+        **({"layout": layout} if layout else {}),
+        "dtypes": dict(Counter(TYPES.get(one, one) for _, one in outline.values()).most_common()),
         "parameters": {"all": sum(map(math.prod, shapes.values()))},
-        "loads_in": list(part.loads_in) or ["other programs' extensions"],
-        "notes": [part.note] if part.note else [],
+        "loads_in": list(loads.programs),
+        "notes": [loads.note] if loads.note else [],
         "metadata": dict(sorted(metadata.items())),
     }
+
+
+def _stored(kind: Kind, names: Collection[str]) -> tuple[str, str | None, Loads]:
+    """What a part is called, whose names it has, and the programs that load it."""
+    if kind.what == "a ControlNet":
+        found = (row for row in _CONTROLNETS if any(name.startswith(row[0]) for name in names))
+        _, name, layout, loads = next(found)
+        return name, layout, loads
+    return kind.what.partition(" ")[2], None, FILES["vae"] if kind.what == "a VAE alone" else _OTHERS
 
 
 def _weights_in(path: Path) -> Path | None:
@@ -104,10 +77,6 @@ def _weights_in(path: Path) -> Path | None:
         if (folder / "config.json").is_file() and (folder / WEIGHTS).is_file():
             return folder / WEIGHTS
     return None
-
-
-def _part(names: Collection[str]) -> Part | None:
-    return next((part for part in PARTS if any(name.startswith(part.marks) for name in names)), None)
 
 
 def _family(shapes: Mapping[str, tuple[int, ...]]) -> str | None:

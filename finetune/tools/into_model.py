@@ -32,7 +32,7 @@ def merge_into(
 
     Args:
         loras: Run folders or LoRA files in any layout, each with its weight: 1 as trained.
-        backbone: The model to merge into, in fp32; afterwards it is what it was before, to the bit.
+        backbone: The model to merge into, in any precision; afterwards it is what it was before, to the bit.
         out: A folder, for `DiffusionPipeline.from_pretrained`, or a .safetensors file under the original
             code's names; it appears whole or not at all.
         dtype: Of the written weights.
@@ -44,12 +44,12 @@ def merge_into(
             written then.
     """
     check_free(out, force)
-    with merged(loras, backbone) as inputs:
-        made = {"tool": "merge", "dtype": precision_name(dtype), "inputs": inputs}
+    with merged(loras, backbone) as sum_of:
+        made = {"tool": "merge", "dtype": precision_name(dtype), "inputs": sum_of.about}
         remove_partials(out.parent)
         if out.suffix == ".safetensors":
             told = model_metadata(backbone, out.stem, backbone.native_size)
             told["modelspec.architecture"] = told["modelspec.architecture"].removesuffix("/lora")
-            write_checkpoint(out, backbone, as_text(told | {MADE_BY: made}), dtype)
+            write_checkpoint(out, backbone, as_text(told | {MADE_BY: made}), dtype, sum_of.changes)
             return
-        write_model_folder(out, backbone, as_text({MADE_BY: made}), dtype)
+        write_model_folder(out, backbone, as_text({MADE_BY: made}), dtype, sum_of.changes)

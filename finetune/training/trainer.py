@@ -32,6 +32,7 @@ from finetune.training.protocols import Hook, Loss, RowsT, Source, Trained
 from finetune.training.resume import check_fit, check_identity, newest_intact
 from finetune.training.run_folder import RunFolder
 from finetune.training.speed import in_steps
+from finetune.training.trackers import Trackers
 from finetune.training.watcher import Event, Tally, Watcher
 
 
@@ -72,7 +73,7 @@ class Trainer(Generic[RowsT]):
         self.trained = cast("Trained", model)
         trainable = self.trained.groups()
         self.groups = rate_groups(trainable, optimizer, training.steps)
-        self.accelerator = make_accelerator(training, folder, trains_text=any(g.text for g in self.groups))
+        self.accelerator = make_accelerator(training, trains_text=any(g.text for g in self.groups))
         self.parameters = {name: p for group in self.groups for name, p in group.parameters}
         for name, parameter in (pair for group in trainable for pair in group.parameters):
             parameter.requires_grad_(name in self.parameters)
@@ -106,12 +107,12 @@ class Trainer(Generic[RowsT]):
                 is untouched.
             Interrupted: On SIGINT, SIGTERM or SIGHUP, after a checkpoint was written.
         """
-        with self.trained.faster(self.training.packed_weights):
+        self._trackers = Trackers(self.training, self.folder, self.identity, self.step, self.accelerator)
+        with self.trained.faster(self.training.packed_weights), self._trackers:
             self._run()
 
     def _run(self) -> None:
         metrics = Metrics(self.folder.metrics, self.step) if self.accelerator.is_main_process else None
-        self.accelerator.init_trackers("finetune")
         self.model.train()
         tally = Tally(self.watcher, self.folder, self.accelerator.device, self.rows_per_step)
         with stop_signal(self.watcher.stopping) as stop, tally.over(self.training.steps, self.step):
@@ -124,7 +125,7 @@ class Trainer(Generic[RowsT]):
                 values = tally.step(self.step, {**losses, "grad_norm": norm, **rates})
                 if metrics and (self.step % self.training.log_every == 0 or self._done):
                     metrics.write(self.step, **values)
-                    self.accelerator.log(values, step=self.step)
+                    self._trackers.log(self.step, values)
                 stopping = self.guards.any_process(stop.asked)
                 if self.step % self.training.checkpoint_every == 0 or self._done or stopping:
                     self.save()
@@ -134,9 +135,6 @@ class Trainer(Generic[RowsT]):
                     )
                 self._call_hooks()
                 tally.restart()
-        # Not `end_training`: that would disconnect processes, and a later run cannot safely reconnect them.
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
 
     def save(self) -> None:
         """Writes a checkpoint of the current step and removes old ones; returns when it is on disk.
@@ -294,5 +292,6 @@ class Trainer(Generic[RowsT]):
             with self.evaluating():
                 for hook in due:
                     self.watcher.happened(self.step, hook(self.step))
+            self._trackers.preview(self.step)
         if due:
             self.accelerator.wait_for_everyone()

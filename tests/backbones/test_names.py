@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
 
 from finetune.backbones import Backbone
 from finetune.backbones.names import live_text_name, original_unet_name
@@ -73,24 +70,3 @@ def test_original_names_are_distinct_and_unknown_parts_refused(backbone: Backbon
     assert len({original_unet_name(backbone.unet, name) for name in names}) == len(names)
     with pytest.raises(KeyError):
         original_unet_name(backbone.unet, "controlnet.conv_in")
-
-
-@pytest.mark.parametrize("family", ["sdxl"])
-def test_diffusers_finds_every_adapted_layer_under_its_kohya_name(backbone: Backbone) -> None:
-    modules = [
-        name
-        for name, module in backbone.unet.named_modules()
-        if isinstance(module, torch.nn.Linear) and name.startswith(("down", "mid", "up"))
-    ]
-    state = {}
-    for name in modules:
-        prefix = backbone.kohya_name("unet", name)
-        state |= {f"{prefix}.lora_{half}.weight": torch.zeros(1, 1) for half in ("down", "up")}
-        state[f"{prefix}.alpha"] = torch.tensor(1.0)
-    read, _ = StableDiffusionXLPipeline.lora_state_dict(state, unet_config=backbone.unet.config)
-    # diffusers still passes through its own old spelling of attention layers here.
-    found = {re.sub(r"[._]lora\.(down|up)\.weight$", "", key.removeprefix("unet.")) for key in read}
-    found = {
-        name.replace("processor.", "").replace("to_out", "to_out.0").replace(".0.0", ".0") for name in found
-    }
-    assert found == set(modules)

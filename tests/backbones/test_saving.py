@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from safetensors.torch import load_file
 from tokenizers import CharBPETokenizer
 
 from finetune.backbones import Backbone, load_backbone
+from finetune.backbones.part import read_json
+from finetune.backbones.quiet import quiet
 from finetune.backbones.saving import save_folder
 from finetune.config import ModelSection
 from finetune.errors import WeightsError
@@ -25,6 +28,28 @@ def test_what_is_saved_loads_as_it_was(backbone: Backbone, tmp_path: Path) -> No
     expected = backbone.unet.state_dict()
     for name, tensor in DiffusionPipeline.from_pretrained(tmp_path).unet.state_dict().items():
         assert torch.equal(tensor, expected[name])
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16], ids=str)
+def test_configurations_are_those_that_diffusers_writes(
+    dtype: torch.dtype | None, backbone: Backbone, tmp_path: Path
+) -> None:
+    save_folder(backbone, tmp_path / "ours", dtype)
+    pipeline = copy.deepcopy(backbone.pipeline())
+    if dtype is not None:
+        pipeline.to(dtype)
+    with quiet():
+        pipeline.save_pretrained(tmp_path / "theirs")
+    ours, theirs = (
+        {f.relative_to(tmp_path / who): read_json(f) for f in (tmp_path / who).rglob("*.json")}
+        for who in ("ours", "theirs")
+    )
+    for content in theirs.values():
+        for about_the_writer in ("_name_or_path", "is_local", "local_files_only"):
+            content.pop(about_the_writer, None)
+    assert {file: ours[file] for file in theirs} == theirs
+    for name in ("unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"):
+        assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes()
 
 
 def test_names_and_vocabulary_are_the_classic_ones(backbone: Backbone, tmp_path: Path) -> None:

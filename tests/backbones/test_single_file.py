@@ -36,9 +36,14 @@ def state_of(pipe: Any) -> dict[str, torch.Tensor]:
     family: Family = (
         "sdxl" if len(encoders) > 1 else "sd2" if pipe.unet.config.use_linear_projection else "sd1"
     )
-    return original_state(
+    return under_original_names(
         FAMILIES[family](family, "tiny", pipe.unet, pipe.vae, tuple(encoders), (), pipe.scheduler)
     )
+
+
+def under_original_names(backbone: Backbone) -> dict[str, torch.Tensor]:
+    """All weights as a checkpoint has them."""
+    return {name: weight.made() for name, weight in original_state(backbone).items()}
 
 
 def write_original(pipe: Any, file: Path) -> Path:
@@ -84,7 +89,7 @@ def test_an_inpainting_checkpoint_answers_as_its_folder_does(
     inpainting: Backbone, tiny_folder: Path, family: Family, tmp_path: Path
 ) -> None:
     file = tmp_path / "inpainting.safetensors"
-    save_file(original_state(inpainting), file)
+    save_file(under_original_names(inpainting), file)
     # The configurations are those of the text-to-image model, as the published ones are.
     single = read(file, tiny_folder, family)
     assert single.inpaints and single.unet.config.in_channels == 9
@@ -212,7 +217,7 @@ def test_what_the_unet_answers_tells_its_kind(backbone: Backbone, answer: float,
         ({"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": (4, 4)}, "Stable Diffusion 3"),
         ({"double_blocks.0.img_attn.norm.key_norm.scale": (4,)}, "Flux"),
         ({"first_stage_model.encoder.conv_in.weight": (4, 4)}, "a VAE"),
-        ({"down_blocks.0.resnets.0.conv1.weight": (4, 4)}, "one part"),
+        ({"down_blocks.0.resnets.0.conv1.weight": (4, 4)}, "a UNet alone"),
         ({"some.other.thing": (4,)}, "not a Stable Diffusion"),
         ({"model.diffusion_model.input_blocks.0.0.weight": (4, 8, 3, 3)}, "an editing model"),
         ({"model.diffusion_model.input_blocks.0.0.weight": (4, 4, 3, 3)}, "no known text encoder"),

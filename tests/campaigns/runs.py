@@ -96,8 +96,11 @@ class Runs:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Every file below a folder, with a hash of what must be the same in equal runs."""
-    files = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    """Every file below a folder, with a hash of what must be the same in equal runs.
+
+    Without the report, which tells the time, and which a run may succeed without.
+    """
+    files = sorted(path for path in folder.rglob("*") if not path.is_dir() and path.name != "report.html")
     return {str(path.relative_to(folder)): _content(path) for path in files}
 
 

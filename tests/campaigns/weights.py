@@ -61,7 +61,7 @@ class Attacks(Campaign):
                 f"base_model.model.{n.removeprefix('unet.')}": t for n, t in plain.items() if n[0] == "u"
             },
         }
-        self._checkpoint = original_state(self._model)
+        self._checkpoint = {n: weight.made() for n, weight in original_state(self._model).items()}
         self._control = place / "control"
         self._control.mkdir()
         write_controlnet(self._control, ControlNet(self._model, ControlNetSection()), {})

@@ -49,6 +49,8 @@ def test_help_needs_no_torch() -> None:
         ["sample", "--help"],
         ["run", "--help"],
         ["cache", "--help"],
+        ["runs", "--help"],
+        ["report", "--help"],
         ["resize", "--help"],
         ["lora", "--rnak"],
     ):
@@ -124,8 +126,13 @@ def test_the_command_line_is_frozen() -> None:
     caption = "--batch-size --max-tokens --model --precision --prefix --prompt"
     assert flags["caption"] == caption.split()
     assert flags["cache"] == ["--max-size"]
+    assert flags["runs"] == ["--json"]
+    assert flags["report"] == ["--output", "-o"]
+    assert flags["clean"] == ["--yes"]
     export = "--dtype --ema --model --output --rank --set --thumbnail --to --weight -o"
     assert flags["export"] == export.split()
+    evaluation = "--class-prompt --instance-dir --json --model --output --set --weight -o"
+    assert flags["eval"] == evaluation.split()
     changed = "--dtype --force --model --output --set --to"
     assert flags["inspect"] == ["--json", "--model", "--set"]
     assert flags["resize"] == sorted(f"{changed} --energy --rank".split())

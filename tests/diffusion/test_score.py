@@ -11,18 +11,21 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor, nn
 
 from finetune.backbones import Backbone
+from finetune.config import ObjectiveSection
 from finetune.config.samplers import SAMPLERS
+from finetune.config.weightings import WEIGHTINGS
 from finetune.diffusion.batch import Batch, Conditioning
 from finetune.diffusion.objective import Objective
 from finetune.diffusion.schedule import clean_latents
 from finetune.sampling.denoise import Setup, Ticker, denoise
 from finetune.sampling.guidance import Guided
 from finetune.sampling.plan import Given, plan
-from finetune.sampling.schedulers import make_scheduler
+from finetune.sampling.schedulers import make_scheduler, set_timesteps
+from finetune.sampling.start import Kept
 from finetune.sampling.texts import encode_texts
 from finetune.sampling.third_order import ThirdOrderSDE
 from tests.tiny import BETAS
@@ -70,7 +73,21 @@ class Exact(nn.Module):
         share = share.view(-1, 1, 1, 1)
         one, mixture = (score(sample, share, shares) for shares in ((0.0, 1.0), SHARES))
         told = (encoder_hidden_states - self.told).abs().amax((1, 2)) < 1e-6
-        return (-(1 - share).sqrt() * torch.where(told[:, None, None, None], one, mixture),)
+        return (self.predicted(sample, share, torch.where(told[:, None, None, None], one, mixture)),)
+
+    def predicted(self, noisy: Tensor, share: Tensor, score: Tensor) -> Tensor:
+        """The noise."""
+        return -(1 - share).sqrt() * score
+
+
+class Velocity(Exact):
+    """Predicts v = α ε − σ x, where x is the clean value: (x_t + σ² s) / α, the data's mean at α = 0."""
+
+    def predicted(self, noisy: Tensor, share: Tensor, score: Tensor) -> Tensor:
+        """The velocity."""
+        alpha, sigma = share.sqrt(), (1 - share).sqrt()
+        clean = torch.where(share > 1e-5, (noisy + sigma**2 * score) / alpha.clamp(min=1e-3), MEAN)
+        return -alpha * sigma * score - sigma * clean
 
 
 @pytest.fixture
@@ -81,14 +98,18 @@ def exact(backbone: Backbone) -> Backbone:
     return backbone
 
 
-def sampled(backbone: Backbone, prompt: str = "", count: int = 16, **choices: Any) -> Tensor:
+def sampled(
+    backbone: Backbone, prompt: str = "", count: int = 16, begun: Tensor | None = None, **choices: Any
+) -> Tensor:
     """Latents from the sampler's own loop."""
     how: Any = {"num": count, "size": 32, **choices}
+    strength = how.pop("strength", None)  # without a picture it is refused; `begun` stands for one
     jobs, settings = plan(backbone, (), Given([prompt], 3), how)
+    settings = settings.model_copy(update={"strength": strength})
     device = torch.device("cpu")
     texts = encode_texts(backbone, [prompt, ""], settings, device, torch.float32)
     setup = Setup(backbone, (), texts, settings, device, torch.float32)
-    return denoise(setup, jobs, Ticker(None, 1))
+    return denoise(setup, jobs, Ticker(None, 1), begun)
 
 
 @one_family
@@ -161,10 +182,83 @@ def test_guidance_sharpens_what_tells_the_prompt_apart(exact: Backbone) -> None:
     assert told[1].std() < 0.9 * told[0].std() and told[1].mean() > told[0].mean()
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_the_loss_is_least_at_the_score(kind: str) -> None:
+@one_family
+def test_img2img_draws_again_what_the_noise_hides(exact: Backbone) -> None:
+    """From x with noise on it a stochastic sampler draws from p(x | x_t), which knows the mode in part."""
+    begun, settings = torch.full((1, 4, 32, 32), MEANS[0]), {"steps": 500, "strength": 0.5, "size": 128}
+    made = sampled(exact, scheduler="ddpm", guidance=1.0, count=1, begun=begun, **settings).flatten()
+    first = set_timesteps(make_scheduler("ddpm", exact.scheduler), 500, 0.5, torch.device("cpu"))[0]
+    share = make_scheduler("ddpm", exact.scheduler).alphas_cumprod[first].double()
+    # The share of the left mode, as the mean over the noise of what x_t says of it.
+    noise = torch.randn(200_000, generator=torch.Generator().manual_seed(5)).double()
+    noisy = share.sqrt() * MEANS[0] + (1 - share).sqrt() * noise
+    parts = []
+    for weight, mean, std in zip(SHARES, MEANS, STDS, strict=True):
+        variance = share * std**2 + 1 - share
+        parts.append(
+            weight * (-((noisy - share.sqrt() * mean) ** 2) / (2 * variance)).exp() / variance.sqrt()
+        )
+    expected = float((parts[0] / sum(parts)).mean())
+    assert SHARES[0] + 0.1 < expected < 0.9  # neither forgotten nor kept
+    assert float((made < -0.2).double().mean()) == pytest.approx(expected, abs=0.04)
+
+
+def test_keeping_a_part_by_putting_it_back_is_not_the_conditional() -> None:
+    """Two normal values with correlation 0.9, one of them known: the other should have a mean of 0.9 of it.
+
+    With the exact joint score it comes to about half of that along the flow, and to two thirds with fresh
+    noise, however many steps there are.
+    """
+    correlation, count = 0.9, 20_000
+    covariance = torch.tensor([[1, correlation], [correlation, 1]])
+
+    def slope(kind: type[Any], steps: int) -> float:
+        scheduler, drawn = kind(**BETAS, clip_sample=False), torch.Generator().manual_seed(0)
+        scheduler.set_timesteps(steps)
+        known = torch.randn(count, generator=drawn)
+        pictures, mask = torch.zeros(1, 1, 2, count), torch.tensor([0.0, 1.0]).view(1, 1, 2, 1)
+        pictures[0, 0, 0] = known
+        noise = torch.randn(1, 1, 2, count, generator=drawn)
+        kept, x = Kept(pictures, noise, mask), noise
+        extra = {"generator": drawn} if kind is DDPMScheduler else {}
+        for index, t in enumerate(scheduler.timesteps):
+            share = scheduler.alphas_cumprod[t]
+            inverse = torch.linalg.inv(share * covariance + (1 - share) * torch.eye(2))
+            predicted = (1 - share).sqrt() * (inverse @ x[0, 0])[None, None]
+            x = scheduler.step(predicted, t, x, **extra).prev_sample
+            x = kept.put_back(x, scheduler, scheduler.timesteps[index + 1 : index + 2])
+        assert torch.equal(x[0, 0, 0], known)  # what is kept is kept
+        return float((known * x[0, 0, 1]).mean() / known.square().mean())
+
+    assert slope(DDIMScheduler, 20) == pytest.approx(0.45, abs=0.03)
+    assert slope(DDIMScheduler, 200) == pytest.approx(0.45, abs=0.03)
+    assert slope(DDPMScheduler, 200) == pytest.approx(0.63, abs=0.03)
+
+
+@one_family
+@pytest.mark.parametrize("name", ["ddim", "euler", "dpm++"])
+def test_with_zero_terminal_snr_velocity_draws_from_the_distribution(name: str, backbone: Backbone) -> None:
+    """At the last timestep x_t is pure noise and v = −x, so the first step takes the mean of the data."""
+    config = {**BETAS, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+    scheduler = DDIMScheduler(**config, rescale_betas_zero_snr=True)
+    backbone.scheduler = scheduler
+    told = backbone.encode_text(backbone.tokenize([PROMPT]))[0]
+    backbone.unet = Velocity(backbone.unet, scheduler.alphas_cumprod, told)
+    assert float(scheduler.alphas_cumprod[-1]) == pytest.approx(0, abs=1e-6)
+    made = sampled(backbone, scheduler=name, steps=50, guidance=1.0).flatten()
+    assert float(made.mean()) == pytest.approx(MEAN, abs=0.06)
+    assert float(made.std()) == pytest.approx(STD, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("kind", "weighting"),
+    [(kind, "none") for kind in ("epsilon", "v_prediction", "sample")]
+    + [("epsilon", name) for name in WEIGHTINGS if name != "none"],
+)
+def test_the_loss_is_least_at_the_score(kind: str, weighting: str) -> None:
     """Where a·prediction + b has zero gradient at a = 1, b = 0; at any other it has not."""
-    objective, numbers = Objective(_scheduler(kind), 0), tuple(range(4000))
+    section = ObjectiveSection(weighting=weighting)
+    objective, numbers = Objective(_scheduler(kind), 0, section), tuple(range(4000))
     scheduler = objective.schedule
     drawn = torch.Generator().manual_seed(1)
     which = torch.rand(4000, 4, 1, 1, generator=drawn) < SHARES[0]

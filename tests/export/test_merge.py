@@ -25,18 +25,10 @@ def merged(lora: Path, backbone: Backbone, out: Path, **how: Any) -> Path:
     return out
 
 
-WIDE = {"targets": "all", "text_encoder": True}
-DORA = {"dora": True, "conv_rank": 2}
-
-
-@pytest.mark.parametrize(
-    ("settings", "family"),
-    [(WIDE, "sd1"), (WIDE, "sd2"), (WIDE, "sdxl"), (DORA, "sd1")],
-    indirect=["family"],
-)
-def test_picture_equals_the_adapters(settings: dict[str, Any], backbone: Backbone, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["sd1"], indirect=True)
+def test_the_model_in_memory_stays_as_it_was(backbone: Backbone, tmp_path: Path) -> None:
     before = {n: t.clone() for m in backbone.module_roots().values() for n, t in m.state_dict().items()}
-    lora = trained_lora(backbone, **settings)
+    lora = trained_lora(backbone, dora=True, conv_rank=2, text_encoder=True)
     learned = picture(backbone.pipeline())
     write_diffusers(tmp_path / "run" / "pytorch_lora_weights.safetensors", lora, {"finetune.step": "9"})
     lora.detach()

@@ -23,4 +23,4 @@ def test_a_checkpoint_holds_every_weight_and_how_it_was_made(
     known = original_state(backbone)
     assert tensors.keys() == known.keys()
     assert {tensor.dtype for tensor in tensors.values()} == {dtype}
-    assert all(torch.equal(tensor, known[name].to(dtype)) for name, tensor in tensors.items())
+    assert all(torch.equal(tensor, known[name].made().to(dtype)) for name, tensor in tensors.items())

@@ -20,7 +20,6 @@ from finetune.backbones.names import live_text_name
 from finetune.errors import WeightsError
 from finetune.formats import apply_lora, diffusers, read_lora, write_diffusers, write_kohya
 from tests.formats.conftest import picture, trained_lora
-from tests.tiny import FAMILIES
 
 Fresh = Callable[[], Backbone]
 KINDS: dict[str, dict[str, Any]] = {
@@ -34,11 +33,11 @@ KINDS: dict[str, dict[str, Any]] = {
         "block_rank": {"mid_block": 1},
     },
 }
-EVERYWHERE = [(kind, family) for kind in KINDS for family in FAMILIES if " " not in kind or family == "sd1"]
 one_family = pytest.mark.parametrize("family", ["sd1"], indirect=True)
 
 
-@pytest.mark.parametrize(("kind", "family"), EVERYWHERE, indirect=["family"])
+@one_family  # all of them are in tests/export/test_pictures.py
+@pytest.mark.parametrize("kind", KINDS)
 def test_same_picture_everywhere(kind: str, tiny_folder: Path, fresh: Fresh, tmp_path: Path) -> None:
     base = picture(fresh().pipeline())
     backbone = fresh()
@@ -60,7 +59,7 @@ def test_same_picture_everywhere(kind: str, tiny_folder: Path, fresh: Fresh, tmp
         assert np.array_equal(picture(other.pipeline()), base)
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"], indirect=True)
+@one_family
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_kohya_by_formula(kind: str, backbone: Backbone, tmp_path: Path) -> None:

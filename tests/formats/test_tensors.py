@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from signal import SIGKILL
 
 import pytest
 import safetensors.torch
@@ -10,10 +12,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from finetune.backbones.stream import Planned, planned
 from finetune.backbones.tensors import read_tensors
 from finetune.errors import WeightsError
+from finetune.files import remove_partials
 from finetune.formats import write_tensors
-from finetune.formats.tensors import check_floats
+from finetune.formats.tensors import check_floats, write_planned
 
 
 @pytest.mark.parametrize(
@@ -49,6 +53,24 @@ def test_bytes_depend_on_content_alone(tmp_path: Path) -> None:
     assert metadata["k3"] == "ééé" and len(metadata) == 20
     assert int.from_bytes(contents.pop()[:8], "little") % 8 == 0
     assert not [p for p in tmp_path.iterdir() if "partial" in p.name]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked")
+@pytest.mark.filterwarnings("ignore:.*fork")  # the child computes nothing
+def test_a_kill_in_the_middle_leaves_no_file(tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(b"old")
+    there, done = torch.ones(1000), Planned((2,), torch.float32, lambda: os.kill(os.getpid(), SIGKILL))  # type: ignore[arg-type,return-value]
+    if not (child := os.fork()):
+        try:
+            write_planned(file, {"a": planned(there), "b": done}, {"modelspec.sai_model_spec": "1.0.0"})
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -SIGKILL
+    assert file.read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 2  # it was killed while it wrote
+    remove_partials(tmp_path)
+    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,9 @@ from finetune.adapters import LoRA
 from finetune.backbones import load_backbone
 from finetune.backbones.precision import PRECISIONS
 from finetune.config import LoRASection, ModelSection, OptimizerSection
+from finetune.config.model import Quantization
 from finetune.diffusion.batch import moved
-from finetune.kernels import attention, swapped, tf32
+from finetune.kernels import attention, quantized_layers, swapped, tf32
 from finetune.recipes import RECIPES, build
 from finetune.recipes.load import Setting, parse_set
 from finetune.recipes.run import assemble, run
@@ -226,6 +227,18 @@ def test_pictures_are_those_of_the_cpu(tiny_folder: Path, monkeypatch: pytest.Mo
         pixels.append(np.asarray(sampler("a red cat", steps=4, seed=3)[0].image, dtype=np.int16))
     # Sums are added in another order, which makes a difference of a level or two out of 255.
     assert np.abs(pixels[0] - pixels[1]).max() <= 3
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_rounded_weights_are_those_of_the_cpu(kind: Quantization, tiny_folder: Path, pictures: Path) -> None:
+    backbone = load_backbone(ModelSection(name=str(tiny_folder), quantize=kind))
+    layers = list(quantized_layers(backbone.unet))
+    before = [layer.weight for layer in layers]
+    backbone.to("cuda", torch.float16)
+    for layer, weight in zip(layers, before, strict=True):
+        torch.testing.assert_close(layer.weight.cpu(), weight)
+    folder = train("lora", tiny_folder, pictures, f"model.quantize={kind}", "adapter.conv_rank=2")
+    assert (folder / "pytorch_lora_weights.safetensors").is_file()
 
 
 def test_frozen_encoders_leave_the_gpu(tiny_models: dict[str, Path], pictures: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image, ImageChops
 
-from finetune.sampling.grid import grid
+from finetune.sampling.grid import grid, laid_out
 
 RED, BLUE = (220, 30, 30), (30, 30, 220)
 
@@ -32,6 +32,15 @@ def test_shapes_may_differ() -> None:
     assert sheet.getpixel((8 + 96, 8 + 96)) == RED
     assert sheet.getpixel((16 + 192 + 96, 8 + 96)) == BLUE
     assert sheet.getpixel((8 + 96, 8 + 8)) == (255, 255, 255)
+
+
+def test_says_where_each_picture_is() -> None:
+    pictures = [picture(RED, (64, 32)), picture(BLUE, (32, 64)), picture(RED, (64, 64))]
+    sheet, places = laid_out(pictures, columns=2, labels=["a", "a longer one " * 9, ""])
+    for place, own in zip(places, pictures, strict=True):
+        part = sheet.crop(place)
+        assert part.size == (3 * own.width, 3 * own.height)
+        assert part.getcolors() == [(part.width * part.height, own.getpixel((0, 0)))]
 
 
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (4, 2, 2), (5, 3, 2), (9, 3, 3)])
