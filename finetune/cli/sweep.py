@@ -46,7 +46,7 @@ def _sweep(
     chosen = trials(varied, number, seed)
     with large_imports():
         from finetune.cli.watching import watcher
-        from finetune.recipes.swept import Sweep, claimed_folder, recipes_of, run_sweep
+        from finetune.recipes.swept import LIST, Sweep, claimed_folder, recipes_of, run_sweep
 
         quiet_loading()
     name = recipes_of(kind, fixed, chosen[:1], Path())[0].run_name
@@ -58,11 +58,9 @@ def _sweep(
         rows = run_sweep(sweep, Reporter(tell, progress, tell_warning, watcher()), write_page)
     for line in _table(rows):
         tell(line)
+    files = [folder / LIST, *(_page(folder, rows) if sweep.recipes[0].training.report else ())]
     tell_end(
-        f"Wrote {folder / 'sweep.yaml'}.",
-        [folder / "sweep.yaml"],
-        folder=folder,
-        runs=[asdict(r) for r in rows],
+        f"Wrote {' and '.join(map(str, files))}.", files, folder=folder, runs=[asdict(row) for row in rows]
     )
     return 1 if any(row.state == "failed" for row in rows) else 0
 
@@ -78,6 +76,20 @@ def _default_folder(name: str, resume: bool) -> Path:
             return last
         last = following
     raise AssertionError
+
+
+def _page(folder: Path, rows: Sequence[Swept]) -> Iterator[Path]:
+    """Writes a page that compares the finished runs, if there are several, and not too many for one."""
+    from finetune.watching.page import MOST_RUNS, write_report
+
+    finished = [folder / row.folder for row in rows if row.state == "finished"]
+    if len(finished) > MOST_RUNS:
+        tell(f"For a page that compares up to {MOST_RUNS} of them: finetune report RUN RUN … -o FILE.html")
+    elif len(finished) > 1:
+        try:
+            yield write_report(finished, folder / "sweep.html")
+        except Exception as error:  # the runs are there, whatever a page makes of them
+            tell_warning(f"There is no sweep.html: {str(error) or type(error).__name__}")
 
 
 def _table(rows: Sequence[Swept]) -> Iterator[str]:

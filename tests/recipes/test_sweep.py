@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 from collections import Counter
 from pathlib import Path
@@ -199,6 +200,8 @@ def test_a_stopped_sweep_goes_on_to_the_same_bytes_and_failures_stop_nothing(
     for file in (f"{name}.safetensors", "pytorch_lora_weights.safetensors"):
         assert (folder / name / file).read_bytes() == (Path("alone") / name / file).read_bytes()
 
+    assert not (folder / "sweep.html").exists()  # there is one run to show
+
     done = (folder / name / f"{name}.safetensors").stat().st_mtime_ns
     assert main([*sweep, "--resume"]) == 1
     told = capsys.readouterr().out
@@ -208,6 +211,12 @@ def test_a_stopped_sweep_goes_on_to_the_same_bytes_and_failures_stop_nothing(
     assert first.split() == ["1-instance_dir-nowhere", "nowhere", "–", "failed"]
     assert second.split()[0] == name
     assert (folder / name / f"{name}.safetensors").stat().st_mtime_ns == done
+
+    shutil.copytree("mycat", "nowhere")  # what the other one lacked
+    assert main([*sweep, "--resume"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"Wrote {folder}/sweep.yaml and {folder}/sweep.html."
+    page = (folder / "sweep.html").read_text(encoding="utf-8")
+    assert name in page and "1-instance_dir-nowhere" in page
 
 
 def test_faults_are_told_before_the_first_run(here: Path, capsys: Output) -> None:
