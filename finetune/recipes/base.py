@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from finetune.data.read import Reader
     from finetune.training import RunFolder
     from finetune.training.protocols import Hook, Loss
-    from finetune.training.watcher import Event
 
 
 class Recipe(Section, ABC):
@@ -195,9 +194,6 @@ class Recipe(Section, ABC):
             adapter: What is trained, attached to its model.
             source: Its captions are sampled if no prompts are given.
             path: Where the grid of a step goes.
-
-        Returns:
-            A function to call with the step.
         """
         from finetune.sampling import Sampler
         from finetune.sampling.preview import preview

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from finetune.backbones import Backbone
     from finetune.data import Folder, PictureSource, PriorSource
     from finetune.training.protocols import Hook
-    from finetune.training.watcher import Event
 
 FOLDER = "controlnet"
 
