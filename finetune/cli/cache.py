@@ -10,7 +10,7 @@ import click
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from finetune.cli.imports import large_imports
-from finetune.cli.terminal import progress, size, table, tell
+from finetune.cli.terminal import progress, size, table, tell_answer
 from finetune.errors import ConfigError
 from finetune.recipes.load import build, read_recipe_file
 
@@ -28,17 +28,17 @@ def _cache(action: Literal["show", "verify", "prune"], path: Path, max_size: str
         from finetune.data.upkeep import holdings, prune, verify
     if action == "show":
         for line in _table(holdings(folder)):
-            tell(line)
+            tell_answer(line)
     elif action == "verify":
         with progress("Verifying") as report:
             damaged = verify(folder, report)
         for line in damaged:
-            tell(line)
+            tell_answer(line)
         entries = sum(holding.entries or 0 for holding in holdings(folder))
-        tell(f"Intact entries in {folder}: {entries:,}.")
+        tell_answer(f"Intact entries in {folder}: {entries:,}.")
     else:
         done = prune(folder, most)
-        tell(
+        tell_answer(
             f"Removed {count(done.files, 'file')} ({size(done.size)}), the least recently used; "
             f"{size(done.left)} are left in {folder}."
         )

@@ -9,7 +9,7 @@ import click
 
 from finetune.cli.flags import SettingsCommand, check_words, precision_flag
 from finetune.cli.imports import large_imports
-from finetune.cli.terminal import progress, quiet_loading, tell
+from finetune.cli.terminal import progress, quiet_loading, tell, tell_end, tell_warning
 from finetune.errors import DataError, Interrupted
 from finetune.files import check_writable, remove_partials
 
@@ -38,7 +38,7 @@ def _caption(
         quiet_loading()
     found = find_uncaptioned(folder)
     for skip in found.skipped:
-        tell(f"skipped {relative_name(skip.path, folder)}: {skip.reason}")
+        tell_warning(f"skipped {relative_name(skip.path, folder)}: {skip.reason}")
     if not found.pictures:
         tell(f"{count(found.captioned, 'picture')} in {folder}, and none without a caption.")
         return
@@ -77,12 +77,13 @@ def _tell(done: Captioned, folder: Path, max_tokens: int) -> None:
             fix="Replace them with intact pictures, or use another model.",
         )
     for line in skipped:
-        tell(f"skipped {line}")
+        tell_warning(f"skipped {line}")
     if done.cut:
         cut = listing([relative_name(file, folder) for file in done.cut])
-        tell(f"{count(len(done.cut), 'caption')} cut after {max_tokens} tokens (--max-tokens): {cut}")
+        tell_warning(f"{count(len(done.cut), 'caption')} cut after {max_tokens} tokens (--max-tokens): {cut}")
     file, caption = next(iter(done.written.items()))
-    tell(f'Wrote {count(len(done.written), "caption")}, such as {file}: "{caption}".')
+    line = f'Wrote {count(len(done.written), "caption")}, such as {file}: "{caption}".'
+    tell_end(line, list(done.written))
 
 
 caption_command = SettingsCommand(

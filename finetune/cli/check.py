@@ -14,7 +14,8 @@ import click
 
 from finetune.cli.flags import SettingsCommand, flag_settings, set_flag, setting_flag
 from finetune.cli.imports import large_imports
-from finetune.cli.terminal import progress, tell
+from finetune.cli.style import json_flag
+from finetune.cli.terminal import progress, tell, tell_answer
 from finetune.config import ModelSection
 from finetune.errors import ConfigError
 from finetune.files import check_writable
@@ -49,7 +50,7 @@ def _check(
         print(json.dumps(report.plain()), flush=True)
     else:
         for line in _lines(report):
-            tell(line)
+            tell_answer(line)
     if output_dir is not None and report.data is not None:
         from finetune.recipes.check_page import write_pages
 
@@ -155,7 +156,7 @@ check_command = SettingsCommand(
         ),
         setting_flag("--model", ModelSection.model_fields["name"]),
         set_flag("Change another setting of the recipe"),
-        click.Option(["--json", "as_json"], is_flag=True, help="Write the report as JSON."),
+        json_flag("Write the report as JSON."),
         click.Option(["--strict"], is_flag=True, help="Exit with code 2 also if there is a warning."),
         click.Option(
             ["--output-dir"],

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finetune.cli.terminal import size, tell
+from finetune.cli.style import style
+from finetune.cli.terminal import size, tell, tell_warning
 from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _found(paths: tuple[Path, ...]) -> list[Cleanup]:
             elif run == path:
                 raise busy(path)
             else:
-                tell(f"{run} is training now, and is left as it is.")
+                tell_warning(f"{run} is training now, and is left as it is.")
     return list(found.values())
 
 
@@ -65,9 +66,9 @@ def _agreed(question: str) -> bool:
     Raises:
         ConfigError: If there is no terminal to ask in.
     """
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if style() != "full" or not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ConfigError(
-            "Nothing is removed without asking, and there is no terminal to ask in.",
+            "Nothing is removed without asking, and there is nobody to ask.",
             where="finetune clean",
             fix="Add --yes.",
         )

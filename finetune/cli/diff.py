@@ -12,7 +12,8 @@ import click
 from finetune.cli.files import structure, structure_flags
 from finetune.cli.flags import SettingsCommand, given_model
 from finetune.cli.imports import large_imports
-from finetune.cli.terminal import progress, quiet_loading, table, tell
+from finetune.cli.style import json_flag
+from finetune.cli.terminal import progress, quiet_loading, table, tell_answer
 from finetune.config import ModelSection
 from finetune.errors import ConfigError
 from finetune.recipes.faults import cut
@@ -42,7 +43,7 @@ def _diff(first: str, second: str, as_json: bool, model: str | None, changes: tu
         print(json.dumps({"first": first, "second": second, **found}), flush=True)
         return
     for line in _lines(found):
-        tell(line)
+        tell_answer(line)
 
 
 def _loras(first: str, second: str, model: str | None, changes: tuple[str, ...]) -> Comparison:
@@ -111,7 +112,7 @@ diff_command = SettingsCommand(
     params=[
         click.Argument(["first"], metavar="A"),
         click.Argument(["second"], metavar="B"),
-        click.Option(["--json", "as_json"], is_flag=True, help="Write it as JSON, with all metadata."),
+        json_flag("Write it as JSON, with all metadata."),
         *structure_flags(),
     ],
     keys=MODEL_KEYS,

@@ -11,7 +11,8 @@ import click
 
 from finetune.cli.flags import SettingsCommand, flag_settings, set_flag, setting_flag
 from finetune.cli.imports import large_imports
-from finetune.cli.terminal import progress, quiet_loading, table, tell
+from finetune.cli.style import json_flag
+from finetune.cli.terminal import progress, quiet_loading, table, tell, tell_answer, tell_end
 from finetune.config import ModelSection
 from finetune.config.evaluation import EvaluationSection
 from finetune.errors import ConfigError
@@ -59,12 +60,12 @@ def _eval(
         print(json.dumps(values), flush=True)
     else:
         for line in _lines(found):
-            tell(line)
-        tell(values["verdict"][:1].upper() + values["verdict"][1:])
+            tell_answer(line)
+        tell_answer(values["verdict"][:1].upper() + values["verdict"][1:])
     if output is not None:
         _write(found, values, output)
         if not as_json:
-            tell(f"Wrote {output / JSON} and {output / SHEET}.")
+            tell_end(f"Wrote {output / JSON} and {output / SHEET}.", [output / JSON, output / SHEET])
 
 
 def _check_new(output: Path) -> None:
@@ -123,7 +124,7 @@ eval_command = SettingsCommand(
         ),
         setting_flag("--class-prompt", _FIELDS["class_prompt"]),
         setting_flag("--weight", _FIELDS["weight"]),
-        click.Option(["--json", "as_json"], is_flag=True, help="Write all figures as JSON."),
+        json_flag("Write all figures as JSON."),
         click.Option(
             ["--output", "-o"],
             type=click.Path(path_type=Path, file_okay=False),

@@ -10,7 +10,7 @@ import click
 
 from finetune.cli.flags import SettingsCommand, given_model, model_flags
 from finetune.cli.imports import large_imports
-from finetune.cli.terminal import quiet_loading, tell
+from finetune.cli.terminal import quiet_loading, tell, tell_end, tell_warning
 from finetune.config.forms import FORMS
 from finetune.files import check_writable
 from finetune.recipes.load import MODEL_KEYS
@@ -54,10 +54,10 @@ def _export(
             tell(sentence)
         backbone = load_stored(section)
         for note in backbone.notes:
-            tell(note)
+            tell_warning(note)
         job = Job(made.path, backbone, output, PRECISIONS[dtype], weight, rank or RANK, picture)
         reads = export(form, made, job)
-    tell(f"Wrote {output}. {reads}")
+    tell_end(f"Wrote {output}. {reads}", [output])
 
 
 _ROWS = "\n".join(f"  {name}: {form.summary}" for name, form in FORMS.items())

@@ -11,7 +11,7 @@ import click
 from finetune.cli.files import limit_flags, target, target_flags, tell_kept
 from finetune.cli.flags import SettingsCommand, given_model, model_flags
 from finetune.cli.imports import large_imports
-from finetune.cli.terminal import progress, quiet_loading, size, tell
+from finetune.cli.terminal import progress, quiet_loading, size, tell, tell_end
 from finetune.config import ModelSection
 from finetune.errors import ConfigError
 from finetune.recipes.load import MODEL_KEYS
@@ -50,9 +50,10 @@ def _extract(
     tell_kept(found.layers)
     for line in _elsewhere(found):
         tell(line)
-    tell(
+    tell_end(
         f"Wrote {output} ({size(output.stat().st_size)}). What was cut to the rank differs from the whole by "
-        f"{relative_error(found.layers):.2%}."
+        f"{relative_error(found.layers):.2%}.",
+        [output],
     )
 
 

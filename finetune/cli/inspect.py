@@ -12,7 +12,8 @@ import click
 from finetune.cli.files import structure, structure_flags
 from finetune.cli.flags import SettingsCommand
 from finetune.cli.imports import large_imports
-from finetune.cli.terminal import size, table, tell
+from finetune.cli.style import json_flag
+from finetune.cli.terminal import size, table, tell_answer
 from finetune.config import ModelSection
 from finetune.errors import ModelError
 from finetune.recipes.faults import cut
@@ -27,7 +28,7 @@ def _inspect(file: Path, as_json: bool, model: str | None, changes: tuple[str, .
         print(json.dumps(found), flush=True)
         return
     for line in _lines(found):
-        tell(line)
+        tell_answer(line)
 
 
 def _model(file: Path) -> dict[str, Any]:
@@ -118,7 +119,7 @@ inspect_command = SettingsCommand(
     short_help="Say what is in a file.",
     params=[
         click.Argument(["file"], type=click.Path(path_type=Path), metavar="FILE"),
-        click.Option(["--json", "as_json"], is_flag=True, help="Write it as JSON, with all metadata."),
+        json_flag("Write it as JSON, with all metadata."),
         *structure_flags(),
     ],
     keys=MODEL_KEYS,

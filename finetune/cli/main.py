@@ -29,7 +29,9 @@ from finetune.cli.resize import resize_command
 from finetune.cli.runs import runs_command
 from finetune.cli.sample import sample_command
 from finetune.cli.streams import in_utf8, steady_streams
-from finetune.cli.terminal import quiet_libraries, tell_error
+from finetune.cli.style import STYLES, choose_style
+from finetune.cli.sweep import sweep_command
+from finetune.cli.terminal import exit_code, quiet_libraries, tell_failure
 from finetune.cli.train import run_command, training_command
 from finetune.errors import FinetuneError, Interrupted, UserError, of_the_system
 from finetune.recipes.faults import nearest
@@ -38,7 +40,11 @@ from finetune.version import __version__
 
 
 class _Commands(click.Group):
-    """A group that suggests the nearest subcommand for a mistyped one."""
+    """A group that suggests the nearest subcommand for a mistyped one, and whose own flags hold for all."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        choose_style(args)  # before anything can be wrong with them
+        return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -68,6 +74,13 @@ class _Commands(click.Group):
     epilog="Every command has its own --help.",
 )
 @click.version_option(__version__, prog_name="finetune", message="%(prog)s %(version)s")
+@click.option("--quiet", is_flag=True, expose_value=False, help="Show only errors and where the results are.")
+@click.option(
+    "--json",
+    is_flag=True,
+    expose_value=False,
+    help="Write everything as JSON, for programs: an event on each line, an error on stderr.",
+)
 def cli() -> None:
     """Teach Stable Diffusion something new from a handful of pictures.
 
@@ -87,7 +100,7 @@ _TRAINING = {
     "pretrain": "Train a new, small model on captioned pictures, from scratch.",
 }
 _GROUPS = {
-    "Train": (*_TRAINING, "run"),
+    "Train": (*_TRAINING, "run", "sweep"),
     "Prepare pictures": ("check", "caption", "cache"),
     "Look at runs": ("runs", "report", "clean"),
     "Use what was trained": ("sample", "eval", "export"),
@@ -96,6 +109,7 @@ _GROUPS = {
 for kind, summary in _TRAINING.items():
     cli.add_command(training_command(kind, summary))
 cli.add_command(run_command)
+cli.add_command(sweep_command)
 cli.add_command(caption_command)
 cli.add_command(check_command)
 cli.add_command(runs_command)
@@ -141,8 +155,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet_libraries()
     ending = _Ending()
     # During training the run handles the signals itself and writes a checkpoint first.
-    with heard_by(ending.interrupt):
-        return _run(arguments, ending)
+    try:
+        with heard_by(ending.interrupt):
+            return _run(arguments, ending)
+    finally:
+        choose_style([])  # that of one command is not that of the next
 
 
 def _run(arguments: Sequence[str] | None, ending: _Ending) -> int:
@@ -164,22 +181,18 @@ def _run(arguments: Sequence[str] | None, ending: _Ending) -> int:
 
 
 def _interrupted() -> int:
-    tell_error("Interrupted. --resume continues a run from its last checkpoint, if it has one.")
+    tell_failure(
+        Interrupted("Interrupted. --resume continues a run from its last checkpoint, if it has one.")
+    )
     return Interrupted.exit_code
 
 
 def _fail(error: Exception) -> int:
     if os.environ.get("FINETUNE_DEBUG", "0") not in {"", "0"}:
         traceback.print_exception(error)
-    known = error if isinstance(error, FinetuneError) else of_the_system(error)
-    if known is not None:
-        tell_error(str(known))
-        return known.exit_code
-    tell_error(
-        f"finetune failed unexpectedly: {type(error).__name__}: {error}\n"
-        "  fix:   Run again with FINETUNE_DEBUG=1 and report what it prints."
-    )
-    return 1
+    known = error if isinstance(error, FinetuneError) else of_the_system(error) or error
+    tell_failure(known)
+    return exit_code(known)
 
 
 def _as_user_error(error: click.UsageError) -> UserError:
@@ -191,6 +204,8 @@ def _as_user_error(error: click.UsageError) -> UserError:
         what = f"There is no flag {error.option_name}."
         command = error.ctx.command if error.ctx else None
         hint = command.hint(error.option_name) if isinstance(command, SettingsCommand) else None
+        if error.option_name in STYLES and error.ctx and error.ctx.parent:
+            hint = f"Give it before the command: finetune {error.option_name} {error.ctx.command.name} …"
         near = nearest(error.option_name, error.possibilities or ())
         if hint or near:
             fix = hint or f"Did you mean {near}?"

@@ -10,7 +10,7 @@ import click
 from finetune.cli.files import limit_flags, structure, structure_flags, target, target_flags, tell_kept
 from finetune.cli.flags import SettingsCommand, given_model
 from finetune.cli.imports import large_imports
-from finetune.cli.terminal import progress, quiet_loading, size, tell
+from finetune.cli.terminal import progress, quiet_loading, size, tell, tell_end
 from finetune.config.merging import METHODS
 from finetune.files import check_writable
 from finetune.recipes.load import MODEL_KEYS
@@ -69,9 +69,10 @@ def _into_one(
     with progress("Merging") as report:
         layers = merge(specs, backbone, made, plan, report)
     tell_kept(layers)
-    tell(f"Wrote {output} ({size(output.stat().st_size)}): {count(len(specs), 'LoRA')} by {method}.")
+    line = f"Wrote {output} ({size(output.stat().st_size)}): {count(len(specs), 'LoRA')} by {method}."
     if METHODS[method].cut:
-        tell(f"What was cut to the rank differs from the whole by {relative_error(layers):.2%}.")
+        line += f" What was cut to the rank differs from the whole by {relative_error(layers):.2%}."
+    tell_end(line, [output])
 
 
 def _into_model(
@@ -95,7 +96,7 @@ def _into_model(
     backbone = load_stored(section)
     merge_into(specs, backbone, out, dtype=PRECISIONS[dtype], force=force)
     reads = readers(backbone, out) if out.suffix == ".safetensors" else f"Use it with --model {out}."
-    tell(f"Wrote the model, with {count(len(specs), 'LoRA')} merged in, to {out}. {reads}")
+    tell_end(f"Wrote the model, with {count(len(specs), 'LoRA')} merged in, to {out}. {reads}", [out])
 
 
 _METHODS = "; ".join(f"{name} {row.summary}" for name, row in METHODS.items())

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from finetune.cli.imports import large_imports
-from finetune.cli.terminal import size, tell
+from finetune.cli.terminal import size, tell_end
 from finetune.files import check_writable
 
 
@@ -17,7 +17,7 @@ def _report(runs: tuple[Path, ...], output: Path | None) -> None:
     if output is not None:
         check_writable(output.absolute().parent)
     written = write_report(list(runs), output)
-    tell(f"Wrote {written} ({size(written.stat().st_size)}).")
+    tell_end(f"Wrote {written} ({size(written.stat().st_size)}).", [written])
 
 
 report_command = click.Command(

@@ -9,7 +9,7 @@ import click
 from finetune.cli.files import limit_flags, structure, structure_flags, target, target_flags, tell_kept
 from finetune.cli.flags import SettingsCommand
 from finetune.cli.imports import large_imports
-from finetune.cli.terminal import progress, size, tell
+from finetune.cli.terminal import progress, size, tell_end
 from finetune.recipes.load import MODEL_KEYS
 
 
@@ -34,9 +34,10 @@ def _resize(
     with progress("Resizing") as report:
         resized = resize(lora, backbone, made, limit, report)
     tell_kept(resized.layers, resized.before)
-    tell(
+    tell_end(
         f"Wrote {output} ({size(output.stat().st_size)} instead of {size(before)}). "
-        f"It differs from the original by {resized.error:.2%}."
+        f"It differs from the original by {resized.error:.2%}.",
+        [output],
     )
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from finetune.cli.terminal import size, table, tell
+from finetune.cli.style import json_flag
+from finetune.cli.terminal import size, table, tell_answer
 from finetune.errors import ConfigError
 
 
@@ -27,7 +28,7 @@ def _runs(folder: Path | None, as_json: bool) -> None:
         print(json.dumps({"runs": [run.plain() for run in seen], "notes": unreadable}), flush=True)
         return
     if not seen:
-        tell(f"There are no runs in {folder}.")
+        tell_answer(f"There are no runs in {folder}.")
     rows = [("run", "recipe", "state", "step", "loss", "written", "size", "checkpoints")]
     for run in seen:
         loss = "–" if run.loss is None else f"{run.loss:.4f}"
@@ -37,13 +38,13 @@ def _runs(folder: Path | None, as_json: bool) -> None:
              f"{run.written:%Y-%m-%d %H:%M}", size(run.size), kept)
         )  # fmt: skip
     for line in table(rows, right={3, 4, 6, 7}) if seen else ():
-        tell(line)
+        tell_answer(line)
     for run in seen:
         if run.state == "failed":
             reason = run.folder.failure.read_text(encoding="utf-8").splitlines()
-            tell(f"{run.folder.path} failed: {reason[0] if reason else 'it does not say why'}")
+            tell_answer(f"{run.folder.path} failed: {reason[0] if reason else 'it does not say why'}")
     for line in unreadable:
-        tell(line)
+        tell_answer(line)
 
 
 runs_command = click.Command(
@@ -55,6 +56,6 @@ runs_command = click.Command(
     short_help="List runs: state, steps, loss, size.",
     params=[
         click.Argument(["folder"], type=click.Path(path_type=Path), metavar="[FOLDER]", required=False),
-        click.Option(["--json", "as_json"], is_flag=True, help="Write the list as JSON."),
+        json_flag("Write the list as JSON."),
     ],
 )

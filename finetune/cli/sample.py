@@ -19,7 +19,7 @@ from finetune.cli.flags import (
 )
 from finetune.cli.imports import large_imports
 from finetune.cli.prompt_file import Line, read_prompts
-from finetune.cli.terminal import progress, quiet_loading, tell
+from finetune.cli.terminal import progress, quiet_loading, tell, tell_end, tell_warning
 from finetune.config import ControlKind, ModelSection
 from finetune.files import check_writable
 from finetune.recipes.load import SAMPLING_KEYS, build_sampling
@@ -115,7 +115,7 @@ def _loaded(
     for path, weight in loras if weights_vary else ():
         sampler.add_lora(path, weight)
     for note in sampler.backbone.notes:
-        tell(note)
+        tell_warning(note)
     return sampler
 
 
@@ -127,15 +127,16 @@ def _write(
     samples = [sample for group in made for place in group for sample in place]
     notes = [note for sample in samples for note in sample.notes]
     for note in dict.fromkeys([*notes, *(remarks(record, samples[0]) if record else ())]):
-        tell(note)
+        tell_warning(note)
     saved = save_plots(axes, made, output_dir) if axes else save_samples(samples, output_dir)
     pictures = f"{len(saved.pictures)} pictures" if len(saved.pictures) > 1 else str(saved.pictures[0])
     sheets = " and ".join(map(str, saved.grids))
     strips = " A filmstrip is beside each." if samples[0].frames else ""
-    tell(
+    tell_end(
         f"Wrote {pictures}"
         + (f" to {output_dir}, and {sheets} with all of them." if sheets else ".")
-        + strips
+        + strips,
+        [*saved.pictures, *saved.grids],
     )
 
 

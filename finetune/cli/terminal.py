@@ -7,13 +7,17 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 from pydantic import ByteSize
 
 from finetune.cli.streams import printable
+from finetune.cli.style import as_json, event, style
+from finetune.errors import FinetuneError, UserError
 
 Progress = Callable[[int, int], None]
 _LIBRARIES = ("accelerate", "bitsandbytes", "diffusers", "huggingface_hub", "peft", "torch", "transformers",
@@ -48,8 +52,71 @@ def quiet_loading() -> None:
 
 
 def tell(line: str) -> None:
-    """Writes one line for the user; control characters, as from a name or a caption, are escaped."""
-    print(printable(line), flush=True)
+    """Writes one line about the work; control characters, as from a name or a caption, are escaped."""
+    _tell(line, "message")
+
+
+def tell_warning(line: str) -> None:
+    """Writes one line about what the user may not expect."""
+    _tell(line, "warning")
+
+
+def tell_answer(line: str) -> None:
+    """Writes one line of what the user asked for, which also `--quiet` does not keep back."""
+    _tell(line, "answer")
+
+
+def tell_end(line: str, files: Collection[Path], folder: Path | None = None, **facts: Any) -> None:
+    """Writes the last line of a command: what it has written.
+
+    Args:
+        line: For people; nothing if empty.
+        files: What was written; a mapping says what each is for.
+        folder: Where they are, to be told in place of them with `--quiet`.
+        facts: More for programs.
+    """
+    if style() == "json":
+        uses = files if isinstance(files, Mapping) else {}
+        listed = [{"path": path, **({"use": uses[path]} if path in uses else {})} for path in files]
+        place = {"folder": folder} if folder else {}
+        event("end", **({"text": line} if line else {}), **place, **facts, files=listed)
+    elif style() == "quiet":
+        for path in [folder] if folder else files:
+            print(printable(str(path)), flush=True)
+    elif line:
+        print(printable(line), flush=True)
+
+
+def _tell(line: str, kind: str) -> None:
+    if style() == "json":
+        event(kind, text=line)
+    elif style() == "full" or kind == "answer":
+        print(printable(line), flush=True)
+
+
+def tell_failure(error: Exception) -> None:
+    """Writes to stderr why a command failed; for programs as JSON with `what`, `where` and `fix`.
+
+    Args:
+        error: One of ours, or any other, which is a fault of this program.
+    """
+    told = error
+    if not isinstance(error, FinetuneError):
+        what = f"finetune failed unexpectedly: {type(error).__name__}: {error}"
+        told = UserError(what, fix="Run again with FINETUNE_DEBUG=1 and report what it prints.")
+    if style() != "json":
+        tell_error(str(told))
+        return
+    parts: dict[str, str | None] = {"what": str(told)}
+    if isinstance(told, UserError):
+        parts = {"what": told.what, "where": told.where, "fix": told.fix}
+    facts = {"event": "error", "kind": type(error).__name__, **parts, "exit_code": exit_code(error)}
+    print(as_json(facts), file=sys.stderr, flush=True)
+
+
+def exit_code(error: Exception) -> int:
+    """The exit code that an error ends the command with."""
+    return error.exit_code if isinstance(error, FinetuneError) else 1
 
 
 def tell_error(message: str) -> None:
@@ -74,6 +141,9 @@ def table(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> list[str
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     aligned = [f"{{:{'>' if place in right else '<'}{width}}}" for place, width in enumerate(widths)]
     return ["  ".join(aligned).format(*row).rstrip() for row in rows]
+
+
+_WIDE = 76  # columns that a bar needs besides the words
 
 
 class Pace:
@@ -103,7 +173,7 @@ class Pace:
 
 @contextmanager
 def progress(label: str, every: float = 10.0) -> Iterator[Progress]:
-    """Shows the progress of long work: a bar in a terminal, else a plain line from time to time.
+    """Shows the progress of long work: a bar in a terminal, else a plain line or event from time to time.
 
     Args:
         label: What is being done.
@@ -112,12 +182,21 @@ def progress(label: str, every: float = 10.0) -> Iterator[Progress]:
     Yields:
         A function to call with the number of things done and their total.
     """
+    if style() == "quiet":
+        yield lambda done, total: None
+        return
+    if style() == "json":
+        yield _events(label)
+        return
     if sys.stdout.isatty():
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as Bar
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Bar(*columns, TextColumn("{task.fields[pace]}"), transient=True) as bar:
+        console = Console(file=sys.stdout)
+        bars = [BarColumn(None)] if console.width >= _WIDE else []  # words matter more
+        columns = (TextColumn("{task.description}"), *bars, MofNCompleteColumn())
+        with Bar(*columns, TextColumn("{task.fields[pace]}"), console=console, transient=True) as bar:
             task, pace = bar.add_task(label, total=None, pace=""), Pace()
             yield lambda done, total: bar.update(
                 task, completed=done, total=total, pace=pace(done, total, time.monotonic())
@@ -134,3 +213,17 @@ def progress(label: str, every: float = 10.0) -> Iterator[Progress]:
             tell(f"{label}: {done}/{total}" + (f", {words}" if words else ""))
 
     yield plain
+
+
+def _events(label: str, every: float = 1.0) -> Progress:
+    """Writes progress as events, one a second, and the last."""
+    last = -every
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= every or done >= total:
+            last = now
+            event("progress", label=label, done=done, total=total)
+
+    return report

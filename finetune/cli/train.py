@@ -9,7 +9,7 @@ import click
 
 from finetune.cli.flags import SettingsCommand, flag_settings, recipe_flags, set_flag, setting_flag
 from finetune.cli.imports import large_imports
-from finetune.cli.terminal import progress, quiet_loading, tell
+from finetune.cli.terminal import progress, quiet_loading, tell, tell_end, tell_warning
 from finetune.config import OutputSection
 from finetune.recipes.base import Recipe
 from finetune.recipes.fields import setting_fields
@@ -70,26 +70,30 @@ run_command = SettingsCommand(
 def train(recipe: Recipe, resume: bool) -> None:
     """Runs a recipe and shows the user its progress."""
     with large_imports():
+        from accelerate import PartialState
+
+        from finetune.cli.watching import watcher
         from finetune.recipes.run import run
 
         quiet_loading()
-    result = run(recipe, resume=resume, tell=tell, progress=progress)
-    if recipe.training.report:
-        _report(result)
+    result = run(recipe, resume=resume, tell=tell, progress=progress, warning=tell_warning, watcher=watcher())
+    if not PartialState().is_main_process:
+        return
+    write_page(recipe, result)
+    files = result.files
+    tell_end("", files, folder=result.folder, steps=result.steps, seconds=round(result.seconds, 1))
 
 
-def _report(result: Result) -> None:
-    """Writes the run's page, if it is new or missing; what goes wrong is told, and no reason to fail."""
-    from accelerate import PartialState
-
+def write_page(recipe: Recipe, result: Result) -> None:
+    """Writes a run's page, if it is wanted and new or missing; a fault is told, and no reason to fail."""
     from finetune.training import RunFolder
     from finetune.watching.page import write_report
 
     place = RunFolder(result.folder).report
-    if not PartialState().is_main_process or (place.exists() and not result.files):
+    if not recipe.training.report or (place.exists() and not result.files):
         return
     try:
         tell(f"The run on one page: {write_report([result.folder])}")
     except Exception as error:  # the results are there, whatever a page makes of them
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        tell(f"There is no report.html: {why} `finetune report {result.folder}` tries again.")
+        tell_warning(f"There is no report.html: {why} `finetune report {result.folder}` tries again.")

@@ -20,6 +20,7 @@ from finetune.recipes.reporter import Reporter
 from finetune.sampling.grid import grid, to_images
 from finetune.sampling.png import write_png
 from finetune.training import RunFolder, Trainer
+from finetune.training.watcher import Event, Watcher
 
 if TYPE_CHECKING:
     from finetune.recipes.pretrain import PretrainRecipe
@@ -52,13 +53,13 @@ def train_autoencoder(
         more = scan_folder(place, "", recipe.data, reader).pictures if place else ()
     everything, seed = (*pictures.pictures, *more), recipe.training.seed
     source = PixelSource(everything, recipe.resolution, seed, recipe.data.cache)
-    trainer = _trainer(recipe, vae.requires_grad_(True), source, stage)
+    trainer = _trainer(recipe, vae.requires_grad_(True), source, stage, report.watcher)
     if trainer.accelerator.is_main_process:
         folder.path.mkdir(parents=True, exist_ok=True)
         recipe.save_in(folder)  # from now on it can be resumed
     trainer.resume()
     for note in trainer.notes:
-        report.tell(note)
+        report.warn(note)
     finished = stage.path / "vae"
     if finished.is_dir():
         report.tell(f"The autoencoder is already trained: {finished}.")
@@ -77,7 +78,11 @@ def train_autoencoder(
 
 
 def _trainer(
-    recipe: PretrainRecipe, vae: AutoencoderKL, source: PixelSource, stage: RunFolder
+    recipe: PretrainRecipe,
+    vae: AutoencoderKL,
+    source: PixelSource,
+    stage: RunFolder,
+    watcher: Watcher | None,
 ) -> Trainer[PixelRows]:
     section, seed = recipe.autoencoder, recipe.training.seed
     side = recipe.resolution // 2 ** (len(vae.config.block_out_channels) - 1)
@@ -98,6 +103,7 @@ def _trainer(
         stage,
         hooks=[(recipe.preview.every, lambda step: _preview(vae, source, stage, step))],
         identity=_identity(recipe, source),
+        watcher=watcher,
     )
 
 
@@ -130,8 +136,9 @@ def _identity(recipe: PretrainRecipe, source: PixelSource) -> dict[str, Any]:
     }
 
 
-def _preview(vae: AutoencoderKL, source: PixelSource, stage: RunFolder, step: int) -> None:
+def _preview(vae: AutoencoderKL, source: PixelSource, stage: RunFolder, step: int) -> Event:
     pixels = source.pixels(range(min(SHOWN, len(source.pictures))))
     with torch.no_grad():
         made = vae.decode(vae.encode(pixels.to(vae.device)).latent_dist.mean).sample
     write_png(grid([*to_images(pixels), *to_images(made)], columns=len(pixels)), stage.sample(step))
+    return Event("preview", stage.sample(step))

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from finetune.data import Folder, PictureSource, PriorSource
     from finetune.data.read import Reader
     from finetune.training import RunFolder
-    from finetune.training.protocols import Loss
+    from finetune.training.protocols import Hook, Loss
 
 
 class Recipe(Section, ABC):
@@ -100,7 +100,7 @@ class Recipe(Section, ABC):
         report.tell(sentence)
         backbone = load_stored(section)
         for note in backbone.notes:
-            report.tell(note)
+            report.warn(note)
         return self.model_copy(update={"model": section}), backbone
 
     def train_first(self, backbone: Backbone, pictures: Folder, folder: RunFolder, report: Reporter) -> None:
@@ -187,24 +187,23 @@ class Recipe(Section, ABC):
 
     def make_preview(
         self, adapter: Adapter, source: PictureSource | PriorSource, path: Callable[[int], Path]
-    ) -> Callable[[int], None]:
+    ) -> Hook:
         """Makes the hook that samples previews during training.
 
         Args:
             adapter: What is trained, attached to its model.
             source: Its captions are sampled if no prompts are given.
             path: Where the grid of a step goes.
-
-        Returns:
-            A function to call with the step.
         """
         from finetune.sampling import Sampler
         from finetune.sampling.preview import preview
+        from finetune.training.watcher import Event
 
         sampler = Sampler(adapter.backbone, precision=self.training.precision)
 
-        def hook(step: int) -> None:
-            preview(sampler, source.captions(), self.preview, path(step), self.data.resolution)
+        def hook(step: int) -> Event | None:
+            made = preview(sampler, source.captions(), self.preview, path(step), self.data.resolution)
+            return Event("preview", path(step)) if made else None
 
         return hook
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from finetune.adapters.base import Adapter
     from finetune.backbones import Backbone
     from finetune.data import Folder, PictureSource, PriorSource
+    from finetune.training.protocols import Hook
 
 FOLDER = "controlnet"
 
@@ -71,21 +72,23 @@ class ControlNetRecipe(Recipe):
 
     def make_preview(
         self, adapter: Adapter, source: PictureSource | PriorSource, path: Callable[[int], Path]
-    ) -> Callable[[int], None]:
+    ) -> Hook:
         """Samples of the first pairs' captions and control pictures, each beside its control picture."""
         from finetune.adapters import ControlNet
         from finetune.data import PairSource
         from finetune.sampling import ControlSpec, Sampler
         from finetune.sampling.control import Control, control_image
         from finetune.sampling.preview import preview_count, preview_pairs
+        from finetune.training.watcher import Event
 
         assert isinstance(adapter, ControlNet) and isinstance(source, PairSource)
         sampler = Sampler(adapter.backbone, precision=self.training.precision)
         sampler.controls.append(Control(FOLDER, adapter.branch, ControlSpec(Path(FOLDER))))
 
-        def hook(step: int) -> None:
+        def hook(step: int) -> Event:
             shown = [(text, control_image(row)) for text, row in source.shown(preview_count(self.preview))]
             preview_pairs(sampler, shown, self.preview, path(step), self.data.resolution)
+            return Event("preview", path(step))
 
         return hook
 

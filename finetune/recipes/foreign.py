@@ -112,7 +112,7 @@ def tell_if_foreign(
         # The flags were tried with LoRA, whose preset preserves prompts.
         preserving = isinstance(recipe, LoRARecipe) and bool(recipe.data.preserve)
         for line in _warning(count, len(seen), preserving):
-            report.tell(line)
+            report.warn(line)
 
 
 def _warning(count: int, seen: int, preserving: bool) -> Iterator[str]:

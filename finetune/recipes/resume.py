@@ -70,7 +70,7 @@ def resume_run(this: Run, state: State, report: Reporter) -> None:
     }
     found = trainer.resume(words, _with_its_own_settings(this, state))
     for note in trainer.notes:
-        report.tell(note)
+        report.warn(note)
     if not found:
         report.tell(f"{this.folder.path} has no checkpoint yet; it starts at step 0.")
         return

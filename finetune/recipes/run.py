@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
 from finetune.adapters import Adapter
 from finetune.backbones import Backbone
@@ -25,13 +24,13 @@ from finetune.diffusion.schedule import scheduler_for
 from finetune.formats import DataFacts, run_metadata
 from finetune.kernels import give_back_freed_memory, keep_freed_memory
 from finetune.recipes.account import failure_told, write_account
+from finetune.recipes.attention import with_attention
 from finetune.recipes.base import Recipe
 from finetune.recipes.check import told
 from finetune.recipes.faults import raise_faults
 from finetune.recipes.fields import flatten
 from finetune.recipes.foreign import tell_if_foreign
 from finetune.recipes.length import in_steps
-from finetune.recipes.load import load_recipe
 from finetune.recipes.place import claimed_by_all
 from finetune.recipes.presets import values_with_preset, warmup_note, with_preset
 from finetune.recipes.reporter import SILENT, Progress, Reporter, Tell, no_progress
@@ -41,7 +40,7 @@ from finetune.recipes.streams import fit_for, source_of
 from finetune.recipes.validation import held_out, make_validation, validation_source
 from finetune.sampling.schedulers import make_scheduler, set_timesteps
 from finetune.training import RunFolder, Trainer, check_trainable
-from finetune.training.speed import fastest_attention
+from finetune.training.watcher import Watcher
 
 # Settings that may differ when a run is resumed, since they do not change the result.
 _FREE = ("preview.", "output.", "data.cache", "data.validation_every", "data.crop_warning",
@@ -83,7 +82,13 @@ class Run:
 
 
 def run(
-    recipe: Recipe, *, resume: bool = False, tell: Tell = print, progress: Progress = no_progress
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    tell: Tell = print,
+    progress: Progress = no_progress,
+    warning: Tell | None = None,
+    watcher: Watcher | None = None,
 ) -> Result:
     """Trains what `recipe` describes and writes the run folder.
 
@@ -92,6 +97,8 @@ def run(
         resume: Continue an unfinished run of this recipe.
         tell: Called with each line for the user.
         progress: Opens a progress bar with a label; see `Reporter`.
+        warning: Called with each line about what the user may not expect; None calls `tell`.
+        watcher: Is told how training goes; None shows it on the terminal.
 
     Raises:
         UserError: Something is wrong with the input; nothing was written.
@@ -99,13 +106,13 @@ def run(
         Interrupted: The user stopped the run; a checkpoint was written.
     """
     started = time.monotonic()
-    report = Reporter(tell, progress)
+    report = Reporter(tell, progress, warning, watcher)
     # Without a GPU, accelerate needs `cpu`, or each process takes itself for the only one.
     if not PartialState(cpu=best_device().type == "cpu", timeout=_PATIENCE).is_main_process:
         report = SILENT
     with claimed_by_all(recipe, resume) as place:
         for note in place.notes:
-            report.tell(note)
+            report.warn(note)
         if place.state == "finished" and not asks_for_more_steps(recipe, place.folder):
             report.tell(
                 f"{place.folder} is finished; there is nothing to resume. Raise training.steps to continue."
@@ -148,12 +155,12 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
     given = in_steps(given, pictures, with_preset(given, _preset_of(given, backbone)))
     recipe = resolve(given, backbone, folder.path.resolve().name)
     if shortened := warmup_note(given, recipe, _preset_of(recipe, backbone)):
-        report.tell(shortened)
+        report.warn(shortened)
     raise_faults(list(recipe.faults()))
     for note in recipe.notes():
-        report.tell(note)
+        report.warn(note)
     check_trainable(recipe.training, recipe.optimizer)
-    recipe = _with_attention(recipe, backbone, folder, report)
+    recipe = with_attention(recipe, backbone, folder, report)
     tell_if_foreign(recipe, backbone, pictures.pictures, report)
     adapter = recipe.make_adapter(backbone)
     # Before the source is made: what the text encoders compute in is part of its cache's keys (P4).
@@ -171,8 +178,9 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
     # noise schedule of the training.
     backbone.scheduler = scheduler
     summary = (*source.summary(), *told(recipe, pictures))
-    for line in summary:
-        report.tell(line)
+    report.tell(summary[0])
+    for line in summary[1:]:
+        report.warn(line)
     hooks = [(recipe.preview.every, recipe.make_preview(adapter, first, folder.sample))]
     if validation:
         hook = make_validation(recipe, validation, adapter, objective, folder)
@@ -186,6 +194,7 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
         folder,
         hooks=hooks,
         identity={**_identity(recipe, source), WEIGHTS: content, **recipe.started_from(adapter)},
+        watcher=report.watcher,
     )
     return Run(recipe, backbone, adapter, source, trainer, folder, validation, summary)
 
@@ -206,24 +215,6 @@ def resolve(recipe: Recipe, backbone: Backbone, name: str) -> Recipe:
     if recipe.output.name is None:
         values["output"]["name"] = recipe.run_name if name_fault(name) else name
     return type(recipe).model_validate(values)
-
-
-def _with_attention(recipe: Recipe, backbone: Backbone, folder: RunFolder, report: Reporter) -> Recipe:
-    """The recipe with what `training.attention: auto` means here; a resumed run goes on as it began."""
-    training = recipe.training
-    if training.attention != "auto":
-        return recipe
-    if best_device().type == "cuda" and folder.recipe.exists():
-        found, reason = load_recipe(folder.recipe).training.attention, None
-    else:
-        side = (recipe.data.resolution or backbone.native_size) // backbone.latent_factor
-        dtype = PRECISIONS[training.precision]
-        found, reason = fastest_attention(backbone.unet, side, training.batch_size, dtype)
-    if best_device().type == "cuda":  # processes that measure for themselves could disagree
-        (found,) = broadcast_object_list([found])
-    if reason:
-        report.tell(reason)
-    return recipe.model_copy(update={"training": training.model_copy(update={"attention": found})})
 
 
 def _preset_of(recipe: Recipe, backbone: Backbone) -> str:

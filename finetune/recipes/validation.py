@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +18,9 @@ from finetune.errors import DataError
 from finetune.recipes.base import Recipe
 from finetune.recipes.reporter import SILENT, Reporter
 from finetune.training.metrics import Metrics
-from finetune.training.protocols import Loss
+from finetune.training.protocols import Hook, Loss
 from finetune.training.run_folder import RunFolder
+from finetune.training.watcher import Event
 
 _AT_LEAST = 32  # samples: fewer timesteps than that say little
 _AS_THEY_ARE: dict[str, Any] = {
@@ -85,7 +85,7 @@ def make_validation(
     adapter: Adapter,
     objective: Loss[Batch],
     folder: RunFolder,
-) -> Callable[[int], None]:
+) -> Hook:
     """Makes the hook that writes the loss on held-out pictures to `validation.jsonl`.
 
     Each time it is that of the same samples: the same pictures at the same timesteps with the same noise.
@@ -105,7 +105,7 @@ def make_validation(
     written: list[Metrics] = []
 
     @torch.no_grad()
-    def hook(step: int) -> None:
+    def hook(step: int) -> Event:
         device, losses = adapter.backbone.device, []
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             for start in range(0, len(numbers), size):
@@ -113,6 +113,8 @@ def make_validation(
                 losses += [objective(adapter, batch.to(device)) for batch in batches]
         if not written:
             written.append(Metrics(folder.validation, step - 1))
-        written[0].write(step, validation_loss=float(torch.cat(losses).mean()))
+        loss = float(torch.cat(losses).mean())
+        written[0].write(step, validation_loss=loss)
+        return Event("validation", folder.validation, loss)
 
     return hook

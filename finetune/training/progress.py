@@ -4,104 +4,88 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.live import Live
+from rich.text import Text
 
 from finetune.signals import heard_by
+from finetune.training.bar import Line, Spark, clock, rate
+from finetune.training.pictures import ROWS, Shown, pictures_here
+from finetune.training.watcher import Event, Now, Watcher
 
 PLAIN_SECONDS = 15.0
 """How often a plain line is printed where output is not a terminal."""
 
 
-class Progress:
-    """A bar with loss, rate and time left; plain lines where output is not a terminal.
+class Progress(Watcher):
+    """A bar with loss, rate, time left and memory on stderr; plain lines where that is not a terminal."""
 
-    Args:
-        steps: Steps in all.
-        done: Steps done before.
-        shown: False to show nothing (all processes but the first).
-    """
+    def __init__(self) -> None:
+        self._printed = time.monotonic()
+        self._spark = Spark()
+        self._live: Live | None = None
+        self._pictures: Shown | None = None
 
-    def __init__(self, steps: int, done: int = 0, *, shown: bool = True) -> None:
-        self.steps, self.done, self.shown = steps, done, shown
-        self.console = Console(file=sys.stderr)
-        self._started = self._printed = time.monotonic()
-        self._bar: Bar | None = None
-        self._loss: float | None = None
-
-    def __enter__(self) -> Progress:
+    def begin(self, folder: Path, steps: int, done: int) -> None:
         """Starts the bar."""
-        if self.shown and self.console.is_terminal:
-            self._bar = Bar(
-                TextColumn("training"),
-                BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[text]}"),
-                TimeRemainingColumn(),
-                console=self.console,
+        self._printed, self._spark = time.monotonic(), Spark()
+        console = Console(file=sys.stderr)
+        # `FORCE_COLOR` makes rich take a file for a terminal.
+        if console.is_interactive and sys.stderr.isatty():
+            self._pictures = pictures_here()
+            self._live = Live(
+                Text(f"step {done}/{steps}"),
+                console=console,
+                redirect_stdout=sys.stdout.isatty(),  # else a pipe would lose what is printed
             )
-            self._task = self._bar.add_task("training", total=self.steps, completed=self.done, text="")
-            self._bar.start()
-        return self
+            self._live.start()
 
-    def __exit__(self, *_: object) -> None:
+    def advance(self, now: Now) -> None:
+        """Shows how far the run is."""
+        at = time.monotonic()
+        if now.loss is not None:
+            self._spark.add(now.loss)
+        if self._live:
+            self._live.update(Line(now, self._spark, at))
+            return
+        if at - self._printed >= PLAIN_SECONDS or now.step >= now.steps:
+            self._printed = at
+            loss = f"loss {now.loss:.4f}  " if now.loss is not None else ""
+            self._say(
+                f"step {now.step}/{now.steps}  {loss}{rate(now.images_per_second)}  "
+                f"{clock(now.seconds_left)} left"
+            )
+
+    def happened(self, step: int, what: Event | None) -> None:
+        """Says what the validation found, and shows previews where that is possible."""
+        if what and what.loss is not None:
+            self._say(f"step {step}  validation loss {what.loss:.4f}")
+        if what and what.kind == "preview" and what.path and self._live and self._pictures:
+            self._say(f"step {step}  {what.path}")
+            try:
+                self._live.console.print(self._pictures(what.path), height=ROWS)
+            except Exception as error:  # whatever the library makes of this terminal, the run goes on
+                self._pictures = None
+                self._say(f"Previews cannot be shown here: {type(error).__name__}: {error}")
+
+    def stopping(self) -> None:
+        """Says that it was heard."""
+        self._say("\nfinishing this step and writing a checkpoint …")
+
+    def end(self) -> None:
         """Leaves the bar as it stands."""
-        if self._bar:
-            self._bar.stop()
+        if self._live:
+            self._live.stop()
+            self._live = None
 
-    def advance(self, step: int, values: Mapping[str, float]) -> None:
-        """Shows that `step` steps are done."""
-        if not self.shown:
-            return
-        # A smoothed loss: that of single steps depends mostly on the timesteps they drew.
-        # A step may have no row of what is learned, only some that keep the model as it was.
-        loss = values.get("loss", self._loss)
-        if loss is not None:
-            self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
-        shown = f"loss {self._loss:.4f}  " if self._loss is not None else ""
-        text = f"{shown}{values['images_per_second']:.1f} images/s"
-        if self._bar:
-            self._bar.update(self._task, completed=step, text=text)
-            return
-        now = time.monotonic()
-        if now - self._printed >= PLAIN_SECONDS or step >= self.steps:
-            self._printed = now
-            left = (now - self._started) / max(1, step - self.done) * (self.steps - step)
-            print(f"step {step}/{self.steps}  {text}  {_clock(left)} left", file=sys.stderr, flush=True)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-class Rate:
-    """Images per second, smoothed over about the last twenty steps.
-
-    Args:
-        images: Images per step.
-    """
-
-    def __init__(self, images: int) -> None:
-        self.images = images
-        self._seconds: float | None = None
-        self._last = time.monotonic()
-
-    def tick(self) -> float:
-        """The current rate; to be called once per step."""
-        spent = time.monotonic() - self._last
-        self._seconds = spent if self._seconds is None else 0.95 * self._seconds + 0.05 * spent
-        return self.images / max(self._seconds, 1e-9)
-
-    def restart(self) -> None:
-        """Starts a step: the time since the last one (previews, checkpoints) does not count."""
-        self._last = time.monotonic()
+    @staticmethod
+    def _say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)  # a bar moves below it
 
 
 class StopSignal:
@@ -110,24 +94,23 @@ class StopSignal:
     A second signal stops at once.
 
     Args:
-        shown: False to print nothing (all processes but the first).
+        heard: Called at the first one.
     """
 
-    def __init__(self, *, shown: bool = True) -> None:
-        self.asked, self.shown = False, shown
+    def __init__(self, heard: Callable[[], None]) -> None:
+        self.asked, self._heard = False, heard
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Handles a signal."""
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        if self.shown:
-            print("\nfinishing this step and writing a checkpoint …", file=sys.stderr, flush=True)
+        self._heard()
 
 
 @contextmanager
-def stop_signal(*, shown: bool = True) -> Iterator[StopSignal]:
+def stop_signal(heard: Callable[[], None]) -> Iterator[StopSignal]:
     """Inside, a `StopSignal` listens."""
-    stop = StopSignal(shown=shown)
+    stop = StopSignal(heard)
     with heard_by(stop.handle):
         yield stop

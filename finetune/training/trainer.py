@@ -20,24 +20,20 @@ from finetune.config import OptimizerSection, TrainingSection
 from finetune.errors import ConfigError, Interrupted
 from finetune.kernels import give_back_freed_memory
 from finetune.training.average import make_average
-from finetune.training.checkpoint import (
-    Checkpoint,
-    keep_checkpoint,
-    load_optimizer_state,
-    optimizer_counters,
-)
+from finetune.training.checkpoint import Checkpoint, keep_checkpoint, load_optimizer_state, optimizer_counters
 from finetune.training.device import check_alone, make_accelerator
 from finetune.training.groups import logged_rates, rate_groups, set_rates
 from finetune.training.guards import Guards
 from finetune.training.in_backward import InBackward
 from finetune.training.metrics import Metrics, mean_losses
 from finetune.training.optimizers import make_optimizer, rate_factor
-from finetune.training.progress import Progress, Rate, stop_signal
+from finetune.training.progress import Progress, stop_signal
 from finetune.training.protocols import Hook, Loss, RowsT, Source, Trained
 from finetune.training.resume import check_fit, check_identity, newest_intact
 from finetune.training.run_folder import RunFolder
 from finetune.training.speed import in_steps
 from finetune.training.trackers import Trackers
+from finetune.training.watcher import Event, Tally, Watcher
 
 
 class Trainer(Generic[RowsT]):
@@ -52,6 +48,7 @@ class Trainer(Generic[RowsT]):
         folder: Where checkpoints and metrics go.
         hooks: Pairs of (steps between calls, what to call), such as previews.
         identity: What the run is (plain data); resuming with another identity is refused.
+        watcher: Is told of every step, in the main process; None shows them on the terminal.
 
     Raises:
         ConfigError: If the precision or the optimizer is not available on this machine, or steps inside the
@@ -69,14 +66,14 @@ class Trainer(Generic[RowsT]):
         *,
         hooks: Sequence[tuple[int, Hook]] = (),
         identity: Mapping[str, Any] | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         self.training, self.folder, self.source, self.objective = training, folder, source, objective
         self.hooks, self.identity = [pair for pair in hooks if pair[0]], dict(identity or {})
         self.trained = cast("Trained", model)
         trainable = self.trained.groups()
         self.groups = rate_groups(trainable, optimizer, training.steps)
-        trains_text = any(group.text for group in self.groups)
-        self.accelerator = make_accelerator(training, trains_text=trains_text)
+        self.accelerator = make_accelerator(training, trains_text=any(g.text for g in self.groups))
         self.parameters = {name: p for group in self.groups for name, p in group.parameters}
         for name, parameter in (pair for group in trainable for pair in group.parameters):
             parameter.requires_grad_(name in self.parameters)
@@ -92,6 +89,7 @@ class Trainer(Generic[RowsT]):
         self.in_backward = InBackward(self.parameters.values(), self.optimizer) if inside else None
         self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
         self.average = make_average(self.parameters, self.optimizer, training, optimizer)
+        self.watcher = (watcher or Progress()) if self.accelerator.is_main_process else Watcher()
         self.step = 0
         self.guards = Guards(self.accelerator, folder, training.steps)
         self.notes: tuple[str, ...] = ()
@@ -114,18 +112,17 @@ class Trainer(Generic[RowsT]):
             self._run()
 
     def _run(self) -> None:
-        main = self.accelerator.is_main_process
-        metrics = Metrics(self.folder.metrics, self.step) if main else None
-        rate = Rate(self.rows_per_step)
+        metrics = Metrics(self.folder.metrics, self.step) if self.accelerator.is_main_process else None
         self.model.train()
-        # A kill or an interruption may have come between the last checkpoint and its preview.
-        if self.guards.any_process(self.step > 0 and not self.folder.sample(self.step).exists()):
-            self._call_hooks()
-        with stop_signal(shown=main) as stop, Progress(self.training.steps, self.step, shown=main) as bar:
+        tally = Tally(self.watcher, self.folder, self.accelerator.device, self.rows_per_step)
+        with stop_signal(self.watcher.stopping) as stop, tally.over(self.training.steps, self.step):
+            # A kill or an interruption may have come between the last checkpoint and its preview.
+            if self.guards.any_process(self.step > 0 and not self.folder.sample(self.step).exists()):
+                self._call_hooks()
+            tally.restart()
             for losses, norm in self._steps():
                 rates = logged_rates(self.optimizer, self.groups)
-                values = {**losses, "grad_norm": norm, **rates, "images_per_second": rate.tick()}
-                bar.advance(self.step, values)
+                values = tally.step(self.step, {**losses, "grad_norm": norm, **rates})
                 if metrics and (self.step % self.training.log_every == 0 or self._done):
                     metrics.write(self.step, **values)
                     self._trackers.log(self.step, values)
@@ -137,7 +134,7 @@ class Trainer(Generic[RowsT]):
                         f"Stopped after step {self.step}; a checkpoint was written. Continue with --resume."
                     )
                 self._call_hooks()
-                rate.restart()
+                tally.restart()
 
     def save(self) -> None:
         """Writes a checkpoint of the current step and removes old ones; returns when it is on disk.
@@ -160,6 +157,7 @@ class Trainer(Generic[RowsT]):
         if self.accelerator.is_main_process:
             keep_checkpoint(self.folder, checkpoint)
             self.folder.prune(self.training.keep_checkpoints, self.training.checkpoint_every)
+            self.watcher.happened(self.step, Event("checkpoint", self.folder.checkpoint(self.step)))
         self.accelerator.wait_for_everyone()
 
     def resume(
@@ -293,7 +291,7 @@ class Trainer(Generic[RowsT]):
         if due and self.accelerator.is_main_process:
             with self.evaluating():
                 for hook in due:
-                    hook(self.step)
+                    self.watcher.happened(self.step, hook(self.step))
             self._trackers.preview(self.step)
         if due:
             self.accelerator.wait_for_everyone()

@@ -120,6 +120,7 @@ def test_the_command_line_is_frozen() -> None:
         --strength"""
     assert len(sample.split()) <= 20
     assert flags["run"] == ["--output-dir", "--resume", "--set"]
+    assert flags["sweep"] == ["--output-dir", "--random", "--resume", "--seed", "--set"]
     assert flags["check"] == ["--json", "--model", "--output-dir", "--recipe", "--set", "--strict"]
     assert flags["sample"] == sample.split()
     caption = "--batch-size --max-tokens --model --precision --prefix --prompt"
