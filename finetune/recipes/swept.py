@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from finetune.recipes.run import Result
 
 LIST = "sweep.yaml"
-_KEPT = 0.9  # of a smoothed loss's last value, from one logged line to the next
 
 
 @dataclass(frozen=True)
@@ -212,6 +211,7 @@ def _seen(sweep: Sweep, index: int) -> Swept:
     """What is there of a run."""
     from finetune.training import RunFolder
     from finetune.training.metrics import series
+    from finetune.training.smoothing import smoothed
 
     trial, recipe = sweep.trials[index], sweep.recipes[index]
     files = RunFolder(sweep.folder / trial.name)
@@ -222,17 +222,9 @@ def _seen(sweep: Sweep, index: int) -> Swept:
         {"finished": "finished", "unfinished": "unfinished"}.get(
             state_of(files.path, recipe.finished_by), "waiting"
         ),
-        smoothed_last(losses),
+        smoothed(losses)[-1] if losses else None,
         validation[-1] if validation else None,
     )
-
-
-def smoothed_last(values: Sequence[float]) -> float | None:
-    """The last value of the exponential moving average Σ 0.9^(n-i) v_i / Σ 0.9^(n-i); None of no values."""
-    total = weight = 0.0
-    for value in values:
-        total, weight = _KEPT * total + value, _KEPT * weight + 1
-    return total / weight if weight else None
 
 
 def _write(sweep: Sweep, rows: Sequence[Swept]) -> None:

@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from finetune.training.smoothing import smoothed as smoothed_values
+
 Point = tuple[float, float]
 """A step and a value."""
-
-_KEPT = 0.9  # of a smoothed curve's last value, from one logged line to the next
 
 
 def read_curves(path: Path) -> dict[str, list[Point]]:
@@ -36,21 +36,10 @@ def read_curves(path: Path) -> dict[str, list[Point]]:
     return curves
 
 
-def smoothed(points: Sequence[Point], kept: float = _KEPT) -> list[Point]:
-    """An exponential moving average, divided by the sum of its weights so that it does not start at zero.
-
-    Value i is Σ_j kept^(i-j) v_j / Σ_j kept^(i-j) over j ≤ i.
-
-    Args:
-        points: A curve.
-        kept: What is left of a value's weight one point later, in [0, 1).
-    """
-    result: list[Point] = []
-    total = weight = 0.0
-    for step, value in points:
-        total, weight = kept * total + value, kept * weight + 1
-        result.append((step, total / weight))
-    return result
+def smoothed(points: Sequence[Point]) -> list[Point]:
+    """A curve as `finetune.training.smoothing.smoothed` smooths its values."""
+    values = smoothed_values([value for _, value in points])
+    return [(step, value) for (step, _), value in zip(points, values, strict=True)]
 
 
 def thinned(points: Sequence[Point], most: int = 600) -> list[Point]:

@@ -18,8 +18,9 @@ from finetune.errors import ConfigError
 from finetune.recipes.load import load_recipe
 from finetune.recipes.run import run
 from finetune.recipes.sweep import Choice, Trial, parse_choices, parted, trials
-from finetune.recipes.swept import claimed_folder, smoothed_last
+from finetune.recipes.swept import claimed_folder
 from finetune.training.metrics import series
+from finetune.training.smoothing import smoothed
 from finetune.training.watcher import Now, Watcher
 from tests.conftest import draw_pictures
 
@@ -113,9 +114,9 @@ def test_names_of_folders_fit_every_system() -> None:
 
 
 def test_the_loss_is_the_moving_average_of_the_logged_ones(tmp_path: Path) -> None:
-    assert smoothed_last([]) is None
-    assert smoothed_last([3.0]) == 3.0
-    assert smoothed_last([1.0, 2.0, 4.0]) == pytest.approx((0.81 * 1 + 0.9 * 2 + 4) / (0.81 + 0.9 + 1))
+    assert smoothed([]) == []
+    assert smoothed([3.0]) == [3.0]
+    assert smoothed([1.0, 2.0, 4.0])[-1] == pytest.approx((0.81 * 1 + 0.9 * 2 + 4) / (0.81 + 0.9 + 1))
     file = tmp_path / "metrics.jsonl"
     assert series(file, "loss") == []
     file.write_text(
@@ -188,9 +189,8 @@ def test_a_stopped_sweep_goes_on_to_the_same_bytes_and_failures_stop_nothing(
     assert main(["--json", *sweep, "--resume"]) == 1
     *_, end = map(json.loads, capsys.readouterr().out.splitlines())
     assert [row["state"] for row in end["runs"]] == ["failed", "finished"]
-    assert end["runs"][1]["loss"] == smoothed_last(
-        series(folder / "2-instance_dir-mycat/metrics.jsonl", "loss")
-    )
+    logged = series(folder / "2-instance_dir-mycat/metrics.jsonl", "loss")
+    assert end["runs"][1]["loss"] == smoothed(logged)[-1]
 
     name = "2-instance_dir-mycat"
     alone = load_recipe(

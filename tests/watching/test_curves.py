@@ -44,9 +44,9 @@ def test_damaged_lines_and_numbers_that_are_none_are_left_out(tmp_path: Path) ->
 
 def test_a_smoothed_curve_is_the_weighted_mean_of_what_came_before() -> None:
     values = np.random.default_rng(0).normal(size=50)
-    found = [value for _, value in smoothed(list(enumerate(values)), kept=0.8)]
+    found = [value for _, value in smoothed(list(enumerate(values)))]
     for last in range(50):
-        weights = 0.8 ** np.arange(last, -1, -1)
+        weights = 0.9 ** np.arange(last, -1, -1)
         assert found[last] == pytest.approx(np.average(values[: last + 1], weights=weights))
 
 
