@@ -28,7 +28,7 @@ LAYERS = [
     {"backbones"},
     {"diffusion", "kernels", "drawing"},
     {"config"},
-    {"errors", "files", "signals", "version"},
+    {"errors", "files", "kinds", "signals", "version"},
 ]
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

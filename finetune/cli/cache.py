@@ -85,7 +85,6 @@ cache_command = click.Command(
     help="Look after a cache folder (data.cache_dir). PATH is it, or a recipe or run that has one.\n\n"
     "show lists what it holds; verify reads all of it, and names and removes what is damaged; prune removes "
     "what was not used for longest.",
-    short_help="Look after a cache of latents and text embeddings.",
     params=[
         click.Argument(["action"], type=click.Choice(["show", "verify", "prune"])),
         click.Argument(["path"], type=click.Path(path_type=Path), metavar="PATH"),

@@ -144,7 +144,6 @@ check_command = SettingsCommand(
     callback=_check,
     help="Look at a folder of pictures before training: what is wrong with them and their captions. "
     "Without DIR, the recipe says where they are. Exit code 2 if nothing can be trained on.",
-    short_help="Find what is wrong with a folder of pictures.",
     params=[
         click.Argument(["folder"], type=click.Path(path_type=Path), metavar="[DIR]", required=False),
         click.Option(

@@ -81,7 +81,6 @@ clean_command = click.Command(
     help="Remove the checkpoints of runs, which only --resume and exports of earlier steps need; results, "
     "recipe.yaml, metrics and samples stay. RUN is a run folder or a folder of runs. It says what would go, "
     "and asks first.",
-    short_help="Remove checkpoints that are no longer needed.",
     params=[
         click.Argument(["paths"], type=click.Path(path_type=Path), metavar="RUN...", nargs=-1, required=True),
         click.Option(["--yes"], is_flag=True, help="Do not ask."),

@@ -108,7 +108,6 @@ diff_command = SettingsCommand(
     help="Compare two LoRAs, by how they change each layer, or two models, weight by weight. A and B are run "
     "folders, files or folders.\n\nThe difference is the norm of B - A divided by the norm of A; the cosine "
     "is 1 where they point the same way, 0 where they have nothing in common.",
-    short_help="Compare two LoRAs or two models.",
     params=[
         click.Argument(["first"], metavar="A"),
         click.Argument(["second"], metavar="B"),

@@ -113,7 +113,6 @@ eval_command = SettingsCommand(
     callback=_eval,
     help="Measure whether a subject was learned, and what was forgotten: with the base model alone, so that "
     "nothing is downloaded. RUN is a run folder, one of its checkpoints, or a file.",
-    short_help="Measure what was learned, and what was forgotten.",
     params=[
         click.Argument(["run"], type=click.Path(path_type=Path), metavar="RUN"),
         click.Option(

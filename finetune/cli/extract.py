@@ -89,7 +89,6 @@ extract_command = SettingsCommand(
     callback=_extract,
     help="Write the difference of two models as a LoRA. TUNED is a model that was trained from another one: "
     "a run folder, a diffusers folder or a checkpoint file.",
-    short_help="Take a LoRA out of a trained model.",
     params=[
         click.Argument(["tuned"], type=click.Path(path_type=Path), metavar="TUNED"),
         *target_flags("fp32"),

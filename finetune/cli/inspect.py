@@ -116,7 +116,6 @@ inspect_command = SettingsCommand(
     callback=_inspect,
     help="Say what is in a LoRA file: family, layout, ranks, norms, how it was made, where it loads; also of "
     "an embedding, a ControlNet, another part or a whole model. FILE may be a run's folder or a model's.",
-    short_help="Say what is in a file.",
     params=[
         click.Argument(["file"], type=click.Path(path_type=Path), metavar="FILE"),
         json_flag("Write it as JSON, with all metadata."),

@@ -13,62 +13,17 @@ from types import FrameType
 
 import click
 
-from finetune.cli.cache import cache_command
-from finetune.cli.caption import caption_command
-from finetune.cli.check import check_command
-from finetune.cli.clean import clean_command
-from finetune.cli.diff import diff_command
-from finetune.cli.evaluation import eval_command
-from finetune.cli.export import export_command
-from finetune.cli.extract import extract_command
-from finetune.cli.flags import SettingsCommand
-from finetune.cli.inspect import inspect_command
-from finetune.cli.merge import merge_command
-from finetune.cli.report import report_command
-from finetune.cli.resize import resize_command
-from finetune.cli.runs import runs_command
-from finetune.cli.sample import sample_command
+from finetune.cli.commands import Commands
 from finetune.cli.streams import in_utf8, steady_streams
 from finetune.cli.style import STYLES, choose_style
-from finetune.cli.sweep import sweep_command
 from finetune.cli.terminal import exit_code, quiet_libraries, tell_failure
-from finetune.cli.train import run_command, training_command
 from finetune.errors import FinetuneError, Interrupted, UserError, of_the_system
-from finetune.recipes.faults import nearest
 from finetune.signals import heard_by
 from finetune.version import __version__
 
 
-class _Commands(click.Group):
-    """A group that suggests the nearest subcommand for a mistyped one, and whose own flags hold for all."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        choose_style(args)  # before anything can be wrong with them
-        return super().parse_args(ctx, args)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        if self.get_command(ctx, name) is None and not name.startswith("-"):
-            near = nearest(name, self.commands)
-            raise UserError(
-                f"There is no command {name!r}.",
-                where=f"finetune {name}",
-                fix=f"Did you mean finetune {near}?" if near else f"Use one of {', '.join(self.commands)}.",
-            )
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        room = formatter.width - max(map(len, self.commands)) - 6
-        for title, names in _GROUPS.items():
-            rows = [(name, self.commands[name].get_short_help_str(room)) for name in names]
-            with formatter.section(title):
-                formatter.write_dl(rows)
-
-
 @click.group(
-    cls=_Commands,
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     no_args_is_help=True,
     epilog="Every command has its own --help.",
@@ -88,42 +43,6 @@ def cli() -> None:
       finetune lora --instance-dir ./mycat
       finetune sample "mycat wearing a red hat" --lora runs/mycat-lora
     """  # noqa: D301 - \b is click's mark for lines to be kept
-
-
-_TRAINING = {
-    "lora": "Teach a subject or a style as a small LoRA file.",
-    "dreambooth": "Teach a subject to the whole model, keeping its class.",
-    "full": "Train the whole model on captioned pictures.",
-    "controlnet": "Make the model follow control pictures, such as edges.",
-    "embedding": "Teach a new word (textual inversion), in a tiny file.",
-    "distill": "Make a model need four steps instead of twenty-five (LCM-LoRA).",
-    "pretrain": "Train a new, small model on captioned pictures, from scratch.",
-}
-_GROUPS = {
-    "Train": (*_TRAINING, "run", "sweep"),
-    "Prepare pictures": ("check", "caption", "cache"),
-    "Look at runs": ("runs", "report", "clean"),
-    "Use what was trained": ("sample", "eval", "export"),
-    "Look at and change LoRA files": ("inspect", "resize", "merge", "extract", "diff"),
-}
-for kind, summary in _TRAINING.items():
-    cli.add_command(training_command(kind, summary))
-cli.add_command(run_command)
-cli.add_command(sweep_command)
-cli.add_command(caption_command)
-cli.add_command(check_command)
-cli.add_command(runs_command)
-cli.add_command(report_command)
-cli.add_command(clean_command)
-cli.add_command(sample_command)
-cli.add_command(eval_command)
-cli.add_command(export_command)
-cli.add_command(cache_command)
-cli.add_command(inspect_command)
-cli.add_command(resize_command)
-cli.add_command(merge_command)
-cli.add_command(extract_command)
-cli.add_command(diff_command)
 
 
 class _Ending:
@@ -197,6 +116,9 @@ def _fail(error: Exception) -> int:
 
 def _as_user_error(error: click.UsageError) -> UserError:
     """Click's error in the form of all others: what, where, fix."""
+    from finetune.cli.flags import SettingsCommand
+    from finetune.recipes.faults import nearest
+
     path = error.ctx.command_path if error.ctx else "finetune"
     fix = f"See {path} --help."
     what = error.format_message()

@@ -106,7 +106,6 @@ merge_command = SettingsCommand(
     callback=_merge,
     help="Write several LoRAs as one LoRA file, or a model with LoRAs merged in. Each LORA is a run folder "
     "or a LoRA file, with a weight (1 if not given).",
-    short_help="Make one LoRA of several, or merge them into a model.",
     params=[
         click.Argument(["loras"], nargs=-1, required=True, metavar="LORA[:WEIGHT]..."),
         *target_flags("that of the first input; fp32 with --into-model"),

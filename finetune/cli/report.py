@@ -26,7 +26,6 @@ report_command = click.Command(
     help="Write a run as one HTML file that needs no other: settings, pictures, curves, previews, results, "
     "how to use them. Without -o it is report.html in the run folder, which every run writes at its end. "
     "Several runs are compared.",
-    short_help="Write a run, or several compared, as one page.",
     params=[
         click.Argument(["runs"], type=click.Path(path_type=Path), metavar="RUN...", nargs=-1, required=True),
         click.Option(

@@ -46,7 +46,6 @@ resize_command = SettingsCommand(
     callback=_resize,
     help="Write a LoRA of lower rank, the nearest to the original there is. LORA is a run folder or a "
     "LoRA file; a LoHa or LoKr becomes a plain LoRA.",
-    short_help="Make a LoRA file smaller.",
     params=[
         click.Argument(["lora"], type=click.Path(path_type=Path), metavar="LORA"),
         *target_flags(),

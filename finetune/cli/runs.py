@@ -53,7 +53,6 @@ runs_command = click.Command(
     help="List the runs in FOLDER (default: runs), the latest last: recipe, state, steps, the smoothed loss, "
     "when something was last written, the size on disk, and that of the checkpoints in it. FOLDER may be one "
     "run.",
-    short_help="List runs: state, steps, loss, size.",
     params=[
         click.Argument(["folder"], type=click.Path(path_type=Path), metavar="[FOLDER]", required=False),
         json_flag("Write the list as JSON."),

@@ -122,7 +122,6 @@ sweep_command = SettingsCommand(
     help="Try several values of some settings: a run for each combination, one after the other. RECIPE is a "
     "YAML file, or the folder of an earlier run.\n\n"
     "A run that fails is told, and the others go on; then the exit code is 1.",
-    short_help="Try several values of some settings.",
     params=[
         click.Argument(["recipe"], type=click.Path(path_type=Path)),
         click.Option(
