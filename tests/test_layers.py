@@ -19,6 +19,7 @@ LAYERS = [
     {"__init__"},
     {"__main__"},
     {"cli"},
+    {"watching"},
     {"recipes"},
     {"training", "export", "tools", "sampling", "captioning"},
     {"formats"},

@@ -16,13 +16,16 @@ import click
 from finetune.cli.cache import cache_command
 from finetune.cli.caption import caption_command
 from finetune.cli.check import check_command
+from finetune.cli.clean import clean_command
 from finetune.cli.diff import diff_command
 from finetune.cli.export import export_command
 from finetune.cli.extract import extract_command
 from finetune.cli.flags import SettingsCommand
 from finetune.cli.inspect import inspect_command
 from finetune.cli.merge import merge_command
+from finetune.cli.report import report_command
 from finetune.cli.resize import resize_command
+from finetune.cli.runs import runs_command
 from finetune.cli.sample import sample_command
 from finetune.cli.streams import in_utf8, steady_streams
 from finetune.cli.terminal import quiet_libraries, tell_error
@@ -85,6 +88,7 @@ _TRAINING = {
 _GROUPS = {
     "Train": (*_TRAINING, "run"),
     "Prepare pictures": ("check", "caption", "cache"),
+    "Look at runs": ("runs", "report", "clean"),
     "Use what was trained": ("sample", "export"),
     "Look at and change LoRA files": ("inspect", "resize", "merge", "extract", "diff"),
 }
@@ -93,6 +97,9 @@ for kind, summary in _TRAINING.items():
 cli.add_command(run_command)
 cli.add_command(caption_command)
 cli.add_command(check_command)
+cli.add_command(runs_command)
+cli.add_command(report_command)
+cli.add_command(clean_command)
 cli.add_command(sample_command)
 cli.add_command(export_command)
 cli.add_command(cache_command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,10 @@ from finetune.config import OutputSection
 from finetune.recipes.base import Recipe
 from finetune.recipes.fields import setting_fields
 from finetune.recipes.load import RECIPES, Setting, build, read_recipe_file
+from finetune.training import RunFolder
+
+if TYPE_CHECKING:
+    from finetune.recipes.run import Result
 
 _RESUME = click.Option(
     ["--resume"], is_flag=True, help="Continue an unfinished run from its last checkpoint."
@@ -70,4 +74,22 @@ def train(recipe: Recipe, resume: bool) -> None:
         from finetune.recipes.run import run
 
         quiet_loading()
-    run(recipe, resume=resume, tell=tell, progress=progress)
+    result = run(recipe, resume=resume, tell=tell, progress=progress)
+    if recipe.training.report:
+        _report(result)
+
+
+def _report(result: Result) -> None:
+    """Writes the run's page, if it is new or missing; what goes wrong is told, and no reason to fail."""
+    from accelerate import PartialState
+
+    from finetune.watching.page import write_report
+
+    place = RunFolder(result.folder).report
+    if not PartialState().is_main_process or (place.exists() and not result.files):
+        return
+    try:
+        tell(f"The run on one page: {write_report([result.folder])}")
+    except Exception as error:  # the results are there, whatever a page makes of them
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        tell(f"There is no report.html: {why} `finetune report {result.folder}` tries again.")

@@ -120,11 +120,11 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
-        kinds = set(_kinds(cls.model_fields[info.field_name or ""].annotation))
+        kinds = list(_kinds(cls.model_fields[info.field_name or ""].annotation))
         if any(isinstance(kind, type) and issubclass(kind, Section) for kind in kinds):
             return value  # each section checks its own, and can name the setting
         check_text(value)
-        if kinds & {int, float} and bool not in kinds and _holds_bool(value):
+        if (int in kinds or float in kinds) and bool not in kinds and _holds_bool(value):
             # To Python, True is 1.
             wanted = "a number" if isinstance(value, bool) else "made of numbers"
             raise PydanticCustomError("number", wanted)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from finetune.config.attention import ATTENTIONS
 from finetune.config.base import Amount, AmountAboveZero, Fault, Need, Positive, Section, name_fault
 from finetune.config.samplers import SchedulerName
+from finetune.config.trackers import TRACKERS
 
 
 class TrainingSection(Section):
@@ -64,7 +65,17 @@ class TrainingSection(Section):
     checkpoint_every: Positive = Field(200, description="Steps between checkpoints.")
     keep_checkpoints: Positive = Field(2, description="How many of the newest checkpoints are kept.")
     log_every: Positive = Field(10, description="Steps between lines of metrics.jsonl.")
-    tensorboard: bool = Field(False, description="Also write TensorBoard event files to logs/.")
+    trackers: tuple[Annotated[str, TRACKERS], ...] = Field(
+        (),
+        description="Programs that get curves and previews too, each in a folder of its own in logs/: "
+        "`tensorboard`, `wandb` (offline unless you are logged in).",
+    )
+    report: bool = Field(True, description="Write report.html, the run on one page, at the end.")
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
     def faults(self) -> Iterator[Fault]:
         """As `Section.faults`, and a length that is given twice."""

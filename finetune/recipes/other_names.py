@@ -60,7 +60,7 @@ OTHER_NAMES = {
     "training.ema": ["use_ema"],
     "training.checkpoint_every": ["checkpointing_steps", "save_every_n_steps"],
     "training.keep_checkpoints": ["checkpoints_total_limit"],
-    "training.tensorboard": ["report_to", "log_with"],
+    "training.trackers": ["report_to", "log_with", "tensorboard"],
     "preview.prompts": ["validation_prompt", "sample_prompts"],
     "preview.every": ["validation_steps", "sample_every_n_steps"],
     "output.name": ["output_name"],

@@ -78,7 +78,7 @@ def claimed(recipe: Recipe, resume: bool) -> Iterator[Place]:
     named = recipe.output.dir
     this_one = named is not None or resume  # no other will do
     for folder in [named] if named is not None else _candidates(recipe, resume):
-        with _owned(folder) as owner:
+        with owned(folder) as owner:
             # Checked again under the lock: another run may have come and gone before.
             if owner is None and (this_one or state_of(folder, recipe.finished_by) == "free"):
                 remove_partials(folder, deep=True, owned=True)
@@ -114,7 +114,7 @@ def _runs(recipe: Recipe) -> list[Path]:
 
 
 @contextmanager
-def _owned(folder: Path) -> Iterator[str | None]:
+def owned(folder: Path) -> Iterator[str | None]:
     """Locks a folder; yields None, or who has the lock, in words that follow "this folder"."""
     if os.path.lexists(folder) and not folder.is_dir():
         yield None  # there is nothing to lock; the caller refuses it
@@ -138,6 +138,20 @@ def _owned(folder: Path) -> Iterator[str | None]:
                 parent.rmdir()
 
 
+def in_use(folder: Path) -> str | None:
+    """Who is using a run folder, in words that may follow "this folder"; None if nobody is.
+
+    Nothing is left behind in the folder, but the lock of a killed process is removed.
+    """
+    if not (folder / LOCK).exists():
+        return None
+    try:
+        with owned(folder) as owner:
+            return owner
+    except OSError:  # somebody else's, which cannot be asked
+        return ""
+
+
 def _owner(lock: Path) -> str:
     try:
         text = lock.read_text(encoding="utf-8").strip()
@@ -147,7 +161,7 @@ def _owner(lock: Path) -> str:
 
 
 def _busy(folder: Path) -> bool:
-    with _owned(folder) as owner:
+    with owned(folder) as owner:
         return owner is not None
 
 

@@ -20,12 +20,11 @@ from finetune.backbones.memory import move
 from finetune.backbones.precision import PRECISIONS, best_device, dtype_on, precision_name
 from finetune.config.base import name_fault
 from finetune.data import PictureSource, PriorSource
-from finetune.data.notes import NAMED
-from finetune.data.record import write_record, write_skipped
 from finetune.data.streams.source import StreamSource
 from finetune.diffusion.schedule import scheduler_for
 from finetune.formats import DataFacts, run_metadata
 from finetune.kernels import give_back_freed_memory, keep_freed_memory
+from finetune.recipes.account import failure_told, write_account
 from finetune.recipes.base import Recipe
 from finetune.recipes.check import told
 from finetune.recipes.faults import raise_faults
@@ -46,8 +45,8 @@ from finetune.training.speed import fastest_attention
 
 # Settings that may differ when a run is resumed, since they do not change the result.
 _FREE = ("preview.", "output.", "data.cache", "data.validation_every", "data.crop_warning",
-         "training.log_every", "training.tensorboard", "training.checkpoint_every",
-         "training.keep_checkpoints")  # fmt: skip
+         "training.log_every", "training.trackers", "training.report",
+         "training.checkpoint_every", "training.keep_checkpoints")  # fmt: skip
 # How long processes wait for the first one, which may have a thousand class pictures to sample.
 _PATIENCE = timedelta(days=1)
 
@@ -80,6 +79,7 @@ class Run:
     trainer: Trainer[Any]
     folder: RunFolder
     validation: PictureSource | PriorSource | None = None
+    summary: tuple[str, ...] = ()
 
 
 def run(
@@ -118,8 +118,9 @@ def run(
         if place.state != "free":
             resume_run(this, place.state, report)
         check_room(this)
-        _train(this, report)
-        files = _export(this)
+        with failure_told(folder, main=this.trainer.accelerator.is_main_process):
+            _train(this, report)
+            files = _export(this)
         result = Result(place.folder, files, this.recipe.training.steps, time.monotonic() - started)
         _summarize(this, result, report)
     return result
@@ -169,7 +170,8 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
     # Only now: class pictures come from the unmodified model. Previews and the exported model follow the
     # noise schedule of the training.
     backbone.scheduler = scheduler
-    for line in [*source.summary(), *told(recipe, pictures)]:
+    summary = (*source.summary(), *told(recipe, pictures))
+    for line in summary:
         report.tell(line)
     hooks = [(recipe.preview.every, recipe.make_preview(adapter, first, folder.sample))]
     if validation:
@@ -185,7 +187,7 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
         hooks=hooks,
         identity={**_identity(recipe, source), WEIGHTS: content, **recipe.started_from(adapter)},
     )
-    return Run(recipe, backbone, adapter, source, trainer, folder, validation)
+    return Run(recipe, backbone, adapter, source, trainer, folder, validation, summary)
 
 
 def resolve(recipe: Recipe, backbone: Backbone, name: str) -> Recipe:
@@ -260,10 +262,7 @@ def _train(this: Run, report: Reporter) -> None:
     recipe, accelerator = this.recipe, this.trainer.accelerator
     accelerator.wait_for_everyone()  # all processes have chosen their folder before it appears
     if accelerator.is_main_process:
-        recipe.save_in(this.folder)
-        write_record(this.folder.pictures, this.source.record())
-        if len(left_out := this.source.folder.left_out) > NAMED:
-            write_skipped(this.folder.skipped, left_out)
+        write_account(this.folder, recipe, this.source, this.summary)
     steps, rows = recipe.training.steps, this.trainer.rows_per_step
     pictures = "picture" if rows == 1 else "pictures"
     epoch = ""

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from finetune.drawing import font_for, line_height, wrapped
 
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom of a part of a picture, in pixels, as Pillow crops it."""
+
 _PAPER, _INK = (255, 255, 255), (60, 60, 67)
 _LEAST, _MOST = 192, 512  # sides that a picture is enlarged or reduced to, in pixels
 _LINES = 3  # of a label, at most
@@ -25,6 +28,13 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
 def grid(
     images: Sequence[Image.Image], columns: int | None = None, labels: Sequence[str] | None = None
 ) -> Image.Image:
+    """Lays pictures out on white paper; see `laid_out`."""
+    return laid_out(images, columns, labels)[0]
+
+
+def laid_out(
+    images: Sequence[Image.Image], columns: int | None = None, labels: Sequence[str] | None = None
+) -> tuple[Image.Image, list[Box]]:
     """Lays pictures out on white paper.
 
     Small pictures are enlarged by a whole factor and large ones reduced, so that a sheet is easy to
@@ -34,6 +44,9 @@ def grid(
         images: RGB pictures, at least one.
         columns: Pictures in a row; about as many as rows if None.
         labels: A text under each picture; long ones are wrapped and, after three lines, truncated with "…".
+
+    Returns:
+        The sheet, and where on it each picture is.
 
     Raises:
         ValueError: No pictures, or not as many labels as pictures.
@@ -57,14 +70,17 @@ def grid(
         tops.append(tops[-1] + height + gap + (count * line + gap // 2 if count else 0))
     sheet = Image.new("RGB", (gap + columns * (width + gap), tops[-1]), _PAPER)
     draw = ImageDraw.Draw(sheet)
+    boxes: list[Box] = []
     for index, picture in enumerate(pictures):
         row, column = divmod(index, columns)
         left, top = gap + column * (width + gap), tops[row]
-        sheet.paste(picture, (left + (width - picture.width) // 2, top + (height - picture.height) // 2))
+        x, y = left + (width - picture.width) // 2, top + (height - picture.height) // 2
+        sheet.paste(picture, (x, y))
+        boxes.append((x, y, x + picture.width, y + picture.height))
         for n, text in enumerate(texts[index] if texts else ()):
             place = (left + width / 2, top + height + gap // 2 + n * line)
             draw.text(place, text, fill=_INK, font=font, anchor="ma")
-    return sheet
+    return sheet, boxes
 
 
 def plot(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from finetune.files import remove_partials
 from finetune.sampling.axes import PROMPT, Axis
-from finetune.sampling.grid import grid, plot
+from finetune.sampling.grid import Box, grid, laid_out, plot
 from finetune.sampling.png import save_png
 from finetune.sampling.sample import Sample
 
@@ -30,7 +30,12 @@ class Saved:
 
 
 def sheet(samples: Sequence[Sample]) -> Image.Image:
-    """A grid of samples with their prompts under them.
+    """A grid of samples with their prompts under them; see `laid_out_sheet`."""
+    return laid_out_sheet(samples)[0]
+
+
+def laid_out_sheet(samples: Sequence[Sample]) -> tuple[Image.Image, list[Box]]:
+    """A grid of samples with their prompts under them, and where on it each of them is.
 
     Each prompt that has several pictures, up to 8, has a row; its labels show the seeds too.
 
@@ -39,12 +44,12 @@ def sheet(samples: Sequence[Sample]) -> Image.Image:
     """
     if samples[0].settings.between:
         ends = [samples[0].prompt, *[""] * (len(samples) - 2), samples[-1].prompt]
-        return grid([sample.image for sample in samples], len(samples), ends)
+        return laid_out([sample.image for sample in samples], len(samples), ends)
     prompts, num = {sample.prompt for sample in samples}, samples[0].settings.num
     several = len(prompts) < len(samples)
     columns = num if several and num <= 8 and len(samples) == len(prompts) * num else None
     labels = [f"{s.prompt} · {s.seed}" if several else s.prompt for s in samples]
-    return grid([sample.image for sample in samples], columns, labels)
+    return laid_out([sample.image for sample in samples], columns, labels)
 
 
 def save_samples(samples: Sequence[Sample], folder: Path) -> Saved:

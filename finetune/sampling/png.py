@@ -80,20 +80,29 @@ def _quoted(value: object) -> str:
     return json.dumps(text, ensure_ascii=False) if any(c in text for c in ",:\n") else text
 
 
-def _chunks(infos: Sequence[Info]) -> PngInfo:
+def _chunks(infos: Sequence[Info], places: Sequence[Sequence[int]]) -> PngInfo:
     """`parameters` of the first picture; `finetune`: JSON of the picture, or of all pictures of a grid."""
     chunks = PngInfo()
     if infos:
         chunks.add_text("parameters", parameters(infos[0]))
-        record = {"version": __version__, "samples": [dict(info) for info in infos]}
+        record: dict[str, Any] = {"version": __version__, "samples": [dict(info) for info in infos]}
+        if places:
+            record["places"] = [list(place) for place in places]
         chunks.add_text("finetune", json.dumps(record, ensure_ascii=False))
     return chunks
 
 
-def write_png(image: Image.Image, path: Path, *infos: Info) -> Path:
-    """Writes a PNG whole or not at all, replacing `path` if it exists."""
+def write_png(image: Image.Image, path: Path, *infos: Info, places: Sequence[Sequence[int]] = ()) -> Path:
+    """Writes a PNG whole or not at all, replacing `path` if it exists.
+
+    Args:
+        image: The picture.
+        path: Where to.
+        infos: What `Sample.info` gives, for each picture that `image` shows.
+        places: Where in `image` each of them is (left, top, right, bottom), if that is to be told.
+    """
     with whole_file(path) as aside:
-        image.save(aside, format="PNG", pnginfo=_chunks(infos))
+        image.save(aside, format="PNG", pnginfo=_chunks(infos, places))
     return path
 
 

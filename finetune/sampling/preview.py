@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from finetune.config import PreviewSection
-from finetune.sampling.grid import grid
-from finetune.sampling.output import sheet
+from finetune.sampling.grid import laid_out
+from finetune.sampling.output import laid_out_sheet
 from finetune.sampling.png import write_png
 from finetune.sampling.sample import Sample
 from finetune.sampling.sampler import Sampler
@@ -38,7 +38,8 @@ def preview(
     """
     samples = _samples(sampler, preview_prompts(captions, section), section, size)
     if samples:
-        write_png(sheet(samples), path, *(sample.info() for sample in samples))
+        image, places = laid_out_sheet(samples)
+        write_png(image, path, *(sample.info() for sample in samples), places=places)
     return samples
 
 
@@ -63,7 +64,8 @@ def preview_pairs(
     samples = _samples(sampler, prompts, section, size, controls)
     pictures = [p for sample, control in zip(samples, controls, strict=True) for p in (control, sample.image)]
     labels = [label for sample in samples for label in ("", sample.prompt)]
-    write_png(grid(pictures, _COLUMNS, labels), path, *(sample.info() for sample in samples))
+    image, places = laid_out(pictures, _COLUMNS, labels)
+    write_png(image, path, *(sample.info() for sample in samples), places=places[1::2])
     return samples
 
 

@@ -10,7 +10,6 @@ from accelerate.utils import DistributedDataParallelKwargs
 from finetune.backbones.precision import best_device, dtype_on, precision_name
 from finetune.config import TrainingSection
 from finetune.errors import ConfigError
-from finetune.training.run_folder import RunFolder
 
 
 def checked_precision(training: TrainingSection) -> str:
@@ -54,12 +53,11 @@ def forget_earlier_runs() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def make_accelerator(training: TrainingSection, folder: RunFolder, *, trains_text: bool) -> Accelerator:
+def make_accelerator(training: TrainingSection, *, trains_text: bool) -> Accelerator:
     """The accelerator of a run with these settings.
 
     Args:
-        training: Precision, and whether TensorBoard files are wanted.
-        folder: Where those go.
+        training: Precision.
         trains_text: Whether text encoders are trained.
 
     Raises:
@@ -74,6 +72,4 @@ def make_accelerator(training: TrainingSection, folder: RunFolder, *, trains_tex
         # Without a GPU, accelerate would otherwise take each process that torchrun starts for the only one.
         cpu=best_device().type == "cpu",
         mixed_precision="no" if precision == "fp32" else precision,
-        log_with="tensorboard" if training.tensorboard else None,
-        project_dir=str(folder.logs) if training.tensorboard else None,
     )

@@ -21,10 +21,13 @@ class RunFolder:
         recipe: The resolved recipe: `finetune run` on it gives the same result.
         pictures: One JSON line per picture: what the run is trained on.
         skipped: The files that it is not trained on, and why, if they are many.
+        summary: What was said about the pictures, a line each.
+        failure: Why the run ended, if something went wrong; gone once it goes on.
         stream: One JSON line per block of a stream that was trained on: where it begins.
         metrics: One JSON line per logged step.
         validation: One JSON line each time the loss on held-out pictures was computed.
-        logs: TensorBoard event files.
+        logs: What trackers write, such as TensorBoard's event files.
+        report: The run on one page.
         samples: The preview grids.
     """
 
@@ -33,10 +36,13 @@ class RunFolder:
         self.recipe = path / "recipe.yaml"
         self.pictures = path / "pictures.jsonl"
         self.skipped = path / "skipped.txt"
+        self.summary = path / "summary.txt"
+        self.failure = path / "failure.txt"
         self.stream = path / "stream.jsonl"
         self.metrics = path / "metrics.jsonl"
         self.validation = path / "validation.jsonl"
         self.logs = path / "logs"
+        self.report = path / "report.html"
         self.samples = path / "samples"
 
     def sample(self, step: int) -> Path:

@@ -37,6 +37,7 @@ from finetune.training.protocols import Hook, Loss, RowsT, Source, Trained
 from finetune.training.resume import check_fit, check_identity, newest_intact
 from finetune.training.run_folder import RunFolder
 from finetune.training.speed import in_steps
+from finetune.training.trackers import Trackers
 
 
 class Trainer(Generic[RowsT]):
@@ -75,7 +76,7 @@ class Trainer(Generic[RowsT]):
         trainable = self.trained.groups()
         self.groups = rate_groups(trainable, optimizer, training.steps)
         trains_text = any(group.text for group in self.groups)
-        self.accelerator = make_accelerator(training, folder, trains_text=trains_text)
+        self.accelerator = make_accelerator(training, trains_text=trains_text)
         self.parameters = {name: p for group in self.groups for name, p in group.parameters}
         for name, parameter in (pair for group in trainable for pair in group.parameters):
             parameter.requires_grad_(name in self.parameters)
@@ -108,13 +109,13 @@ class Trainer(Generic[RowsT]):
                 is untouched.
             Interrupted: On SIGINT, SIGTERM or SIGHUP, after a checkpoint was written.
         """
-        with self.trained.faster(self.training.packed_weights):
+        self._trackers = Trackers(self.training, self.folder, self.identity, self.step, self.accelerator)
+        with self.trained.faster(self.training.packed_weights), self._trackers:
             self._run()
 
     def _run(self) -> None:
         main = self.accelerator.is_main_process
         metrics = Metrics(self.folder.metrics, self.step) if main else None
-        self.accelerator.init_trackers("finetune")
         rate = Rate(self.rows_per_step)
         self.model.train()
         # A kill or an interruption may have come between the last checkpoint and its preview.
@@ -127,7 +128,7 @@ class Trainer(Generic[RowsT]):
                 bar.advance(self.step, values)
                 if metrics and (self.step % self.training.log_every == 0 or self._done):
                     metrics.write(self.step, **values)
-                    self.accelerator.log(values, step=self.step)
+                    self._trackers.log(self.step, values)
                 stopping = self.guards.any_process(stop.asked)
                 if self.step % self.training.checkpoint_every == 0 or self._done or stopping:
                     self.save()
@@ -137,9 +138,6 @@ class Trainer(Generic[RowsT]):
                     )
                 self._call_hooks()
                 rate.restart()
-        # Not `end_training`: that would disconnect processes, and a later run cannot safely reconnect them.
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
 
     def save(self) -> None:
         """Writes a checkpoint of the current step and removes old ones; returns when it is on disk.
@@ -296,5 +294,6 @@ class Trainer(Generic[RowsT]):
             with self.evaluating():
                 for hook in due:
                     hook(self.step)
+            self._trackers.preview(self.step)
         if due:
             self.accelerator.wait_for_everyone()

@@ -49,6 +49,8 @@ def test_help_needs_no_torch() -> None:
         ["sample", "--help"],
         ["run", "--help"],
         ["cache", "--help"],
+        ["runs", "--help"],
+        ["report", "--help"],
         ["resize", "--help"],
         ["lora", "--rnak"],
     ):
@@ -123,6 +125,9 @@ def test_the_command_line_is_frozen() -> None:
     caption = "--batch-size --max-tokens --model --precision --prefix --prompt"
     assert flags["caption"] == caption.split()
     assert flags["cache"] == ["--max-size"]
+    assert flags["runs"] == ["--json"]
+    assert flags["report"] == ["--output", "-o"]
+    assert flags["clean"] == ["--yes"]
     export = "--dtype --ema --model --output --rank --set --thumbnail --to --weight -o"
     assert flags["export"] == export.split()
     changed = "--dtype --force --model --output --set --to"

@@ -34,7 +34,7 @@ ROWS = 4  # of a batch, over all processes
 def train_small(folder: Path, rows: int) -> dict[str, Tensor]:
     """Everything the loop does, on a small model: its parameters and their average."""
     called: list[int] = []
-    trainer = make(folder, batch_size=rows, accumulation=2, ema=True, tensorboard=True,
+    trainer = make(folder, batch_size=rows, accumulation=2, ema=True, trackers=["tensorboard"],
                    hooks=[(3, called.append)])  # fmt: skip
     trainer.run()
     assert called == ([3, 4] if PartialState(cpu=True).is_main_process else [])

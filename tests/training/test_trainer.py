@@ -442,8 +442,8 @@ def test_fp16_without_a_gpu_is_refused(tmp_path: Path) -> None:
 
 
 def test_tensorboard_files_are_written(tmp_path: Path) -> None:
-    make(tmp_path, tensorboard=True).run()
-    assert list((tmp_path / "logs").rglob("events.out.tfevents*"))
+    make(tmp_path, trackers=["tensorboard"]).run()
+    assert list((tmp_path / "logs" / "tensorboard").glob("events.out.tfevents*"))
 
 
 def test_the_loss_of_what_is_learned_is_told_apart(tmp_path: Path) -> None:
