@@ -31,6 +31,7 @@ from finetune.cli.streams import in_utf8, steady_streams
 from finetune.cli.terminal import quiet_libraries, tell_error
 from finetune.cli.train import run_command, training_command
 from finetune.errors import FinetuneError, Interrupted, UserError, of_the_system
+from finetune.recipes.daily import SUMMARIES
 from finetune.recipes.faults import nearest
 from finetune.signals import heard_by
 from finetune.version import __version__
@@ -76,23 +77,14 @@ def cli() -> None:
     """  # noqa: D301 - \b is click's mark for lines to be kept
 
 
-_TRAINING = {
-    "lora": "Teach a subject or a style as a small LoRA file.",
-    "dreambooth": "Teach a subject to the whole model, keeping its class.",
-    "full": "Train the whole model on captioned pictures.",
-    "controlnet": "Make the model follow control pictures, such as edges.",
-    "embedding": "Teach a new word (textual inversion), in a tiny file.",
-    "distill": "Make a model need four steps instead of twenty-five (LCM-LoRA).",
-    "pretrain": "Train a new, small model on captioned pictures, from scratch.",
-}
 _GROUPS = {
-    "Train": (*_TRAINING, "run"),
+    "Train": (*SUMMARIES, "run"),
     "Prepare pictures": ("check", "caption", "cache"),
     "Look at runs": ("runs", "report", "clean"),
     "Use what was trained": ("sample", "export"),
     "Look at and change LoRA files": ("inspect", "resize", "merge", "extract", "diff"),
 }
-for kind, summary in _TRAINING.items():
+for kind, summary in SUMMARIES.items():
     cli.add_command(training_command(kind, summary))
 cli.add_command(run_command)
 cli.add_command(caption_command)

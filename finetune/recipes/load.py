@@ -145,6 +145,16 @@ def build(kind: str, settings: Iterable[Setting]) -> Recipe:
     return _checked(RECIPES[kind], settings)
 
 
+def find_faults(kind: str, settings: Iterable[Setting]) -> list[Fault]:
+    """What `build` would refuse; each fault has the dotted key of its setting.
+
+    Args:
+        kind: A name in `RECIPES`.
+        settings: What the user gave; a later one overrides an earlier one.
+    """
+    return _tried(RECIPES[kind], {setting.key: setting for setting in settings})[1]
+
+
 class _UsedModel(Section):
     model: ModelSection = ModelSection()
 
@@ -186,18 +196,21 @@ def build_sampling(settings: Iterable[Setting]) -> tuple[ModelSection, SampledSe
 
 def _checked(kind: type[Sections], settings: Iterable[Setting]) -> Sections:
     given = {setting.key: setting for setting in settings}
-    origins = {key: setting.origin for key, setting in given.items()}
+    made, faults = _tried(kind, given)
+    raise_faults(faults, {key: setting.origin for key, setting in given.items()})
+    assert made is not None
+    return made
+
+
+def _tried(kind: type[Sections], given: Mapping[str, Setting]) -> tuple[Sections | None, list[Fault]]:
     fields = setting_fields(kind)
     names = sections(kind)
     faults = [unknown_key(key, list(fields)) for key in given if key not in fields and key not in names]
     try:
         made = kind.model_validate(_nested(given, fields, names))
     except ValidationError as error:
-        faults += read_validation_error(error, fields)
-    else:
-        faults += made.faults()
-    raise_faults(faults, origins)
-    return made
+        return None, faults + read_validation_error(error, fields)
+    return made, [*faults, *made.faults()]
 
 
 def _nested(given: Mapping[str, Setting], fields: Container[str], names: Container[str]) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import pytest
 import finetune
 from finetune import __version__
 from finetune.cli import main
-from finetune.cli.flags import FLAGS
 from finetune.cli.main import cli
 from finetune.recipes import RECIPES
+from finetune.recipes.daily import FLAGS
 from finetune.recipes.fields import setting_fields
 
 Output = pytest.CaptureFixture[str]
