@@ -30,6 +30,7 @@ from finetune.cli.sample import sample_command
 from finetune.cli.streams import in_utf8, steady_streams
 from finetune.cli.terminal import quiet_libraries, tell_error
 from finetune.cli.train import run_command, training_command
+from finetune.cli.ui import ui_command
 from finetune.errors import FinetuneError, Interrupted, UserError, of_the_system
 from finetune.recipes.daily import SUMMARIES
 from finetune.recipes.faults import nearest
@@ -80,7 +81,7 @@ def cli() -> None:
 _GROUPS = {
     "Train": (*SUMMARIES, "run"),
     "Prepare pictures": ("check", "caption", "cache"),
-    "Look at runs": ("runs", "report", "clean"),
+    "Look at runs": ("ui", "runs", "report", "clean"),
     "Use what was trained": ("sample", "export"),
     "Look at and change LoRA files": ("inspect", "resize", "merge", "extract", "diff"),
 }
@@ -89,6 +90,7 @@ for kind, summary in SUMMARIES.items():
 cli.add_command(run_command)
 cli.add_command(caption_command)
 cli.add_command(check_command)
+cli.add_command(ui_command)
 cli.add_command(runs_command)
 cli.add_command(report_command)
 cli.add_command(clean_command)

@@ -67,19 +67,32 @@ def read_recipe_file(path: Path) -> tuple[str, list[Setting]]:
     Raises:
         ConfigError: If the file is missing, not YAML, or has no known kind.
     """
-    content, lines = parse_with_lines(_text(path), str(path))
+    return read_recipe_text(_text(path), str(path))
+
+
+def read_recipe_text(text: str, where: str) -> tuple[str, list[Setting]]:
+    """As `read_recipe_file`, the file's text being at hand.
+
+    Args:
+        text: YAML.
+        where: What it is called in messages.
+
+    Raises:
+        ConfigError: If it is not YAML, or has no known kind.
+    """
+    content, lines = parse_with_lines(text, where)
     kinds = ", ".join(RECIPES)
     if not isinstance(content, dict):
         raise ConfigError(
-            "This file is not a recipe.", where=str(path), fix=f"Start it with `kind:` and one of {kinds}."
+            "This file is not a recipe.", where=where, fix=f"Start it with `kind:` and one of {kinds}."
         )
     kind = content.pop("kind", None)
     if not isinstance(kind, str) or kind not in RECIPES:
         what = "The recipe has no `kind`." if kind is None else f"{show(kind)} is not a kind of recipe."
         near = nearest(str(kind), RECIPES)
         fix = f"Write `kind: {near}`." if near else f"Write `kind:` and one of {kinds}."
-        raise ConfigError(what, where=f"{path}: kind", fix=fix)
-    return str(kind), list(_settings(content, lines, str(path)))
+        raise ConfigError(what, where=f"{where}: kind", fix=fix)
+    return str(kind), list(_settings(content, lines, where))
 
 
 def _text(path: Path) -> str:
