@@ -22,7 +22,6 @@ from finetune.ui.view import check_html, faults_html
 KEYS = list(dict.fromkeys(key for kind in RECIPES for key in form.front(kind)))
 """The settings that have a field of their own, of all kinds of recipe."""
 
-_FOLDER = "folder"  # stands for the kind's own setting
 _MODELS = ["auto", "storybook", *(name for name in ALIASES if name != "storybook")]
 
 
@@ -55,7 +54,6 @@ class NewRun:
                 self.faults = gr.HTML(elem_id="faults")
                 self.start = gr.Button("Start training", variant="primary", elem_id="start")
         self.sheet = gr.HTML(elem_id="sheet")
-        self.synced = gr.State({})
         self._connect()
 
     def _folders(self) -> list[tuple[str, str]]:
@@ -83,24 +81,21 @@ class NewRun:
     @property
     def inputs(self) -> list[Any]:
         """What `merged` takes."""
-        return [self.text, self.synced, self.folder, *self.fields.values()]
+        return [self.text, self.draft, self.folder, *self.fields.values()]
 
     @property
     def outputs(self) -> list[Any]:
         """What `synced_with` gives."""
-        return [self.text, self.synced, self.folder, *self.fields.values(), self.kind, self.faults,
-                self.draft, self.other]  # fmt: skip
+        return [self.text, self.draft, self.folder, *self.fields.values(), self.kind, self.faults, self.other]
 
     def _connect(self) -> None:
         quiet = {"show_progress": "hidden"}
         for component in (self.folder, *self.fields.values()):
-            events = [component.input, component.blur] if isinstance(component, gr.Dropdown) else [
-                component.blur, component.submit,
-            ]  # fmt: skip
-            for event in events:
-                typed = event(self._typed, self.inputs, self.outputs, **quiet)
-                if component is self.folder:
-                    typed.then(self.look, self.text, self.sheet, show_progress="minimal")
+            # One event each: two at once would not know of each other.
+            event = component.input if isinstance(component, gr.Dropdown) else component.blur
+            typed = event(self._typed, self.inputs, self.outputs, **quiet)
+            if component is self.folder:
+                typed.then(self.look, self.text, self.sheet, show_progress="minimal")
         self.text.input(self._edited, self.text, self.outputs, trigger_mode="always_last", **quiet)
         self.text.blur(self.look, self.text, self.sheet, **quiet)
         chosen = self.kind.input(self._kind, [self.kind, self.text], self.outputs, **quiet)
@@ -129,15 +124,14 @@ class NewRun:
         try:
             kind, _ = form.read(text)
         except ConfigError:  # fields stay as they are until it can be read again
-            untouched = [gr.skip()] * (len(self.fields) + 3)
-            return [gr.skip(), *untouched, faults_html(faults), gr.skip(), gr.skip()]
+            untouched = [gr.skip()] * (len(self.fields) + 4)
+            return [*untouched, faults_html(faults), gr.skip()]
         values = form.texts(text)
         fields = form.fields_of(kind, preset_for(values.get("model.name", "auto")))
         folder_key = f"data.{RECIPES[kind].folder_field}"
         by_key = {fault.where: fault for fault in reversed(faults)}
         front = [_update(key, fields.get(key), values, by_key.get(key), kind) for key in KEYS]
         folder = values.get(folder_key, "")
-        synced = {_FOLDER: folder, **{key: values.get(key, "") for key in KEYS}}
         wrong = by_key.get(folder_key)
         told = gr.update(
             value=folder,
@@ -149,29 +143,38 @@ class NewRun:
             for key, field in fields.items()
             if key not in KEYS and key != folder_key
         ]
-        return [text, synced, told, *front, kind, faults_html(faults), text, gr.update(choices=others)]
+        return [text, text, told, *front, kind, faults_html(faults), gr.update(choices=others)]
 
-    def merged(self, text: str, synced: dict[str, str], folder: str | None, *values: str | None) -> str:
+    def merged(self, text: str, shown: str, folder: str | None, *values: str | None) -> str:
         """The recipe's YAML with what was typed into the fields since they last showed it.
+
+        All arguments come from the browser at one moment, so that it does not matter which answers are on
+        their way there.
+
+        Args:
+            text: The YAML.
+            shown: The YAML when the fields were last set.
+            folder: The field of the folder.
+            values: The other fields.
 
         Raises:
             ConfigError: If the text is not a recipe.
         """
         kind, _ = form.read(text)
-        shown = {_FOLDER: folder or "", **dict(zip(KEYS, (value or "" for value in values), strict=True))}
-        typed = {key: value.strip() for key, value in shown.items() if value != synced.get(key, "")}
-        own = f"data.{RECIPES[kind].folder_field}"
-        return (
-            form.changed(text, {own if key == _FOLDER else key: v for key, v in typed.items()})
-            if typed
-            else text
-        )
+        own, before = f"data.{RECIPES[kind].folder_field}", form.texts(shown)
+        fields = zip([own, *KEYS], (folder, *values), strict=True)
+        typed = {key: (value or "").strip() for key, value in fields if (value or "") != before.get(key, "")}
+        return form.changed(text, typed) if typed else text
 
-    def _typed(self, text: str, synced: dict[str, str], *values: str | None) -> list[Any]:
+    def _typed(self, text: str, shown: str, *values: str | None) -> list[Any]:
         try:
-            return self.synced_with(self.merged(text, synced, *values))
+            updates = self.synced_with(self.merged(text, shown, *values))
         except ConfigError as error:
             return self.synced_with(text, Fault(error.what, error.where or "", error.fix))
+        for update, value in zip(updates[2:], values, strict=False):
+            if update.get("value") == (value or ""):
+                del update["value"]  # somebody may be typing there by now
+        return updates
 
     def _edited(self, text: str) -> list[Any]:
         updates = self.synced_with(text)
