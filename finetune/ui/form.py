@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def _field(key: str, field: FieldInfo, usual: Any) -> Field:
     rows, text = choices_of(field), field.description or ""
     if limits := ", ".join(dict.fromkeys(_limits(field))):
         text = f"{text.rstrip('.')}. {limits[0].upper()}{limits[1:]}."
-    label = _LABELS.get(key, key.partition(".")[2].replace("_", " "))
+    label = _LABELS.get(key, re.sub(r"_dir$", "_folder", key.partition(".")[2]).replace("_", " "))
     # A number that may also be a word is typed.
     choices = list(rows or ()) or ([] if {int, float} & kinds else literals)
     if field.annotation is bool:

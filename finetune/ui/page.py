@@ -13,6 +13,9 @@ from finetune.ui.tabs.new_run import NewRun
 from finetune.ui.tabs.play import Play
 from finetune.ui.tabs.runs import Runs
 
+FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
+"""The system's own, so that nothing is loaded from elsewhere."""
+
 
 def make_page(roots: Roots) -> gr.Blocks:
     """Makes the page.

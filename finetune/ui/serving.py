@@ -20,7 +20,7 @@ _REFUSED = (
 
 
 class Guard:
-    """An ASGI application that lets through who gives the token: in the address, which sets a cookie, or in that.
+    """An ASGI application that lets through who gives the token: in the address, or in the cookie set then.
 
     Args:
         app: What is guarded.
@@ -105,15 +105,23 @@ def application(roots: Roots, token: str, cookie: str) -> Any:
     import gradio as gr
     from fastapi import FastAPI
 
-    from finetune.ui.page import make_page, style
+    from finetune.ui.page import FONT, make_page, style
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     page = make_page(roots)
     # No folder is served; Gradio copies the pictures that the page shows.
     mounted = gr.mount_gradio_app(
-        app, page, path="/", css=style(), theme=gr.themes.Soft(), footer_links=[], ssr_mode=False, show_error=True,
-        allowed_paths=[], enable_monitoring=False,
-    )  # fmt: skip
+        app,
+        page,
+        path="/",
+        css=style(),
+        theme=gr.themes.Default(primary_hue="blue", font=FONT),
+        footer_links=[],
+        ssr_mode=False,
+        show_error=True,
+        allowed_paths=[],
+        enable_monitoring=False,
+    )
     return Guard(mounted, token, cookie)
 
 

@@ -50,10 +50,13 @@ class Data:
                 )
             with gr.Column(scale=2, min_width=300):
                 self.caption = gr.Textbox(
-                    label="Caption", lines=4, interactive=False, elem_id="caption",
+                    label="Caption",
+                    lines=4,
+                    interactive=False,
+                    elem_id="caption",
                     info="What is written beside the picture. Without any, the recipe's prompt or the folder's "
                     "name stands for it.",
-                )  # fmt: skip
+                )
                 self.save = gr.Button("Save caption", interactive=False, elem_id="save")
         self.findings = gr.HTML(elem_id="findings")
         self.pictures, self.number = gr.State([]), gr.State(None)

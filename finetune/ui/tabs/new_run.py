@@ -43,14 +43,18 @@ class NewRun:
                     info="Choose one, or type its path.", elem_id="folder",
                 )  # fmt: skip
                 self.kind = gr.Dropdown(kinds, value="lora", label="Recipe", elem_id="kind")
-                with gr.Row():
+                with gr.Row(elem_id="settings"):
                     self.fields = {key: self._component(key) for key in KEYS}
                 self._others()
             with gr.Column(scale=2, min_width=320):
                 self.text = gr.Code(
-                    form.fresh("lora"), language="yaml", label="The recipe as YAML", interactive=True, lines=12,
+                    form.fresh("lora"),
+                    language="yaml",
+                    label="The recipe as YAML",
+                    interactive=True,
+                    lines=12,
                     elem_id="yaml",
-                )  # fmt: skip
+                )
                 self.faults = gr.HTML(elem_id="faults")
                 self.start = gr.Button("Start training", variant="primary", elem_id="start")
         self.sheet = gr.HTML(elem_id="sheet")

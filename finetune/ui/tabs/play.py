@@ -58,15 +58,21 @@ class Play:
             with gr.Column(scale=2, min_width=320):
                 self.status = gr.Textbox(label="What is run", lines=2, interactive=False, elem_id="status")
                 self.first = gr.Gallery(
-                    label="Pictures", columns=2, format="png", elem_id="pictures", height="auto"
+                    label="Pictures",
+                    columns=2,
+                    format="png",
+                    elem_id="pictures",
+                    height=420,
+                    object_fit="contain",
                 )
                 self.second = gr.Gallery(
                     label="Beside",
                     columns=2,
                     format="png",
-                    elem_id="others-pictures",
+                    elem_id="pictures-beside",
                     visible=False,
-                    height="auto",
+                    height=420,
+                    object_fit="contain",
                 )
         grids = [part for grid in self.grids for part in grid]
         inputs = [self.prompt, self.source, self.beside, self.weight, self.model, self.control, *grids,
