@@ -178,7 +178,7 @@ class NewRun:
         for update, value in zip(updates[2:], values, strict=False):
             if update.get("value") == (value or ""):
                 del update["value"]  # somebody may be typing there by now
-        return updates
+        return [*updates[:-1], gr.skip()]
 
     def _edited(self, text: str) -> list[Any]:
         updates = self.synced_with(text)
