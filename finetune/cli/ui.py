@@ -39,9 +39,9 @@ def _ui(roots: tuple[Path, ...], host: str, port: int | None, show: bool) -> Non
 ui_command = click.Command(
     "ui",
     callback=_ui,
-    help="Serve a local page: train on a folder of pictures, watch runs, sample, edit captions. It is for this "
-    "machine alone, for whoever has the address that is written here, and shows nothing outside of the "
-    "working directory and the roots.",
+    help="Serve a local page: train on a folder of pictures, watch runs, sample, edit captions. It is for "
+    "this machine alone, for whoever has the address that is written here, and shows nothing outside of "
+    "the working directory and the roots.",
     short_help="A local page to train, watch and sample in a browser.",
     params=[
         click.Option(

@@ -54,8 +54,8 @@ class Data:
                     lines=4,
                     interactive=False,
                     elem_id="caption",
-                    info="What is written beside the picture. Without any, the recipe's prompt or the folder's "
-                    "name stands for it.",
+                    info="What is written beside the picture. Without any, the recipe's prompt or the "
+                    "folder's name stands for it.",
                 )
                 self.save = gr.Button("Save caption", interactive=False, elem_id="save")
         self.findings = gr.HTML(elem_id="findings")

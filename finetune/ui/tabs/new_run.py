@@ -74,8 +74,10 @@ class NewRun:
         return gr.Textbox(lines=1, **place)
 
     def _others(self) -> None:
-        with gr.Accordion("All other settings", open=False, elem_id="others"):
-            self.other = gr.Dropdown([], value=None, label="Setting", info="Type to search.", elem_id="other")
+        with gr.Accordion("All other settings", open=False, elem_id="others") as self.others:
+            self.other = gr.Dropdown(
+                _others("lora", None), value=None, label="Setting", info="Type to search.", elem_id="other"
+            )
             self.value = gr.Dropdown(
                 [], value="", label="Value", allow_custom_value=True, elem_id="value",
                 info="What it means is written here once a setting is chosen.",
@@ -104,6 +106,8 @@ class NewRun:
         self.text.blur(self.look, self.text, self.sheet, **quiet)
         chosen = self.kind.input(self._kind, [self.kind, self.text], self.outputs, **quiet)
         chosen.then(self.look, self.text, self.sheet, **quiet)
+        # What is not shown yet is not changed by an answer.
+        self.others.expand(self._listed, self.text, self.other, **quiet)
         self.other.input(self._about, [self.text, self.other], self.value, **quiet)
         self.set.click(self._set, [self.text, self.other, self.value], self.outputs, **quiet)
 
@@ -142,12 +146,8 @@ class NewRun:
             info=_wrong(wrong) if wrong and folder else "Choose one, or type its path.",
             elem_classes=["ft-wrong"] if wrong and folder else [],
         )
-        others = [
-            (f"{key}: {field.help}"[:140], key)
-            for key, field in fields.items()
-            if key not in KEYS and key != folder_key
-        ]
-        return [text, text, told, *front, kind, faults_html(faults), gr.update(choices=others)]
+        listed = gr.update(choices=_others(kind, fields))
+        return [text, text, told, *front, kind, faults_html(faults), listed]
 
     def merged(self, text: str, shown: str, folder: str | None, *values: str | None) -> str:
         """The recipe's YAML with what was typed into the fields since they last showed it.
@@ -189,6 +189,12 @@ class NewRun:
         text, dropped = form.other_kind(text, kind)
         what = f"Left out, since {kind} has no such settings: {', '.join(dropped)}."
         return self.synced_with(text, *([Fault(what, "")] if dropped else ()))
+
+    def _listed(self, text: str) -> Any:
+        try:
+            return gr.update(choices=_others(form.read(text)[0], None))
+        except ConfigError:
+            return gr.skip()
 
     def _about(self, text: str, key: str | None) -> Any:
         try:
@@ -238,6 +244,13 @@ class NewRun:
                 text, *([] if said else [Fault(error.what, error.where or "", error.fix)])
             )
         return self.roots.shown(folder), self.synced_with(text)
+
+
+def _others(kind: str, fields: dict[str, form.Field] | None) -> list[tuple[str, str]]:
+    """The settings without a field of their own, with what they mean, to search in."""
+    fields = fields or form.fields_of(kind, None)
+    front = {*KEYS, f"data.{RECIPES[kind].folder_field}"}
+    return [(f"{key}: {field.help}"[:140], key) for key, field in fields.items() if key not in front]
 
 
 def _update(
