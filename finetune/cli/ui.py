@@ -33,7 +33,10 @@ def _ui(roots: tuple[Path, ...], host: str, port: int | None, show: bool) -> Non
     tell("Runs go on when the page is closed, and when this is ended with Ctrl-C.")
     if show:
         webbrowser.open(address)
-    serve(listening, known, token)
+    try:
+        serve(listening, known, token)
+    except KeyboardInterrupt:  # as it is meant to end
+        tell("The page is gone.")
 
 
 ui_command = click.Command(

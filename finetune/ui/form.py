@@ -229,9 +229,11 @@ def faults_in(text: str, roots: Roots) -> list[Fault]:
         except PlaceError as error:
             faults.append(Fault(error.what, key, error.fix))
     folder = f"data.{RECIPES[kind].folder_field}"
-    if not faults and not {folder, "data.sources", "data.dataset"} & given.keys():
-        faults.append(Fault("There are no pictures yet.", folder, "Choose a folder of pictures."))
-    return faults
+    if {folder, "data.sources", "data.dataset"} & given.keys():
+        return faults
+    # Without flags, which are for the command line.
+    missing = Fault("No pictures are given.", folder, "Choose a folder of pictures.")
+    return [missing if fault.where == folder else fault for fault in faults]
 
 
 def paths_in(kind: str, given: dict[str, Any]) -> Iterator[tuple[str, str]]:

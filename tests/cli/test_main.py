@@ -125,6 +125,7 @@ def test_the_command_line_is_frozen() -> None:
     caption = "--batch-size --max-tokens --model --precision --prefix --prompt"
     assert flags["caption"] == caption.split()
     assert flags["cache"] == ["--max-size"]
+    assert flags["ui"] == ["--host", "--open", "--port", "--root"]
     assert flags["runs"] == ["--json"]
     assert flags["report"] == ["--output", "-o"]
     assert flags["clean"] == ["--yes"]

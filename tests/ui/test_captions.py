@@ -31,13 +31,13 @@ def test_a_caption_is_what_the_next_scan_reads(roots: Roots) -> None:
 
 def test_what_is_written_elsewhere_is_not_changed(roots: Roots) -> None:
     folder = roots.folders[0] / "mycat"
-    name = next(iter(pictures(folder)))
+    name, picture = next(iter(pictures(folder).items()))
+    with pytest.raises(UserError, match="control characters"):
+        save_caption(picture, "a\x00b", roots)
     listing = json.dumps({"file_name": name, "text": "from the list"})
     (folder / "metadata.jsonl").write_text(f"{listing}\n", encoding="utf-8")
     with pytest.raises(UserError, match="own list"):
         save_caption(pictures(folder)[name], "mine", roots)
-    with pytest.raises(UserError, match="control characters"):
-        save_caption(pictures(folder)[sorted(pictures(folder))[-1]], "a\x00b", roots)
 
 
 def test_a_running_run_keeps_its_captions(roots: Roots, own: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from pydantic_core import to_jsonable_python
 
 from finetune.cli.main import cli
-from finetune.recipes.fields import setting_fields
-from finetune.recipes.load import RECIPES, Setting, build
+from finetune.recipes.fields import sections, setting_fields
+from finetune.recipes.load import RECIPES
 from finetune.ui import form
 from finetune.ui.roots import Roots
 from finetune.watching.asked import shown
@@ -24,7 +24,7 @@ def test_what_a_form_shows_of_a_default_means_the_default(kind: str) -> None:
         text = form.changed(form.fresh(kind), {key: shown(value)})
         given = form.read(text)[1]
         section, name = key.split(".")
-        made = getattr(build(kind, [Setting(key, given[key], key)]), section)
+        made = sections(RECIPES[kind])[section].model_validate({name: given[key]})
         assert to_jsonable_python(getattr(made, name)) == value, key
         assert form.texts(text)[key] == shown(value), key
 
@@ -93,6 +93,5 @@ def test_folders_outside_of_the_roots_are_refused(roots: Roots, tmp_path: Path) 
         form.changed(form.fresh("lora", "mycat"), {"output.dir": str(outside / "run")}),
         form.changed(form.fresh("lora", "mycat"), {"data.class_dir": "../cats"}),
     ):
-        (fault,) = form.faults_in(text, roots)
-        assert "outside" in fault.what, text
+        assert "outside" in " ".join(fault.what for fault in form.faults_in(text, roots)), text
     assert Roots.of((outside,)).inside("link", "here") == outside.resolve()

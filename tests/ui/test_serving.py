@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import threading
+import gc
+import re
+import subprocess
+import sys
+import warnings
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,27 +19,41 @@ from finetune.ui import form
 from finetune.ui.roots import Roots
 from finetune.ui.serving import bound
 
-pytest.importorskip("gradio", reason="the page needs Gradio", exc_type=ImportError)
+if TYPE_CHECKING:
+    from finetune.ui.tabs.new_run import NewRun
 
-TOKEN = "the-token"
+pytest.importorskip("gradio", reason="the page needs Gradio", exc_type=ImportError)
 
 
 @pytest.fixture
-def port(roots: Roots) -> Iterator[int]:
-    """The port at which a page is served."""
-    import uvicorn
+def address(roots: Roots) -> Iterator[tuple[int, str]]:
+    """The port and the token of a page that the command serves."""
+    command = [sys.executable, "-m", "finetune", "ui", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            found = re.search(r":(\d+)/\?token=(\S+)", server.stdout.readline())
+            assert found is not None
+            yield int(found[1]), found[2]
+        finally:
+            server.terminate()
+    assert server.returncode == 0
 
-    from finetune.ui.serving import application
 
-    with bound("127.0.0.1", 0) as listening:
-        number: int = listening.getsockname()[1]
-        config = uvicorn.Config(application(roots, TOKEN, "cookie"), log_level="error", lifespan="on")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        yield number
-        server.should_exit = True
-        thread.join()
+@pytest.fixture
+def tab(roots: Roots) -> Iterator[NewRun]:
+    """The tab of new runs, without a page around it."""
+    import gradio as gr
+
+    from finetune.ui.tabs.new_run import NewRun
+
+    with gr.Blocks():
+        made = NewRun(roots, gr.BrowserState(""))
+    yield made
+    del made
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Gradio leaves event loops open
+        gc.collect()
 
 
 def ask(port: int, path: str, cookie: str = "", method: str = "GET") -> tuple[HTTPResponse, bytes]:
@@ -46,16 +65,17 @@ def ask(port: int, path: str, cookie: str = "", method: str = "GET") -> tuple[HT
     return answer, content
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_page_is_served_to_the_token_alone_and_no_file_is(port: int, roots: Roots) -> None:
+@pytest.mark.slow
+def test_the_page_is_served_to_the_token_alone_and_no_file_is(address: tuple[int, str], roots: Roots) -> None:
+    port, token = address
     secret = roots.folders[0] / "secret.txt"
     secret.write_text("secret", encoding="utf-8")
     for path in ("/", "/?token=other", "/config", "/gradio_api/info", f"/gradio_api/file={secret}"):
         answer, content = ask(port, path)
         assert answer.status == 403 and b"needs the token" in content, path
-    assert ask(port, "/", cookie="cookie=the-tokem")[0].status == 403
-    assert ask(port, f"/gradio_api/queue/join?token={TOKEN}", method="POST")[0].status == 403
-    answer, _ = ask(port, f"/?token={TOKEN}&__theme=dark")
+    assert ask(port, "/", cookie=f"finetune-{port}={token[:-1]}")[0].status == 403
+    assert ask(port, f"/gradio_api/queue/join?token={token}", method="POST")[0].status == 403
+    answer, _ = ask(port, f"/?token={token}&__theme=dark")
     assert answer.status == 303 and answer.headers["Location"] == "/?__theme=dark"
     given = answer.headers["Set-Cookie"]
     assert "HttpOnly" in given and "SameSite=Lax" in given
@@ -69,14 +89,9 @@ def test_the_page_is_served_to_the_token_alone_and_no_file_is(port: int, roots: 
         bound("127.0.0.1", port)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_fault_is_told_at_its_field(roots: Roots) -> None:
-    import gradio as gr
+def test_a_fault_is_told_at_its_field(tab: NewRun) -> None:
+    from finetune.ui.tabs.new_run import KEYS
 
-    from finetune.ui.tabs.new_run import KEYS, NewRun
-
-    with gr.Blocks():
-        tab = NewRun(roots, gr.BrowserState(""))
     first = tab.when_loaded("")
     assert form.read(first[0]) == ("lora", {})
     values = ["many" if key == "training.steps" else "" for key in KEYS]
