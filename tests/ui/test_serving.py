@@ -6,7 +6,6 @@ import gc
 import re
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -51,9 +50,7 @@ def tab(roots: Roots) -> Iterator[NewRun]:
         made = NewRun(roots, gr.BrowserState(""))
     yield made
     del made
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Gradio leaves event loops open
-        gc.collect()
+    gc.collect()
 
 
 def ask(port: int, path: str, cookie: str = "", method: str = "GET") -> tuple[HTTPResponse, bytes]:
@@ -89,6 +86,8 @@ def test_the_page_is_served_to_the_token_alone_and_no_file_is(address: tuple[int
         bound("127.0.0.1", port)
 
 
+# Gradio leaves event loops open where it is imported and where components are made.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_fault_is_told_at_its_field(tab: NewRun) -> None:
     from finetune.ui.tabs.new_run import KEYS
 
