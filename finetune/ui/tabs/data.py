@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,6 +14,7 @@ from finetune.config.base import Fault
 from finetune.data.decode import quiet_pillow
 from finetune.data.folder import Picture
 from finetune.errors import UserError
+from finetune.files import whole_file
 from finetune.recipes.check import check
 from finetune.recipes.load import RECIPES, Setting, build
 from finetune.recipes.reporter import SILENT
@@ -32,6 +35,7 @@ class Data:
 
     def __init__(self, roots: Roots) -> None:
         self.roots = roots
+        self._aside = tempfile.TemporaryDirectory(prefix="finetune-ui-", ignore_cleanup_errors=True)
         with gr.Row(equal_height=True):
             self.folder = gr.Dropdown(
                 [],
@@ -87,9 +91,17 @@ class Data:
         except UserError as error:
             return [_told(error), gr.update(visible=False), None, "", []]
         pictures = [] if report.data is None else list(report.data.folder.pictures[:_MOST])
-        with quiet_pillow():
-            images = [(_small(picture), picture.caption) for picture in pictures]
+        images = [(str(self._small(picture)), picture.caption) for picture in pictures]
         return [message, gr.update(visible=bool(pictures)), images, check_html(report), pictures]
+
+    def _small(self, picture: Picture) -> Path:
+        """A small copy of a picture; made once, since one that is being sent must not be written again."""
+        path = Path(self._aside.name) / f"{picture.content.replace(' ', '-')}.webp"
+        if not path.exists():
+            with quiet_pillow(), picture.opened() as image, whole_file(path) as aside:
+                image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+                image.save(aside, format="WEBP", quality=90)
+        return path
 
     def _chosen(self, pictures: list[Picture], event: gr.SelectData) -> list[Any]:
         number = int(event.index)
@@ -113,12 +125,6 @@ class Data:
         except UserError as error:
             return [_told(error), *[gr.skip()] * 4]
         return self._shown(folder, f'<p class="ft-soft">Saved {escape(self.roots.shown(file))}.</p>')
-
-
-def _small(picture: Picture) -> Image.Image:
-    with picture.opened() as image:
-        image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-        return image
 
 
 def _told(error: UserError) -> str:
