@@ -214,7 +214,9 @@ class NewRun:
         if not key:
             return self.synced_with(text)
         try:
-            return self.synced_with(form.changed(text, {key: (value or "").strip()}))
+            updates = self.synced_with(form.changed(text, {key: (value or "").strip()}))
+            updates[-1]["value"] = None  # ready for the next one
+            return updates
         except ConfigError as error:
             return self.synced_with(text, Fault(error.what, key, error.fix))
 
