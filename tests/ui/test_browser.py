@@ -63,10 +63,9 @@ def fill(page: Any, place: str, text: str) -> None:
 
 def recipe(page: Any, *parts: str) -> None:
     """Waits until the YAML has all of these."""
-    page.wait_for_function(
-        "parts => parts.every(part => document.querySelector('#yaml').innerText.includes(part))",
-        arg=list(parts),
-    )
+    page.wait_for_selector("#yaml")
+    shown = "document.querySelector('#yaml').innerText"
+    page.wait_for_function(f"parts => parts.every(part => {shown}.includes(part))", arg=list(parts))
 
 
 def test_from_a_folder_to_pictures(page: Any, tiny_models: dict[str, Path], roots: Roots) -> None:
