@@ -13,7 +13,7 @@ from finetune.ui.tabs.new_run import NewRun
 from finetune.ui.tabs.play import Play
 from finetune.ui.tabs.runs import Runs
 
-FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
+_FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 """The system's own, so that nothing is loaded from elsewhere."""
 
 
@@ -56,6 +56,12 @@ def make_page(roots: Roots) -> gr.Blocks:
         play_tab.select(play.sources, None, [play.source, play.beside], **quiet)
         data_tab.select(data.folders, None, data.folder, **quiet)
     return page
+
+
+def look() -> gr.themes.Base:
+    """Fonts and colors; explanations are darker than Gradio has them, to be read easily."""
+    theme = gr.themes.Default(primary_hue="blue", font=_FONT)
+    return theme.set(body_text_color_subdued="*neutral_600", block_info_text_color="*neutral_600")
 
 
 def style() -> str:

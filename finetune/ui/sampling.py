@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from finetune.config import ModelSection
 from finetune.errors import ConfigError, UserError
 from finetune.recipes.load import load_recipe
 from finetune.ui.roots import Roots
@@ -127,6 +128,10 @@ def sample_command(wanted: Wanted, roots: Roots, made: Path | None = None) -> li
     while own:
         flag, value, *own = own
         flags.setdefault(flag, value)
+    sets: list[str] = []
+    if made is not None and "--model" not in flags and not wanted.model:
+        # A file does not say where its model is (P7), but the run does.
+        flags["--model"], sets = _model_of(_run_of(path))
     if wanted.model:
         flags["--model"] = wanted.model
     if _CONTROL in flags.get("--controlnet", ""):
@@ -135,7 +140,7 @@ def sample_command(wanted: Wanted, roots: Roots, made: Path | None = None) -> li
         flags["--controlnet"] = flags["--controlnet"].replace(_CONTROL, wanted.control)
     rest = [part for flag, value in flags.items() if value != "" for part in (flag, value)]
     grids = [part for grid in wanted.grids for part in ("--grid", grid)]
-    return ["sample", *rest, *grids, "--", wanted.prompt]
+    return ["sample", *rest, *sets, *grids, "--", wanted.prompt]
 
 
 def _flags_of(path: Path, made: Path | None, wanted: Wanted, roots: Roots) -> list[str]:
@@ -153,6 +158,15 @@ def _flags_of(path: Path, made: Path | None, wanted: Wanted, roots: Roots) -> li
     if flags[0] == "--lora" and wanted.weight != 1:
         flags[1] += f":{wanted.weight:g}"
     return flags
+
+
+def _model_of(run: Path) -> tuple[str, list[str]]:
+    """The model of a run, and `--set` for what its recipe sets of it, but for what only a user may allow."""
+    model = load_recipe(run / RECIPE).model
+    usual = ModelSection().model_dump()
+    values = {key: value for key, value in model.model_dump().items() if value != usual[key]}
+    given = [f"model.{key}={value}" for key, value in values.items() if key not in ("name", "allow_pickle")]
+    return model.name, [part for one in given for part in ("--set", one)]
 
 
 def new_folder(roots: Roots) -> Path:

@@ -105,7 +105,7 @@ def application(roots: Roots, token: str, cookie: str) -> Any:
     import gradio as gr
     from fastapi import FastAPI
 
-    from finetune.ui.page import FONT, make_page, style
+    from finetune.ui.page import look, make_page, style
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     page = make_page(roots)
@@ -115,7 +115,7 @@ def application(roots: Roots, token: str, cookie: str) -> Any:
         page,
         path="/",
         css=style(),
-        theme=gr.themes.Default(primary_hue="blue", font=FONT),
+        theme=look(),
         footer_links=[],
         ssr_mode=False,
         show_error=True,

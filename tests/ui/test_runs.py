@@ -93,6 +93,10 @@ def test_sources_outside_of_the_roots_are_refused(roots: Roots, own: Path) -> No
     )
     assert command[:4] == ["export", CHECKPOINT, "--to", "kohya"]
     assert made.is_relative_to(roots.folders[0] / "samples")
+    # The file that is made does not name the folder of its model, which the run does.
+    sampled = sample_command(Wanted("mycat", CHECKPOINT), roots, made)
+    assert sampled[sampled.index("--model") + 1] == look(own).recipe["model"]["name"]
+    assert sampled[sampled.index("--lora") + 1] == roots.shown(made)
 
 
 def test_a_prompt_is_text_on_the_page_and_no_flag_in_a_command(roots: Roots, own: Path) -> None:

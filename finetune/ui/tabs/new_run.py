@@ -22,7 +22,7 @@ from finetune.ui.view import check_html, faults_html
 KEYS = list(dict.fromkeys(key for kind in RECIPES for key in form.front(kind)))
 """The settings that have a field of their own, of all kinds of recipe."""
 
-_MODELS = ["auto", "storybook", *(name for name in ALIASES if name != "storybook")]
+_MODELS = list(ALIASES)
 
 
 class NewRun:
@@ -264,10 +264,11 @@ def _update(
     own: dict[str, Any] = {"visible": True, "value": values.get(key, ""), "label": field.label}
     own["info"] = _wrong(fault) if fault else field.help
     own["elem_classes"] = ["ft-wrong"] if fault else []
-    if field.choices:
+    choices = _MODELS if key == "model.name" else field.choices
+    if choices:
         own["choices"] = [(f"{field.default} (default)" if field.default else "", ""),
-                          *((choice, choice) for choice in field.choices)]  # fmt: skip
-    elif key != "model.name":
+                          *((choice, choice) for choice in choices)]  # fmt: skip
+    else:
         own["placeholder"] = field.default
     return gr.update(**own)
 

@@ -140,7 +140,8 @@ class Play:
         pictures = sorted(folder.glob("*.png"))
         sheets = [path for path in pictures if path.name.startswith("grid")]
         yield f"$ finetune {shlex.join(arguments)}\nThe pictures are in {self.roots.shown(folder)}."
-        yield [str(path) for path in (sheets if wanted.grids and sheets else pictures)]
+        shown = sheets if wanted.grids and sheets else [path for path in pictures if path not in sheets]
+        yield [str(path) for path in shown]
 
 
 def _component(name: str) -> Any:
