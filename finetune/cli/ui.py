@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import webbrowser
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +13,9 @@ from finetune.errors import ConfigError
 
 
 def _ui(roots: tuple[Path, ...], host: str, port: int | None, show: bool) -> None:
+    import secrets
+    import webbrowser  # here, so that --help is fast
+
     if find_spec("gradio") is None:
         raise ConfigError(
             "The page needs Gradio, which is not installed.",

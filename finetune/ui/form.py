@@ -242,6 +242,8 @@ def paths_in(kind: str, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in given.items():
         if key not in fields or key.startswith("model."):
             continue
+        if key == "data.dataset" and Path(str(value)).expanduser().exists():  # else it is on the Hub
+            yield key, str(value)
         if isinstance(value, list):  # the entries of data.sources
             own = [entry for entry in value if isinstance(entry, dict)]
             yield from ((key, str(v)) for entry in own for name, v in entry.items() if name.endswith("dir"))

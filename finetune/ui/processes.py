@@ -1,6 +1,6 @@
 """Runs as processes of their own: started, stopped and resumed, as on the command line.
 
-Beside a run folder, in `.started`, lie what a run that was started here was given (`NAME.yaml`), what it
+Beside a run folder, in `.started`, lie what a run that was started here was given (`NAME.asked.yaml`), what it
 said (`NAME.log`) and which process it is (`NAME.json`). A run goes on when the page, or its server, ends.
 """
 
@@ -53,7 +53,7 @@ class Started:
     @property
     def recipe(self) -> Path:
         """What it was given."""
-        return self._file(".yaml")
+        return self._file(".asked.yaml")
 
     @property
     def log(self) -> Path:

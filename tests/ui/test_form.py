@@ -92,6 +92,7 @@ def test_folders_outside_of_the_roots_are_refused(roots: Roots, tmp_path: Path) 
         form.changed(form.fresh("lora", "mycat"), {"data.sources": f"[{{dir: {outside}}}]"}),
         form.changed(form.fresh("lora", "mycat"), {"output.dir": str(outside / "run")}),
         form.changed(form.fresh("lora", "mycat"), {"data.class_dir": "../cats"}),
+        form.changed(form.fresh("lora"), {"data.dataset": str(outside)}),
     ):
         assert "outside" in " ".join(fault.what for fault in form.faults_in(text, roots)), text
     assert Roots.of((outside,)).inside("link", "here") == outside.resolve()
