@@ -1,7 +1,7 @@
 """Runs as processes of their own: started, stopped and resumed, as on the command line.
 
-Beside a run folder, in `.started`, lie what a run that was started here was given (`NAME.asked.yaml`), what it
-said (`NAME.log`) and which process it is (`NAME.json`). A run goes on when the page, or its server, ends.
+Beside a run folder, in `.started`, lie what a run that was started here was given (`NAME.asked.yaml`), what
+it said (`NAME.log`) and which process it is (`NAME.json`). A run goes on when the page, or its server, ends.
 """
 
 from __future__ import annotations
