@@ -90,7 +90,7 @@ class Roots:
                     yield Path(place), names
 
     def runs(self) -> list[Path]:
-        """Every run folder in the roots and in their `runs`, that begun last first."""
+        """Every run folder in the roots and in their `runs`, the one that began last first."""
         found = {
             entry.resolve()
             for root in self.folders

@@ -12,7 +12,7 @@ from finetune.recipes.place import in_use
 from finetune.ui.processes import Started, resume, starting, stop
 from finetune.ui.roots import Roots
 from finetune.ui.view import fingerprint, run_html
-from finetune.watching.seen import look
+from finetune.watching.seen import RECIPE, look
 
 _EVERY = 2.0  # seconds
 _NONE = '<p class="ft-soft">There are no runs yet. Start one in the tab New run.</p>'
@@ -50,8 +50,9 @@ class Runs:
 
     def choices(self) -> list[tuple[str, str]]:
         """Label and path of all runs, the latest first."""
-        paths = [*(run.folder for run in starting(self.roots)), *self.roots.runs()]
-        found = [(path, self.roots.shown(path)) for path in paths]
+        begun = [(run.record.stat().st_mtime, run.folder) for run in starting(self.roots)]
+        begun += [((path / RECIPE).stat().st_mtime, path) for path in self.roots.runs()]
+        found = [(path, self.roots.shown(path)) for _, path in sorted(begun, reverse=True)]
         return [(f"{name} – running" if _active(path) else name, name) for path, name in found]
 
     def refreshed(self, chosen: str | None, seen: Any) -> list[Any]:
