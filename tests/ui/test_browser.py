@@ -73,6 +73,12 @@ def test_from_a_folder_to_pictures(page: Any, tiny_models: dict[str, Path], root
     page.click("text=mycat (4 pictures)")
     page.wait_for_selector("#sheet figure")
     assert "broken.png" in page.locator("#sheet").inner_text()
+    page.click("#yaml .cm-content")
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text("kind: lora\ndata: {instance_dir: mycat}\noptimizer: {lr: 0.5}\n")
+    field = "document.querySelector('#optimizer-lr textarea, #optimizer-lr input')"
+    page.wait_for_function(f"{field}.value == '0.5'")
+    fill(page, "optimizer-lr", "")
     fill(page, "training-steps", "many")
     page.wait_for_selector("#training-steps >> text=must be a whole number")
     page.click("#start")
@@ -82,6 +88,7 @@ def test_from_a_folder_to_pictures(page: Any, tiny_models: dict[str, Path], root
     fill(page, "model-name", str(tiny_models["sd1"]))
     fill(page, "adapter-rank", "2")
     recipe(page, "rank: 2", "steps: 100000", str(tiny_models["sd1"]))
+    assert "lr:" not in page.locator("#yaml").inner_text()
     page.click("#others > button")
     for key, value in (("preview.every", "5"), ("preview.steps", "1"), ("training.log_every", "1")):
         page.click("#other input")

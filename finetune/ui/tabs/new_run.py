@@ -96,20 +96,22 @@ class NewRun:
 
     def _connect(self) -> None:
         quiet = {"show_progress": "hidden"}
+        # One after the other, in the order in which they were asked for: the last answer knows all before.
+        ordered = {**quiet, "concurrency_id": "recipe", "concurrency_limit": 1, "trigger_mode": "always_last"}
         for component in (self.folder, *self.fields.values()):
             # One event each: two at once would not know of each other.
             event = component.input if isinstance(component, gr.Dropdown) else component.blur
-            typed = event(self._typed, self.inputs, self.outputs, **quiet)
+            typed = event(self._typed, self.inputs, self.outputs, **ordered)
             if component is self.folder:
                 typed.then(self.look, self.text, self.sheet, show_progress="minimal")
-        self.text.input(self._edited, self.text, self.outputs, trigger_mode="always_last", **quiet)
+        self.text.input(self._edited, [self.text, self.draft], self.outputs, **ordered)
         self.text.blur(self.look, self.text, self.sheet, **quiet)
-        chosen = self.kind.input(self._kind, [self.kind, self.text], self.outputs, **quiet)
+        chosen = self.kind.input(self._kind, [self.kind, self.text], self.outputs, **ordered)
         chosen.then(self.look, self.text, self.sheet, **quiet)
         # What is not shown yet is not changed by an answer.
         self.others.expand(self._listed, self.text, self.other, **quiet)
         self.other.input(self._about, [self.text, self.other], self.value, **quiet)
-        self.set.click(self._set, [self.text, self.other, self.value], self.outputs, **quiet)
+        self.set.click(self._set, [self.text, self.other, self.value], self.outputs, **ordered)
 
     def when_loaded(self, draft: str) -> list[Any]:
         """The tab as a page that was just opened shows it, with what was last written there."""
@@ -180,7 +182,9 @@ class NewRun:
                 del update["value"]  # somebody may be typing there by now
         return [*updates[:-1], gr.skip()]
 
-    def _edited(self, text: str) -> list[Any]:
+    def _edited(self, text: str, shown: str) -> list[Any]:
+        if text.strip() == shown.strip():  # an answer has changed it, nobody else
+            return [gr.skip()] * len(self.outputs)
         updates = self.synced_with(text)
         updates[0] = gr.skip()  # the cursor stays where it is
         return updates
