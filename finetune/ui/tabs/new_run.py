@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -177,16 +178,17 @@ class NewRun:
             updates = self.synced_with(self.merged(text, shown, *values))
         except ConfigError as error:
             return self.synced_with(text, Fault(error.what, error.where or "", error.fix))
-        for update, value in zip(updates[2:], values, strict=False):
-            if update.get("value") == (value or ""):
-                del update["value"]  # somebody may be typing there by now
-        return [*updates[:-1], gr.skip()]
+        return _without(updates, values)
 
     def _edited(self, text: str, shown: str) -> list[Any]:
         if text.strip() == shown.strip():  # an answer has changed it, nobody else
             return [gr.skip()] * len(self.outputs)
         updates = self.synced_with(text)
         updates[0] = gr.skip()  # the cursor stays where it is
+        before, after = form.texts(shown), form.texts(text)
+        for key, update in zip(KEYS, updates[3:], strict=False):
+            if before.get(key, "") == after.get(key, ""):
+                update.pop("value", None)  # as it is, or as somebody is typing it
         return updates
 
     def _kind(self, kind: str, text: str) -> list[Any]:
@@ -240,16 +242,22 @@ class NewRun:
         Returns:
             The run's folder as commands name it, None if something is wrong; and what `synced_with` gives.
         """
-        text = shown[0]
+        text, folder, more = str(shown[0]), None, list[Fault]()
         try:
             text = self.merged(*shown)
-            folder = start(text, self.roots)
+            folder = self.roots.shown(start(text, self.roots))
         except UserError as error:
-            said = form.faults_in(text, self.roots)
-            return None, self.synced_with(
-                text, *([] if said else [Fault(error.what, error.where or "", error.fix)])
-            )
-        return self.roots.shown(folder), self.synced_with(text)
+            if not form.faults_in(text, self.roots):
+                more = [Fault(error.what, error.where or "", error.fix)]
+        return folder, _without(self.synced_with(text, *more), shown[2:])
+
+
+def _without(updates: list[Any], values: Sequence[str | None]) -> list[Any]:
+    """Updates without the values that the fields have already: somebody may be typing there by now."""
+    for update, value in zip(updates[2:], values, strict=False):
+        if update.get("value") == (value or ""):
+            del update["value"]
+    return [*updates[:-1], gr.skip()]
 
 
 def _others(kind: str, fields: dict[str, form.Field] | None) -> list[tuple[str, str]]:
