@@ -35,8 +35,9 @@ def fingerprint(folder: Path) -> tuple[Any, ...]:
     run, started = RunFolder(folder), Started(folder)
     watched = (run.recipe, run.metrics, run.validation, run.samples, run.failure, run.report, started.log)
     stats = [path.stat() if path.exists() else None for path in watched]
-    alive = in_use(folder) is not None if folder.is_dir() else started.process() is not None
-    return (str(folder), alive, *(s and (s.st_mtime_ns, s.st_size) for s in stats))
+    # A process lives a little longer than it holds its folder.
+    alive = (folder.is_dir() and in_use(folder) is not None, started.process() is not None)
+    return (str(folder), *alive, *(s and (s.st_mtime_ns, s.st_size) for s in stats))
 
 
 def run_html(folder: Path) -> str:
