@@ -23,10 +23,10 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from finetune.cli.evaluation import FLAGS as EVALUATION_FLAGS
-from finetune.cli.flags import FLAGS
 from finetune.cli.sample import FLAGS as SAMPLE_FLAGS
 from finetune.config import Section
 from finetune.config.choices import choices_of
+from finetune.recipes.daily import FLAGS
 from finetune.recipes.fields import entry_type, setting_fields
 from finetune.recipes.load import RECIPES, EvaluatedSettings, Sampled
 from finetune.recipes.presets import preset_values, presets

@@ -19,6 +19,7 @@ LAYERS = [
     {"__init__"},
     {"__main__"},
     {"cli"},
+    {"ui"},
     {"watching"},
     {"recipes"},
     {"evaluation"},

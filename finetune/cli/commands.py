@@ -28,6 +28,7 @@ GROUPS: dict[str, dict[str, Entry]] = {
         "cache": ("Look after a cache of latents and text embeddings.", "cache:cache_command"),
     },
     "Look at runs": {
+        "ui": ("Open a local page to train, watch and sample in a browser.", "ui:ui_command"),
         "runs": ("List runs: state, steps, loss, size.", "runs:runs_command"),
         "report": ("Write a run, or several compared, as one page.", "report:report_command"),
         "clean": ("Remove checkpoints that are no longer needed.", "clean:clean_command"),

@@ -18,33 +18,12 @@ from finetune.config import ModelSection, TrainingSection
 from finetune.config.base import check_text
 from finetune.config.choices import choices_of
 from finetune.errors import ConfigError
+from finetune.recipes.daily import FLAGS, daily
 from finetune.recipes.faults import cut
 from finetune.recipes.fields import setting_fields
 from finetune.recipes.load import MODEL_KEYS, RECIPES, Setting, build_model, parse_set
 from finetune.recipes.other_names import ANSWERS, key_here
 from finetune.recipes.presets import preset_values, presets
-
-# What people change daily; everything else is reached with --set or the YAML file. Each command has
-# those whose setting its recipe has.
-FLAGS = {
-    "--instance-dir": "data.instance_dir",
-    "--instance-prompt": "data.instance_prompt",
-    "--class-prompt": "data.class_prompt",
-    "--class-dir": "data.class_dir",
-    "--data-dir": "data.data_dir",
-    "--conditioning-dir": "data.conditioning_dir",
-    "--preprocess": "data.preprocess",
-    "--model": "model.name",
-    "--output-dir": "output.dir",
-    "--steps": "training.steps",
-    "--batch-size": "training.batch_size",
-    "--resolution": "data.resolution",
-    "--lr": "optimizer.lr",
-    "--rank": "adapter.rank",
-    "--seed": "training.seed",
-    "--precision": "training.precision",
-    "--single-file": "output.single_file",
-}
 
 
 class SettingsCommand(click.Command):
@@ -107,8 +86,7 @@ def recipe_flags(kind: str) -> list[click.Parameter]:
     fields = setting_fields(RECIPES[kind])
     flags: list[click.Parameter] = [
         setting_flag(flag, fields[key], default=_preset_default(kind, key, fields[key]))
-        for flag, key in FLAGS.items()
-        if key in fields and key not in RECIPES[kind].unused
+        for flag, key in daily(kind).items()
     ]
     return [*flags, set_flag()]
 

@@ -50,7 +50,7 @@ def write_pages(report: Report, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     marks = marks_of(report)
     written: list[Path] = []
-    shown = (Shown(s.image, f"{s.name}: {s.captions[0]}", s.found) for s in _seen(report, marks))
+    shown = (Shown(s.image, f"{s.name}: {s.captions[0]}", s.found) for s in shots(report, marks))
     for number, sheet in enumerate(contact_sheets(shown), start=1):
         written.append(folder / f"check-{number}.png")
         with whole_file(written[-1]) as aside:
@@ -71,8 +71,15 @@ def marks_of(report: Report) -> dict[str, list[str]]:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """A picture as the model will see it, or some of its views beside each other; and what to say of it."""
+class Shot:
+    """A picture as the model will see it, or some of its views beside each other; and what to say of it.
+
+    Attributes:
+        image: RGB.
+        name: Of the picture.
+        captions: At least one.
+        found: What the check found about it, in a few words; may be empty.
+    """
 
     image: Image.Image
     name: str
@@ -80,8 +87,16 @@ class _Seen:
     found: str
 
 
-def _seen(report: Report, marks: dict[str, list[str]]) -> Iterator[_Seen]:
-    """The pictures to show; those that something was found about come first."""
+def shots(report: Report, marks: dict[str, list[str]]) -> Iterator[Shot]:
+    """The pictures to show, read one by one; those that something was found about come first.
+
+    Args:
+        report: What was found; something can be trained on.
+        marks: As `marks_of` gives them.
+
+    Raises:
+        DataError: If a picture was changed meanwhile.
+    """
     assert report.data is not None
     pictures, recipe = report.data.folder.pictures, report.recipe
     augmentation = Augmentation(pictures, recipe.data, recipe.training.seed)
@@ -93,7 +108,7 @@ def _seen(report: Report, marks: dict[str, list[str]]) -> Iterator[_Seen]:
             image, name = images[0], picture.name
             if len(images) > 1:
                 image, name = grid(images, columns=2), f"{name} ({len(images)} views)"
-            yield _Seen(image, name, picture.captions, ", ".join(marks.get(picture.name, [])))
+            yield Shot(image, name, picture.captions, ", ".join(marks.get(picture.name, [])))
 
 
 def _page(report: Report, marks: dict[str, list[str]]) -> str:
@@ -104,7 +119,7 @@ def _page(report: Report, marks: dict[str, list[str]]) -> str:
         f'<br><span class="fix">{escape(finding.fix)}</span></li>\n'
         for finding in report.findings
     )
-    figures = "".join(map(_figure, _seen(report, marks)))
+    figures = "".join(map(_figure, shots(report, marks)))
     names = ", ".join(folder.name for folder in report.recipe.folders)
     title = escape(f"{names} for finetune {report.recipe.kind}")
     return (
@@ -115,7 +130,7 @@ def _page(report: Report, marks: dict[str, list[str]]) -> str:
     )
 
 
-def _figure(seen: _Seen) -> str:
+def _figure(seen: Shot) -> str:
     seen.image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
     packed = io.BytesIO()
     seen.image.save(packed, format="JPEG", quality=90)

@@ -32,13 +32,14 @@ _KINDS = {
 }
 _LONGEST = 80
 _MOST_FAULTS = 20
-_BOUNDS = {
+BOUNDS = {
     "greater_than": ("gt", "more than"),
     "greater_than_equal": ("ge", "at least"),
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
     "multiple_of": ("multiple_of", "a multiple of"),
 }
+"""The bounds of numbers: pydantic's name of the error, that of the bound, and words before its value."""
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
@@ -165,8 +166,8 @@ def _choices(item: Mapping[str, Any]) -> list[str]:
 
 def _wanted(item: Mapping[str, Any]) -> str:
     kind, context = item["type"], item.get("ctx", {})
-    if kind in _BOUNDS:
-        name, words = _BOUNDS[kind]
+    if kind in BOUNDS:
+        name, words = BOUNDS[kind]
         return f"{words} {context[name]:g}"
     if kind == "finite_number":
         return "a finite number"

@@ -68,19 +68,32 @@ def read_recipe_file(path: Path) -> tuple[str, list[Setting]]:
     Raises:
         ConfigError: If the file is missing, not YAML, or has no known kind.
     """
-    content, lines = parse_with_lines(_text(path), str(path))
+    return read_recipe_text(_text(path), str(path))
+
+
+def read_recipe_text(text: str, where: str) -> tuple[str, list[Setting]]:
+    """As `read_recipe_file`, the file's text being at hand.
+
+    Args:
+        text: YAML.
+        where: What it is called in messages.
+
+    Raises:
+        ConfigError: If it is not YAML, or has no known kind.
+    """
+    content, lines = parse_with_lines(text, where)
     kinds = ", ".join(RECIPES)
     if not isinstance(content, dict):
         raise ConfigError(
-            "This file is not a recipe.", where=str(path), fix=f"Start it with `kind:` and one of {kinds}."
+            "This file is not a recipe.", where=where, fix=f"Start it with `kind:` and one of {kinds}."
         )
     kind = content.pop("kind", None)
     if not isinstance(kind, str) or kind not in RECIPES:
         what = "The recipe has no `kind`." if kind is None else f"{show(kind)} is not a kind of recipe."
         near = nearest(str(kind), RECIPES)
         fix = f"Write `kind: {near}`." if near else f"Write `kind:` and one of {kinds}."
-        raise ConfigError(what, where=f"{path}: kind", fix=fix)
-    return str(kind), list(_settings(content, lines, str(path)))
+        raise ConfigError(what, where=f"{where}: kind", fix=fix)
+    return str(kind), list(_settings(content, lines, where))
 
 
 def _text(path: Path) -> str:
@@ -144,6 +157,16 @@ def build(kind: str, settings: Iterable[Setting]) -> Recipe:
         ConfigError: All faults at once, each with its place and the fix.
     """
     return _checked(RECIPES[kind], settings)
+
+
+def find_faults(kind: str, settings: Iterable[Setting]) -> list[Fault]:
+    """What `build` would refuse; each fault has the dotted key of its setting.
+
+    Args:
+        kind: A name in `RECIPES`.
+        settings: What the user gave; a later one overrides an earlier one.
+    """
+    return _tried(RECIPES[kind], {setting.key: setting for setting in settings})[1]
 
 
 class _UsedModel(Section):
@@ -210,18 +233,21 @@ def build_evaluation(settings: Iterable[Setting]) -> tuple[ModelSection, Evaluat
 
 def _checked(kind: type[Sections], settings: Iterable[Setting]) -> Sections:
     given = {setting.key: setting for setting in settings}
-    origins = {key: setting.origin for key, setting in given.items()}
+    made, faults = _tried(kind, given)
+    raise_faults(faults, {key: setting.origin for key, setting in given.items()})
+    assert made is not None
+    return made
+
+
+def _tried(kind: type[Sections], given: Mapping[str, Setting]) -> tuple[Sections | None, list[Fault]]:
     fields = setting_fields(kind)
     names = sections(kind)
     faults = [unknown_key(key, list(fields)) for key in given if key not in fields and key not in names]
     try:
         made = kind.model_validate(_nested(given, fields, names))
     except ValidationError as error:
-        faults += read_validation_error(error, fields)
-    else:
-        faults += made.faults()
-    raise_faults(faults, origins)
-    return made
+        return None, faults + read_validation_error(error, fields)
+    return made, [*faults, *made.faults()]
 
 
 def _nested(given: Mapping[str, Setting], fields: Container[str], names: Container[str]) -> dict[str, Any]:

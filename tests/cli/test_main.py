@@ -15,9 +15,9 @@ import pytest
 import finetune
 from finetune import __version__
 from finetune.cli import main
-from finetune.cli.flags import FLAGS
 from finetune.cli.main import cli
 from finetune.recipes import RECIPES
+from finetune.recipes.daily import FLAGS
 from finetune.recipes.fields import setting_fields
 
 Output = pytest.CaptureFixture[str]
@@ -135,6 +135,7 @@ def test_the_command_line_is_frozen() -> None:
     caption = "--batch-size --max-tokens --model --precision --prefix --prompt"
     assert flags["caption"] == caption.split()
     assert flags["cache"] == ["--max-size"]
+    assert flags["ui"] == ["--host", "--open", "--port", "--root"]
     assert flags["runs"] == ["--json"]
     assert flags["report"] == ["--output", "-o"]
     assert flags["clean"] == ["--yes"]

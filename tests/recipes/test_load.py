@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from finetune.cli.flags import FLAGS
 from finetune.errors import ConfigError
 from finetune.recipes import RECIPES, LoRARecipe, Recipe, build, load_recipe
+from finetune.recipes.daily import FLAGS
 from finetune.recipes.faults import nearest, nearest_key
 from finetune.recipes.fields import setting_fields
 from finetune.recipes.load import Setting, parse_set, read_recipe_file
