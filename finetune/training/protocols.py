@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from finetune.adapters.base import ParameterGroup
+from finetune.training.verdict import Verdict
 
 RowsT = TypeVar("RowsT", bound="Rows")
 RowsT_co = TypeVar("RowsT_co", bound="Rows", covariant=True)
@@ -60,5 +61,5 @@ class Trained(Protocol):
 Loss = Callable[[Any, RowsT], Tensor]
 """(model, batch) → weighted loss of each row, `[B]` in fp32."""
 
-Hook = Callable[[int], None]
+Hook = Callable[[int], Verdict | None]
 """Called after a step, with the averaged weights in place and the model in evaluation mode."""

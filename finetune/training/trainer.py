@@ -20,12 +20,7 @@ from finetune.config import OptimizerSection, TrainingSection
 from finetune.errors import ConfigError, Interrupted
 from finetune.kernels import give_back_freed_memory
 from finetune.training.average import make_average
-from finetune.training.checkpoint import (
-    Checkpoint,
-    keep_checkpoint,
-    load_optimizer_state,
-    optimizer_counters,
-)
+from finetune.training.checkpoint import Checkpoint, keep_checkpoint, load_optimizer_state, optimizer_counters
 from finetune.training.device import check_alone, make_accelerator
 from finetune.training.groups import logged_rates, rate_groups, set_rates
 from finetune.training.guards import Guards
@@ -38,6 +33,7 @@ from finetune.training.resume import check_fit, check_identity, newest_intact
 from finetune.training.run_folder import RunFolder
 from finetune.training.speed import in_steps
 from finetune.training.trackers import Trackers
+from finetune.training.verdict import Verdict, together
 
 
 class Trainer(Generic[RowsT]):
@@ -92,7 +88,7 @@ class Trainer(Generic[RowsT]):
         self.in_backward = InBackward(self.parameters.values(), self.optimizer) if inside else None
         self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
         self.average = make_average(self.parameters, self.optimizer, training, optimizer)
-        self.step = 0
+        self.step, self.stopped = 0, False
         self.guards = Guards(self.accelerator, folder, training.steps)
         self.notes: tuple[str, ...] = ()
 
@@ -118,8 +114,7 @@ class Trainer(Generic[RowsT]):
         metrics = Metrics(self.folder.metrics, self.step) if main else None
         rate = Rate(self.rows_per_step)
         self.model.train()
-        # A kill or an interruption may have come between the last checkpoint and its preview.
-        if self.guards.any_process(self.step > 0 and not self.folder.sample(self.step).exists()):
+        if self.step:  # a kill or an interruption may have come between the last checkpoint and its hooks
             self._call_hooks()
         with stop_signal(shown=main) as stop, Progress(self.training.steps, self.step, shown=main) as bar:
             for losses, norm in self._steps():
@@ -223,7 +218,7 @@ class Trainer(Generic[RowsT]):
 
     @property
     def _done(self) -> bool:
-        return self.step >= self.training.steps
+        return self.stopped or self.step >= self.training.steps
 
     def _steps(self) -> Iterator[tuple[dict[str, float], float]]:
         """Takes one optimizer step after another, yielding its losses and gradient norm."""
@@ -290,10 +285,14 @@ class Trainer(Generic[RowsT]):
 
     def _call_hooks(self) -> None:
         due = [hook for every, hook in self.hooks if self.step % every == 0 or self._done]
-        if due and self.accelerator.is_main_process:
+        if not due:
+            return
+        said = Verdict()
+        if self.accelerator.is_main_process:
             with self.evaluating():
-                for hook in due:
-                    hook(self.step)
-            self._trackers.preview(self.step)
-        if due:
-            self.accelerator.wait_for_everyone()
+                said = together(hook(self.step) for hook in due)
+            self._trackers.show(self.step, said.values)
+        self.accelerator.wait_for_everyone()
+        self.stopped = self.guards.any_process(said.stop)
+        if self.guards.any_process(said.keep and not self.folder.checkpoint(self.step).exists()):
+            self.save()
