@@ -10,17 +10,20 @@ from dataclasses import dataclass
 
 from finetune.config.evaluation import EvaluateSection
 from finetune.evaluation.baseline import make, shown
+from finetune.evaluation.details import Details
 from finetune.evaluation.drift import SHARES, Before, short
 from finetune.evaluation.judge import Judge
 from finetune.evaluation.known import Known
 from finetune.evaluation.plan import Plan
-from finetune.evaluation.prompt import SHARES as PROMPT_SHARES
 from finetune.evaluation.score import score
-from finetune.evaluation.subject import SUBJECT, Likeness, nearest
+from finetune.evaluation.subject import Likeness, nearest
 from finetune.sampling import Sampler
 
 _MOST = 8
-"""Training pictures, and held-out ones, whose loss is computed."""
+"""Training pictures whose details are looked for; these, and held-out ones, whose loss is computed."""
+
+_LEVELS = (0.6,)
+"""The noise level at which prompts are compared, as a share of the schedule."""
 
 
 def forward_passes(settings: EvaluateSection, training: int, held: int) -> int:
@@ -32,10 +35,10 @@ def forward_passes(settings: EvaluateSection, training: int, held: int) -> int:
         held: Number of held-out pictures.
     """
     groups = [len(texts) * settings.num for texts in settings.contexts.values()]
-    sampled = 2 * sum(groups) * settings.steps * (2 if settings.guidance != 1 else 1)
+    sampled = sum(groups) * settings.steps * (2 if settings.guidance != 1 else 1)
     told_apart = sum(len(texts) ** 2 * settings.num for texts in settings.contexts.values())
     compared = sum(groups) + min(training, _MOST) + min(held, _MOST)
-    return sampled + 2 * sum(groups) + told_apart * len(PROMPT_SHARES) + compared * len(SHARES)
+    return sampled + sum(groups) + told_apart * len(_LEVELS) + compared * len(SHARES)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Start:
         settings: How pictures are made.
         training: The pictures that are trained on.
         likeness: How much like them others are.
+        details: How many of their details others have.
         shown: For each group of words, the share of the base model's pictures of the class that show theirs.
         on_class: Its predictions of these pictures.
         on_training: Of training pictures.
@@ -57,6 +61,7 @@ class Start:
     settings: EvaluateSection
     training: Known
     likeness: Likeness
+    details: Details
     shown: dict[str, float]
     on_class: Before
     on_training: Before
@@ -84,12 +89,14 @@ class Start:
         """
         prompts = plan.prompts(plan.class_prompt)
         made = make(sampler, judge, prompts, plan.seeds, settings)
+        features = judge.features(training.latents)
         return cls(
             plan,
             settings,
             training,
-            Likeness.between(made.features, judge.features(training.latents)),
-            shown(judge, plan, made.latents),
+            Likeness.between(made.features, features),
+            Details.between(made.features, features[:_MOST]),
+            shown(judge, plan, made.latents, _LEVELS),
             Before.training(judge, made.latents, prompts),
             _on(judge, training),
             None if held is None else _on(judge, held),
@@ -107,17 +114,14 @@ class Start:
             The figures of a line of `evaluation.jsonl`, by name; the last is the score of all.
         """
         plan, known, settings = self.plan, self.training, self.settings
-        subject, of_class = (
-            make(sampler, base, plan.prompts(beginning), plan.seeds, settings)
-            for beginning in (plan.prompt, plan.class_prompt)
-        )
-        words = shown(base, plan, subject.latents)
+        subject = make(sampler, base, plan.prompts(plan.prompt), plan.seeds, settings)
+        words = shown(base, plan, subject.latents, _LEVELS)
         near = nearest(subject.latents, known.latents, known.mirrored, self.on_class.latents)
         figures = {
             "likeness": float(self.likeness(subject.features).mean()),
+            "details": float(self.details(subject.features).mean()),
             **{f"prompt_{group}": share for group, share in words.items()},
             "class_changed": self.on_class.compared(trained).changed,
-            "class_share": float((self.likeness(of_class.features) > SUBJECT).float().mean()),
             "copies": float(near.copies.float().mean()),
             "training_loss": _mean(self.on_training.compared(trained).trained),
         }

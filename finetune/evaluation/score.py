@@ -17,11 +17,10 @@ LEAST_NOISE = 0.02
 def score(figures: Mapping[str, float], base: Mapping[str, float]) -> float:
     """How good a result is, from 0 to 1: the harmonic mean of what was learned, followed and kept.
 
-    - learned: the likeness of the subject's pictures, at most 1, which training pictures have;
+    - learned: the share of the subject's details that its pictures have, at most 1, as training pictures;
     - followed: over the groups of words, the mean share of pictures that show theirs, compared with the base
       model's share and at most 1;
-    - kept: what is left of the class and not by heart, (1 - change of predictions) (1 - share of the class's
-      pictures that show the subject) (1 - share of copies).
+    - kept: what is left of the class, (1 - change of its predictions), and is no copy, (1 - share of copies).
 
     The harmonic mean is low if any of them is: none makes up for another.
 
@@ -29,10 +28,10 @@ def score(figures: Mapping[str, float], base: Mapping[str, float]) -> float:
         figures: What was measured, by the names in `evaluation.jsonl`.
         base: For each group of words, the share of the base model's pictures that show theirs.
     """
-    learned = min(max(figures["likeness"], 0.0), 1.0)
+    learned = min(max(figures["details"], 0.0), 1.0)
     shares = [min(figures[f"prompt_{group}"] / share, 1.0) for group, share in base.items() if share > 0]
     followed = sum(shares) / len(shares) if shares else 1.0
-    kept = max(1 - figures["class_changed"], 0.0) * (1 - figures["class_share"]) * (1 - figures["copies"])
+    kept = max(1 - figures["class_changed"], 0.0) * (1 - figures["copies"])
     return harmonic_mean([learned, followed, kept])
 
 

@@ -155,7 +155,7 @@ class _Evaluating:
         new = best.step == step
         groups = [f"{group} {figures[f'prompt_{group}']:.0%}" for group in self._plan.contexts]
         self._report.tell(
-            f"Step {step}: likeness {figures['likeness']:.2f}, {', '.join(groups)}, class changed by "
+            f"Step {step}: details {figures['details']:.0%}, {', '.join(groups)}, class changed by "
             f"{figures['class_changed']:.0%}, copies {figures['copies']:.0%}; score {figures['score']:.2f}"
             + (", the best so far." if new else f" (best: {best.score:.2f} at step {best.step}).")
         )
