@@ -1,9 +1,10 @@
 """Whether evaluation during training finds the best step: `python -m storybook.alarm RUN --out FILE`.
 
 RUN is a run of a LoRA of the subject that is much too long and has kept its checkpoints
-(`training.keep_checkpoints`). Each is judged twice: as the run itself judges it (`evaluate.every`), and by the
-oracle, which knows the world: the mean of the shares of pictures that show the subject, the scene and the hat
-that were asked for, and of pictures of the class that are what the base model made of the same seed.
+(`training.keep_checkpoints`). Each is judged twice: as the run itself judges it (`evaluate.every`), and by
+the oracle, which knows the world: the mean of the shares of pictures that show the subject, the scene and
+the hat that were asked for, and of pictures of the class that are what the base model made of the same
+seed.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _told(lines: Sequence[dict[str, float]]) -> int:
-    """Says when the alarm came, and how good the named step is; 1 if it is not within 5 points of the best."""
+    """Says when the alarm came; 1 if the named step is not within 5 points of the best."""
     found = [Evaluation(int(line["step"]), line["score"]) for line in lines]
     alarms = [(found[n].step, overfit_since(found[: n + 1])) for n in range(len(found))]
     first = next(((step, since) for step, since in alarms if since is not None), None)
@@ -106,8 +107,8 @@ def _told(lines: Sequence[dict[str, float]]) -> int:
     oracle = {int(line["step"]): line["oracle"] for line in lines}
     named, top = best_of(found).step, max(oracle, key=lambda step: oracle[step])
     print(
-        f"At step {first[0]}: overfitting since step {first[1]}. Best step by score: {named}, of which the oracle "
-        f"says {oracle[named]:.1%}; best step by the oracle: {top}, {oracle[top]:.1%}; "
+        f"At step {first[0]}: overfitting since step {first[1]}. Best step by score: {named}, of which the "
+        f"oracle says {oracle[named]:.1%}; best step by the oracle: {top}, {oracle[top]:.1%}; "
         f"the last: {oracle[max(oracle)]:.1%}."
     )
     return int(max(oracle[top] - oracle[step] for step in (named, first[1] or named)) > 0.05)

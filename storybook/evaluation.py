@@ -245,6 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def loaded(checkpoint: Path, weight: float) -> Sampler:
+    """The bundled model with the LoRA of a checkpoint."""
     saved = find_saved(checkpoint, None)
     if saved is None:
         raise SystemExit(f"{checkpoint} is not a checkpoint.")

@@ -15,15 +15,13 @@ from finetune.evaluation.drift import SHARES, Before, short
 from finetune.evaluation.judge import Judge
 from finetune.evaluation.known import Known
 from finetune.evaluation.plan import Plan
+from finetune.evaluation.prompt import SHARES as PROMPT_SHARES
 from finetune.evaluation.score import score
 from finetune.evaluation.subject import Likeness, nearest
 from finetune.sampling import Sampler
 
 _MOST = 8
 """Training pictures whose details are looked for; these, and held-out ones, whose loss is computed."""
-
-_LEVELS = (0.6,)
-"""The noise level at which prompts are compared, as a share of the schedule."""
 
 
 def forward_passes(settings: EvaluateSection, training: int, held: int) -> int:
@@ -38,7 +36,7 @@ def forward_passes(settings: EvaluateSection, training: int, held: int) -> int:
     sampled = sum(groups) * settings.steps * (2 if settings.guidance != 1 else 1)
     told_apart = sum(len(texts) ** 2 * settings.num for texts in settings.contexts.values())
     compared = sum(groups) + min(training, _MOST) + min(held, _MOST)
-    return sampled + sum(groups) + told_apart * len(_LEVELS) + compared * len(SHARES)
+    return sampled + sum(groups) + told_apart * len(PROMPT_SHARES) + compared * len(SHARES)
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ class Start:
             training,
             Likeness.between(made.features, features),
             Details.between(made.features, features[:_MOST]),
-            shown(judge, plan, made.latents, _LEVELS),
+            shown(judge, plan, made.latents),
             Before.training(judge, made.latents, prompts),
             _on(judge, training),
             None if held is None else _on(judge, held),
@@ -115,7 +113,7 @@ class Start:
         """
         plan, known, settings = self.plan, self.training, self.settings
         subject = make(sampler, base, plan.prompts(plan.prompt), plan.seeds, settings)
-        words = shown(base, plan, subject.latents, _LEVELS)
+        words = shown(base, plan, subject.latents)
         near = nearest(subject.latents, known.latents, known.mirrored, self.on_class.latents)
         figures = {
             "likeness": float(self.likeness(subject.features).mean()),

@@ -192,19 +192,23 @@ def _write_best(folder: RunFolder, best: Evaluation) -> None:
         aside.write_text(json.dumps(values) + "\n", encoding="utf-8")
 
 
-def told_at_end(folder: RunFolder) -> Iterator[str]:
+def told_at_end(recipe: Recipe, folder: RunFolder, step: int) -> Iterator[str]:
     """What is said of the evaluations when a run has ended.
 
     Args:
+        recipe: The settings.
         folder: The run's.
+        step: The last.
     """
     found = read_evaluations(folder)
-    if not found:
+    if not found or found[-1].step != step:
         return
+    if step < recipe.training.steps:
+        yield f"It was stopped after step {step} of {recipe.training.steps}, since it had overfit."
     best, last = best_of(found), found[-1]
     place = folder.checkpoint(best.step)
     if best.score > last.score and place.is_dir():
         yield (
-            f"The best step was {best.step} (score {best.score:.2f}; the results of step {last.step}: "
-            f"{last.score:.2f}). Its results: finetune export {shlex.quote(str(place))} -o best.safetensors"
+            f"The best step was {best.step}, with score {best.score:.2f}; the results are of step {step}, with "
+            f"{last.score:.2f}. To get it: finetune export {shlex.quote(str(place))} -o best.safetensors"
         )

@@ -294,7 +294,7 @@ def _summarize(this: Run, result: Result, report: Reporter) -> None:
     width = max((len(path.name) for path in result.files), default=0)
     for path, purpose in result.files.items():
         report.tell(f"  {path.name:{width}}  {purpose}")
-    for line in told_at_end(this.folder):
+    for line in told_at_end(this.recipe, this.folder, result.steps):
         report.tell(line)
     prompt = next((caption for caption in this.source.captions() if caption), "a picture")
     report.tell(f"Try it: finetune sample {shlex.quote(prompt)} {this.recipe.sample_flags(result.folder)}")
