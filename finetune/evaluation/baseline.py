@@ -15,7 +15,7 @@ from finetune.data.preprocess import as_pixels
 from finetune.evaluation.judge import Judge
 from finetune.evaluation.known import Known
 from finetune.evaluation.plan import Plan
-from finetune.evaluation.prompt import SHARES, classify
+from finetune.evaluation.prompt import classify
 from finetune.evaluation.subject import Likeness
 from finetune.sampling import Sampler
 
@@ -98,20 +98,19 @@ def encode(judge: Judge, images: Sequence[Image.Image]) -> Tensor:
     return torch.cat(found)
 
 
-def shown(judge: Judge, plan: Plan, latents: Tensor, levels: Sequence[float] = SHARES) -> dict[str, float]:
+def shown(judge: Judge, plan: Plan, latents: Tensor) -> dict[str, float]:
     """For each group of words, the share of pictures that show theirs and not another of the group.
 
     Args:
         judge: The base model.
         plan: The prompts.
         latents: `[B, C, h, w]` of one picture for each of `plan.asked`.
-        levels: Of the noise, as of `classify`.
     """
     shares = {}
     for group, texts in plan.contexts.items():
         places = plan.of_group(group)
         right = torch.tensor([plan.asked[place].place for place in places])
-        found = classify(judge, latents[places], [f"{plan.class_prompt} {text}" for text in texts], levels)
+        found = classify(judge, latents[places], [f"{plan.class_prompt} {text}" for text in texts])
         shares[group] = float((found == right).float().mean())
     return shares
 

@@ -15,9 +15,7 @@ SHARES = (0.4, 0.6, 0.8)
 At lower ones the picture itself says nearly all that there is to predict, whatever the prompt."""
 
 
-def classify(
-    judge: Judge, latents: Tensor, prompts: Sequence[str], levels: Sequence[float] = SHARES
-) -> Tensor:
+def classify(judge: Judge, latents: Tensor, prompts: Sequence[str]) -> Tensor:
     """Which of several prompts fits each picture best (Diffusion Classifier, arXiv:2303.16203).
 
     The model's loss on a picture with a prompt is, up to weights, a bound of -log p(picture | prompt). With
@@ -28,11 +26,10 @@ def classify(
         judge: The base model, which knows the words.
         latents: `[B, C, h, w]` of the pictures.
         prompts: The alternatives.
-        levels: Of the noise, as shares of the schedule.
 
     Returns:
         `[B]` int64: the place of the best prompt.
     """
-    timesteps = [round(share * judge.timesteps) for share in levels]
+    timesteps = [round(share * judge.timesteps) for share in SHARES]
     losses = [judge.errors(latents, [prompt] * len(latents), timesteps, 1).mean((1, 2)) for prompt in prompts]
     return torch.stack(losses).argmin(0)

@@ -209,6 +209,6 @@ def told_at_end(recipe: Recipe, folder: RunFolder, step: int) -> Iterator[str]:
     place = folder.checkpoint(best.step)
     if best.score > last.score and place.is_dir():
         yield (
-            f"The best step was {best.step}, with score {best.score:.2f}; the results are of step {step}, with "
-            f"{last.score:.2f}. To get it: finetune export {shlex.quote(str(place))} -o best.safetensors"
+            f"The best step was {best.step}, with score {best.score:.2f}; the results, of step {step}, "
+            f"have {last.score:.2f}. To get it: finetune export {shlex.quote(str(place))} -o best.safetensors"
         )
