@@ -65,7 +65,7 @@ class EvaluateSection(JudgedSection):
 
     every: Positive | None = Field(
         None,
-        description="Steps between evaluations; none if unset. Each takes about as long as training on 95 "
+        description="Steps between evaluations; none if unset. Each takes about as long as training on 75 "
         "pictures; with dreambooth and full, the model before training is in memory too.",
     )
     keep_best: bool = Field(

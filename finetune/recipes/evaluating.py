@@ -38,7 +38,7 @@ from finetune.training.verdict import Verdict
 if TYPE_CHECKING:
     from finetune.training.protocols import Hook
 
-_A_STEP = 3  # forward passes that training on a picture takes: the backward pass costs two
+_A_STEP = 4  # forward passes that training on a picture takes: the backward pass costs more than two
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,9 @@ def evaluation_hooks(
     trained, held = (len(folder.pictures) if folder else 0 for folder in (pictures.training, pictures.held))
     passes, every = forward_passes(section, trained, held), section.every
     steps = passes / (_A_STEP * samples_per_step(recipe.training))
-    report.tell(f"An evaluation takes about as long as {steps:.0f} steps: {steps / every:.0%} of the run.")
+    report.tell(
+        f"Evaluations take about as long as {steps:.0f} steps each: the run takes {steps / every:.0%} longer."
+    )
     return [(every, _Evaluating(recipe, section, pictures, adapter, folder, plan, report))]
 
 
