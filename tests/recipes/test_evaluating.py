@@ -131,7 +131,9 @@ def test_what_cannot_be_evaluated_is_refused(tiny_models: dict[str, Path], pictu
         build("controlnet", [Setting("data.data_dir", "x", ""), parse_set("evaluate.every=1")])
     with pytest.raises(ConfigError, match=r"no effect without evaluate\.every"):
         build("lora", [Setting("data.instance_dir", "x", ""), parse_set("evaluate.stop=true")])
-    made = recipe(Case("full", "full"), tiny_models["sd1"], pictures, "output.dir=one", *SHORT)
+    shutil.copytree(pictures, "captioned")
+    Path("captioned/0.txt").write_text("mycat on a chair")
+    made = recipe(Case("full", "full"), tiny_models["sd1"], Path("captioned"), "output.dir=one", *SHORT)
     with pytest.raises(ConfigError, match=r"evaluate\.prompt"):
         run(made, tell=lambda line: None)
     assert not Path("one").exists()
