@@ -97,12 +97,12 @@ class Truth:
             "subject": float(np.mean([reading.is_subject for reading in readings])),
             **{group: float(np.mean(found)) for group, found in right.items()},
             "subject in class": float(np.mean([reading.is_subject for reading in of_class])),
-            "class changed": _changed(self.of_class, of_class),
-            "others changed": _changed(self.others, others),
+            "class changed": changed(self.of_class, of_class),
+            "others changed": changed(self.others, others),
         }
 
 
-def _changed(before: Sequence[Reading], now: Sequence[Reading]) -> float:
+def changed(before: Sequence[Reading], now: Sequence[Reading]) -> float:
     """Share of samples, of one seed each, that show another animal, color, hat or scene."""
     seen = [[(r.animal, r.colour, r.hat, r.scene) for r in readings] for readings in (before, now)]
     return float(np.mean([one != other for one, other in zip(*seen, strict=True)]))
@@ -217,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prompt = Setting("data.instance_prompt", training.captions[0], "")
         fresh = build("lora", [Setting("data.instance_dir", folder, ""), prompt])
         held = Known.read(fresh.scan(), base.backbone)
-    plan = Plan.of(settings, training.captions[0], CLASS)
+    plan = Plan.of(settings, training.captions[0], CLASS, settings.unrelated)
     baseline = measure_base(base, judge, plan, settings, training, held)
     truth = Truth(baseline)
     lines = (
@@ -228,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for checkpoint, weight in places:
         if (str(checkpoint), weight) in done:
             continue
-        sampler = _loaded(checkpoint, weight)
+        sampler = loaded(checkpoint, weight)
         report = measure(baseline, judge, sampler, Judge(sampler.backbone))
         line = {"checkpoint": str(checkpoint), "weight": weight}
         line |= {"measured": figures(report), "oracle": truth(report, sampler)}
@@ -239,12 +239,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, other in PAIRS:
         one, two = [line["measured"][name] for line in lines], [line["oracle"][other] for line in lines]
         print(f"{name:28} {other:18} {spearman(one, two):6.2f}   oracle {min(two):.2f} to {max(two):.2f}")
-    words(_loaded(*places[0]), judge, plan)
+    words(loaded(*places[0]), judge, plan)
     print(f"{'memorization.nearest':28} {'strength':18} {spearman(*copies(base, judge, baseline)):6.2f}")
     return 0
 
 
-def _loaded(checkpoint: Path, weight: float) -> Sampler:
+def loaded(checkpoint: Path, weight: float) -> Sampler:
+    """The bundled model with the LoRA of a checkpoint."""
     saved = find_saved(checkpoint, None)
     if saved is None:
         raise SystemExit(f"{checkpoint} is not a checkpoint.")

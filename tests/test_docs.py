@@ -19,8 +19,8 @@ STORYBOOK = ROOT / "finetune" / "models" / "storybook"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FILE = re.compile(r"`([\w-]+(?:/[\w.-]+)*\.py)`")
-SECTIONS = "model|sampling|evaluation|data|adapter|objective|optimizer|training|preview|output"
-SETTING = re.compile(rf"`(?:--set )?((?:{SECTIONS})\.\w+)(?:=[^`]*)?`")
+SECTIONS = "model|sampling|evaluation|evaluate|data|adapter|objective|optimizer|training|preview|output"
+SETTING = re.compile(rf"`(?:--set )?((?:{SECTIONS})\.(?!jsonl)\w+)(?:=[^`]*)?`")
 # Where file names on pages are looked up; pages name a module relative to the package.
 HOMES = (ROOT, ROOT / "docs", ROOT / "finetune", ROOT / "tests", ROOT / "storybook")
 

@@ -34,7 +34,7 @@ class Events(Watcher):
         """Writes `checkpoint`, `preview` or `validation`."""
         if what:
             loss = {} if what.loss is None else {"validation_loss": what.loss}
-            event(what.kind, step=step, path=what.path, **loss)
+            event(what.kind, step=step, path=what.path, **loss, **what.values)
 
     def stopping(self) -> None:
         """Writes nothing: a signal may come in the middle of a line. A checkpoint and an error follow."""

@@ -1,19 +1,20 @@
-"""How a result is judged: which prompts, how many pictures."""
+"""How a result is judged, after training or during it: which prompts, how many pictures."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from finetune.config.base import Positive, Section
+from finetune.config.base import Need, Positive, Section
 
 Text = Annotated[str, Field(min_length=1)]
 Alternatives = Annotated[list[Text], Field(min_length=2)]
+Steps = Annotated[int, Field(ge=1, le=1000)]
 
 
-class EvaluationSection(Section):
-    """How a trained result is judged."""
+class JudgedSection(Section):
+    """The prompts of an evaluation, and how their pictures are made."""
 
     prompt: str | None = Field(
         None,
@@ -32,16 +33,44 @@ class EvaluationSection(Section):
         },
         description="What follows the prompts, in groups of words of which a picture can show only one.",
     )
-    unrelated: Annotated[list[Text], Field(min_length=1)] = Field(
-        ["a photo of a dog", "a photo of a bird", "a photo of an elephant"],
-        description="Prompts that the training should not have changed.",
-    )
     num: Positive = Field(3, description="Pictures of each prompt.")
-    steps: Annotated[int, Field(ge=1, le=1000)] = Field(10, description="Sampling steps.")
+    steps: Steps = Field(10, description="Sampling steps.")
     guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = Field(
         4.0, description="Classifier-free guidance scale."
     )
     seed: Annotated[int, Field(ge=0, lt=2**62)] = Field(0, description="Seed of pictures and noise.")
+
+
+class EvaluationSection(JudgedSection):
+    """How a trained result is judged."""
+
+    unrelated: Annotated[list[Text], Field(min_length=1)] = Field(
+        ["a photo of a dog", "a photo of a bird", "a photo of an elephant"],
+        description="Prompts that the training should not have changed.",
+    )
     weight: Annotated[float, Field(allow_inf_nan=False)] = Field(
         1.0, description="Weight of a LoRA: 1 as trained."
     )
+
+
+_OTHERS = ("keep_best", "stop", "prompt", "class_prompt", "contexts", "num", "steps", "guidance", "seed")
+
+
+class EvaluateSection(JudgedSection):
+    """How what is being trained is judged while it is: a small form of `finetune eval`."""
+
+    needs: ClassVar[tuple[Need, ...]] = tuple(
+        Need(f"evaluate.{name}", "every", example="100") for name in _OTHERS
+    )
+
+    every: Positive | None = Field(
+        None,
+        description="Steps between evaluations; none if unset. Each takes about as long as training on 75 "
+        "pictures; with dreambooth and full, the model before training is in memory too.",
+    )
+    keep_best: bool = Field(
+        True, description="Keep the checkpoint of the best evaluation beside the newest ones."
+    )
+    stop: bool = Field(False, description="Stop training when evaluations say that it has overfit.")
+    num: Positive = Field(1, description="Pictures of each prompt.")
+    steps: Steps = Field(8, description="Sampling steps.")

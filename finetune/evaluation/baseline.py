@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from finetune.config.evaluation import EvaluationSection
+from finetune.config.evaluation import JudgedSection
 from finetune.data.preprocess import as_pixels
 from finetune.evaluation.judge import Judge
 from finetune.evaluation.known import Known
@@ -53,7 +53,7 @@ class Baseline:
     """
 
     plan: Plan
-    settings: EvaluationSection
+    settings: JudgedSection
     training: Known
     held: Known | None
     of_class: Made
@@ -67,7 +67,7 @@ def make(
     judge: Judge,
     prompts: Sequence[str],
     seeds: Sequence[int],
-    settings: EvaluationSection,
+    settings: JudgedSection,
     progress: Progress | None = None,
 ) -> Made:
     """Samples pictures and looks at them.
@@ -119,7 +119,7 @@ def measure_base(
     sampler: Sampler,
     judge: Judge,
     plan: Plan,
-    settings: EvaluationSection,
+    settings: JudgedSection,
     training: Known,
     held: Known | None = None,
     progress: Progress | None = None,

@@ -51,6 +51,43 @@ class Compared:
         return 1 - sum(self.trained) / sum(self.base)
 
 
+@dataclass(frozen=True)
+class Before:
+    """What the base model predicts of pictures, to compare one model after another with.
+
+    Attributes:
+        latents: `[B, C, h, w]` of the pictures.
+        prompts: What each of them shows.
+        timesteps: Of the noise levels.
+        draws: Of the noise at each level.
+        target: What should be predicted: `[B, timesteps, draws, C, h, w]`.
+        predicted: What is.
+    """
+
+    latents: Tensor
+    prompts: Sequence[str]
+    timesteps: Sequence[int]
+    draws: int
+    target: Tensor
+    predicted: Tensor
+
+    @classmethod
+    def training(cls, base: Judge, latents: Tensor, prompts: Sequence[str], draws: int = 1) -> Before:
+        """Asks the base model; arguments as of `compare`."""
+        timesteps = [round(share * base.timesteps) for share in SHARES]
+        target = base.targets(latents, timesteps, draws)
+        predicted = base.predictions(latents, prompts, timesteps, draws)
+        return cls(latents, prompts, timesteps, draws, target, predicted)
+
+    def compared(self, trained: Judge) -> Compared:
+        """Asks a trained model, of the same seed as the base model."""
+        after = trained.predictions(self.latents, self.prompts, self.timesteps, self.draws)
+        over = (0, 2, 3, 4, 5)  # all but the levels
+        losses = [(predicted - self.target).square().mean(over) for predicted in (self.predicted, after)]
+        changed = float((after - self.predicted).square().mean() / losses[0].mean().clamp_min(1e-12))
+        return Compared(tuple(losses[0].tolist()), tuple(losses[1].tolist()), changed)
+
+
 def compare(base: Judge, trained: Judge, latents: Tensor, prompts: Sequence[str], draws: int = 1) -> Compared:
     """Compares two models.
 
@@ -61,14 +98,7 @@ def compare(base: Judge, trained: Judge, latents: Tensor, prompts: Sequence[str]
         prompts: What each of them shows.
         draws: Of the noise at each level.
     """
-    timesteps = [round(share * base.timesteps) for share in SHARES]
-    target = base.targets(latents, timesteps, draws)
-    before = base.predictions(latents, prompts, timesteps, draws)
-    after = trained.predictions(latents, prompts, timesteps, draws)
-    over = (0, 2, 3, 4, 5)  # all but the levels
-    losses = [(predicted - target).square().mean(over) for predicted in (before, after)]
-    changed = float((after - before).square().mean() / losses[0].mean().clamp_min(1e-12))
-    return Compared(tuple(losses[0].tolist()), tuple(losses[1].tolist()), changed)
+    return Before.training(base, latents, prompts, draws).compared(trained)
 
 
 def frechet(features: Tensor, others: Tensor, spread: Tensor) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,11 +34,14 @@ class Judge:
         backbone: The model; on whatever device and in whatever precision it is.
         seed: Of the noise.
         at_once: How many rows go through the UNet together; changes the rounding of float sums only.
+        inside: Opened while the model is asked, as what is trained must be switched off if the base model is
+            meant.
     """
 
     backbone: Backbone
     seed: int = 0
     at_once: int = 32
+    inside: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def __post_init__(self) -> None:
         """Reads the model's own schedule."""
@@ -87,14 +91,16 @@ class Judge:
         self, latents: Tensor, prompts: Sequence[str], timesteps: Sequence[int], draws: int
     ) -> Tensor:
         """What the model predicts: `[B, timesteps, draws, C, h, w]` fp32 on the CPU; asked as `errors`."""
-        encoded, times = self._encode(prompts), torch.tensor(timesteps)
+        times = torch.tensor(timesteps)
         noises = torch.stack([self.noise(timestep, draws, latents.shape[1:]) for timestep in timesteps])
         sizes = (len(latents), len(timesteps), draws)
         rows = torch.cartesian_prod(*map(torch.arange, sizes)).view(-1, 3)
-        found = [
-            self._predict(latents[picture], times[level], noises[level, draw], encoded.rows(picture))
-            for picture, level, draw in (part.unbind(1) for part in rows.split(self.at_once))
-        ]
+        with self.inside():
+            encoded = self._encode(prompts)
+            found = [
+                self._predict(latents[picture], times[level], noises[level, draw], encoded.rows(picture))
+                for picture, level, draw in (part.unbind(1) for part in rows.split(self.at_once))
+            ]
         return torch.cat(found).view(*sizes, *latents.shape[1:])
 
     @torch.no_grad()
@@ -118,12 +124,14 @@ class Judge:
         def keep(module: Any, given: Any, output: Tensor) -> None:
             seen.append(output.float().cpu())
 
-        encoded, noise = self._encode([""]), self.noise(timestep, 1, latents.shape[1:])
+        noise = self.noise(timestep, 1, latents.shape[1:])
         handle = self.backbone.unet.up_blocks[layer].register_forward_hook(keep)
         try:
-            for part in latents.split(self.at_once):
-                first = torch.zeros(len(part), dtype=torch.long)
-                self._predict(part, torch.full_like(first, timestep), noise[first], encoded.rows(first))
+            with self.inside():
+                encoded = self._encode([""])
+                for part in latents.split(self.at_once):
+                    first = torch.zeros(len(part), dtype=torch.long)
+                    self._predict(part, torch.full_like(first, timestep), noise[first], encoded.rows(first))
         finally:
             handle.remove()
         return torch.cat(seen)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.config.evaluation import EvaluationSection
+from finetune.config.evaluation import JudgedSection
 from finetune.errors import ConfigError
-from finetune.evaluation.known import Known
 
 ANYTHING = "a photo"
 """What stands for the class where none is known."""
@@ -47,21 +47,24 @@ class Plan:
     unrelated: tuple[tuple[str, int], ...]
 
     @classmethod
-    def of(cls, settings: EvaluationSection, prompt: str, class_prompt: str | None) -> Plan:
+    def of(
+        cls, settings: JudgedSection, prompt: str, class_prompt: str | None, unrelated: Sequence[str] = ()
+    ) -> Plan:
         """Numbers the pictures; each has a seed of its own.
 
         Args:
             settings: How many, of what.
             prompt: Shows the subject.
             class_prompt: Shows its class, if it is known.
+            unrelated: Show neither.
         """
         words = [(group, place) for group, texts in settings.contexts.items() for place in range(len(texts))]
         pairs = [pair for _ in range(settings.num) for pair in words]
         asked = [Asked(group, place, settings.seed + number) for number, (group, place) in enumerate(pairs)]
-        others = [text for _ in range(settings.num) for text in settings.unrelated if text != class_prompt]
-        unrelated = [(text, settings.seed + number) for number, text in enumerate(others)]
+        others = [text for _ in range(settings.num) for text in unrelated if text != class_prompt]
+        seeded = [(text, settings.seed + number) for number, text in enumerate(others)]
         known = class_prompt or ANYTHING
-        return cls(prompt, known, settings.contexts, tuple(asked), tuple(unrelated))
+        return cls(prompt, known, settings.contexts, tuple(asked), tuple(seeded))
 
     @property
     def seeds(self) -> list[int]:
@@ -81,19 +84,27 @@ class Plan:
         return [number for number, one in enumerate(self.asked) if one.group == group]
 
 
-def subject_prompt(settings: EvaluationSection, known: Known, where: Path) -> str:
+def subject_prompt(
+    settings: JudgedSection, captions: Iterable[str], where: Path, key: str = "evaluation.prompt"
+) -> str:
     """The prompt that shows the subject.
+
+    Args:
+        settings: May name it.
+        captions: Of the training pictures.
+        where: They are.
+        key: Of the setting.
 
     Raises:
         ConfigError: If none is set and the pictures have different captions.
     """
     if settings.prompt is not None:
         return settings.prompt
-    captions = set(known.captions)
-    if len(captions) == 1 and (caption := captions.pop()):
+    different = set(captions)
+    if len(different) == 1 and (caption := different.pop()):
         return caption
     raise ConfigError(
         "The pictures have different captions, or none, so that no prompt is known that shows the subject.",
         where=str(where),
-        fix="Give one with --set 'evaluation.prompt=a photo of mycat'.",
+        fix=f"Give one with --set '{key}=a photo of mycat'.",
     )

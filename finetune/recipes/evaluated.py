@@ -95,8 +95,9 @@ def evaluated(
     report.tell(sentence)
     base = Sampler.load(section)
     training = Known.read(pictures, base.backbone)
-    prompt = subject_prompt(settings, training, pictures.path)
-    plan = Plan.of(settings, prompt, settings.class_prompt or _class_prompt(recipe))
+    prompt = subject_prompt(settings, training.captions, pictures.path)
+    known = settings.class_prompt or (None if recipe is None else class_prompt_of(recipe))
+    plan = Plan.of(settings, prompt, known, settings.unrelated)
     others = None if held is None else Known.read(held, base.backbone)
     with ExitStack() as stack:
         if saved:
@@ -164,10 +165,8 @@ def _base(given: ModelSection, made: Made, recipe: Recipe | None) -> tuple[Model
     return resolved(given)
 
 
-def _class_prompt(recipe: Recipe | None) -> str | None:
-    """What the run itself says of the class: its prompt, or the first that it preserves."""
-    if recipe is None:
-        return None
+def class_prompt_of(recipe: Recipe) -> str | None:
+    """What a run itself says of the class: its prompt, or the first that it preserves."""
     prompt: str | None = getattr(recipe.data, "class_prompt", None)
     return prompt or next(iter(getattr(recipe.data, "preserve", ())), None)
 

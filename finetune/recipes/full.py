@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from finetune.config import CaptionedSection
+from finetune.config.evaluation import EvaluateSection
 from finetune.recipes.whole_model import WholeModelRecipe
 
 
@@ -13,3 +14,4 @@ class FullRecipe(WholeModelRecipe):
 
     kind: Literal["full"] = "full"
     data: CaptionedSection = CaptionedSection()
+    evaluate: EvaluateSection = EvaluateSection()

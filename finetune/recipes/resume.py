@@ -103,7 +103,8 @@ def _move_results_aside(folder: RunFolder, step: int, recipe: Recipe) -> Path:
     aside.mkdir(exist_ok=True)
     marker = folder.path / Path(recipe.finished_by).parts[0]
     own = {folder.recipe, folder.pictures, folder.summary, folder.stream, folder.metrics, folder.logs,
-           folder.samples, folder.path / "checkpoints", folder.path / LOCK, marker,
+           folder.validation, folder.evaluation, folder.best, folder.samples, folder.path / "checkpoints",
+           folder.path / LOCK, marker,
            *(folder.path / stage for stage in recipe.stages)}  # fmt: skip
     results = [e for e in sorted(folder.path.iterdir()) if e not in own and not e.name.startswith("results-")]
     for entry in (*results, marker):

@@ -27,6 +27,7 @@ from finetune.recipes.account import failure_told, write_account
 from finetune.recipes.attention import with_attention
 from finetune.recipes.base import Recipe
 from finetune.recipes.check import told
+from finetune.recipes.evaluating import Pictures, evaluation_hooks, told_at_end
 from finetune.recipes.faults import raise_faults
 from finetune.recipes.fields import flatten
 from finetune.recipes.foreign import tell_if_foreign
@@ -43,7 +44,7 @@ from finetune.training import RunFolder, Trainer, check_trainable
 from finetune.training.watcher import Watcher
 
 # Settings that may differ when a run is resumed, since they do not change the result.
-_FREE = ("preview.", "output.", "data.cache", "data.validation_every", "data.crop_warning",
+_FREE = ("preview.", "evaluate.", "output.", "data.cache", "data.validation_every", "data.crop_warning",
          "training.log_every", "training.trackers", "training.report",
          "training.checkpoint_every", "training.keep_checkpoints")  # fmt: skip
 # How long processes wait for the first one, which may have a thousand class pictures to sample.
@@ -128,7 +129,7 @@ def run(
         with failure_told(folder, main=this.trainer.accelerator.is_main_process):
             _train(this, report)
             files = _export(this)
-        result = Result(place.folder, files, this.recipe.training.steps, time.monotonic() - started)
+        result = Result(place.folder, files, this.trainer.step, time.monotonic() - started)
         _summarize(this, result, report)
     return result
 
@@ -181,7 +182,8 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
     report.tell(summary[0])
     for line in summary[1:]:
         report.warn(line)
-    hooks = [(recipe.preview.every, recipe.make_preview(adapter, first, folder.sample))]
+    hooks = evaluation_hooks(recipe, Pictures(pictures, held), adapter, folder, report)
+    hooks.append((recipe.preview.every, recipe.make_preview(adapter, first, folder.sample)))
     if validation:
         hook = make_validation(recipe, validation, adapter, objective, folder)
         hooks.append((recipe.data.validation_every, hook))
@@ -283,5 +285,7 @@ def _summarize(this: Run, result: Result, report: Reporter) -> None:
     width = max((len(path.name) for path in result.files), default=0)
     for path, purpose in result.files.items():
         report.tell(f"  {path.name:{width}}  {purpose}")
+    for line in told_at_end(this.recipe, this.folder, result.steps):
+        report.tell(line)
     prompt = next((caption for caption in this.source.captions() if caption), "a picture")
     report.tell(f"Try it: finetune sample {shlex.quote(prompt)} {this.recipe.sample_flags(result.folder)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from finetune.config import SubjectSection
+from finetune.config.evaluation import EvaluateSection
 from finetune.recipes.base import Recipe
 from finetune.recipes.length import samples_per_step
 from finetune.recipes.reporter import SILENT, Reporter
@@ -21,6 +22,7 @@ class SubjectRecipe(Recipe):
     folder_field: ClassVar[str] = "instance_dir"
 
     data: SubjectSection = SubjectSection()
+    evaluate: EvaluateSection = EvaluateSection()
 
     def fill_in(self, values: dict[str, Any], backbone: Backbone) -> None:
         """As `Recipe.fill_in`, and the folder of class pictures."""

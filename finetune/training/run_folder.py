@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -26,6 +27,8 @@ class RunFolder:
         stream: One JSON line per block of a stream that was trained on: where it begins.
         metrics: One JSON line per logged step.
         validation: One JSON line each time the loss on held-out pictures was computed.
+        evaluation: One JSON line each time the model was evaluated.
+        best: Which of these steps was the best.
         logs: What trackers write, such as TensorBoard's event files.
         report: The run on one page.
         samples: The preview grids.
@@ -41,6 +44,8 @@ class RunFolder:
         self.stream = path / "stream.jsonl"
         self.metrics = path / "metrics.jsonl"
         self.validation = path / "validation.jsonl"
+        self.evaluation = path / "evaluation.jsonl"
+        self.best = path / "best.json"
         self.logs = path / "logs"
         self.report = path / "report.html"
         self.samples = path / "samples"
@@ -64,7 +69,8 @@ class RunFolder:
         Raises:
             PlaceError: Naming it.
         """
-        files = (self.recipe, self.pictures, self.stream, self.metrics, self.validation)
+        files = (self.recipe, self.pictures, self.stream, self.metrics, self.validation,
+                 self.evaluation, self.best)  # fmt: skip
         folders = (self.path / "checkpoints", self.samples, self.logs)
         wrong = [path for path in files if path.is_dir()] + [path for path in folders if path.is_file()]
         if wrong:
@@ -86,7 +92,7 @@ class RunFolder:
         return f"The last good checkpoint is {latest}." if latest else "There is no checkpoint yet."
 
     def prune(self, keep: int, every: int) -> None:
-        """Removes all but the newest checkpoint and the regular ones before it, `keep` in all.
+        """Removes all but the newest checkpoint, the regular ones before it, `keep` in all, and the best.
 
         A checkpoint that an interruption wrote between two regular ones is removed as soon as there is
         a newer one, so that the run ends with the checkpoints of one that was never interrupted.
@@ -98,9 +104,17 @@ class RunFolder:
         *older, _ = self.checkpoints() or [self.path]
         regular = [folder for folder in older if step_of(folder) % every == 0]
         kept = regular[max(0, len(regular) - (keep - 1)) :]
+        best = self.best_step()
         for folder in older:
-            if folder not in kept:
+            if folder not in kept and step_of(folder) != best:
                 remove_folder(folder)
+
+    def best_step(self) -> int | None:
+        """The step that `best.json` names; None if there is no such file, or nothing to read in it."""
+        try:
+            return int(json.loads(self.best.read_text(encoding="utf-8"))["step"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
 
 
 def step_of(checkpoint: Path) -> int:

@@ -94,8 +94,10 @@ class Trackers:
         for name, tracker in list(self._open.items()):
             self._told(name, partial(tracker.log, dict(values), step=step))
 
-    def preview(self, step: int) -> None:
-        """Shows the preview of a step, if it has one, where the program takes pictures."""
+    def show(self, step: int, values: Mapping[str, float]) -> None:
+        """Tells what hooks found, and a step's preview where the program takes pictures."""
+        if values:
+            self.log(step, values)
         if not self._open or not self._folder.sample(step).is_file():
             return
         with Image.open(self._folder.sample(step)) as image:

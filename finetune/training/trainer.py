@@ -33,7 +33,7 @@ from finetune.training.resume import check_fit, check_identity, newest_intact
 from finetune.training.run_folder import RunFolder
 from finetune.training.speed import in_steps
 from finetune.training.trackers import Trackers
-from finetune.training.watcher import Event, Tally, Watcher
+from finetune.training.watcher import Event, Tally, Watcher, all_told
 
 
 class Trainer(Generic[RowsT]):
@@ -90,7 +90,7 @@ class Trainer(Generic[RowsT]):
         self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
         self.average = make_average(self.parameters, self.optimizer, training, optimizer)
         self.watcher = (watcher or Progress()) if self.accelerator.is_main_process else Watcher()
-        self.step = 0
+        self.step, self.stopped = 0, False
         self.guards = Guards(self.accelerator, folder, training.steps)
         self.notes: tuple[str, ...] = ()
 
@@ -116,8 +116,7 @@ class Trainer(Generic[RowsT]):
         self.model.train()
         tally = Tally(self.watcher, self.folder, self.accelerator.device, self.rows_per_step)
         with stop_signal(self.watcher.stopping) as stop, tally.over(self.training.steps, self.step):
-            # A kill or an interruption may have come between the last checkpoint and its preview.
-            if self.guards.any_process(self.step > 0 and not self.folder.sample(self.step).exists()):
+            if self.step:  # a kill or an interruption may have come between the last checkpoint and its hooks
                 self._call_hooks()
             tally.restart()
             for losses, norm in self._steps():
@@ -221,7 +220,7 @@ class Trainer(Generic[RowsT]):
 
     @property
     def _done(self) -> bool:
-        return self.step >= self.training.steps
+        return self.stopped or self.step >= self.training.steps
 
     def _steps(self) -> Iterator[tuple[dict[str, float], float]]:
         """Takes one optimizer step after another, yielding its losses and gradient norm."""
@@ -288,10 +287,14 @@ class Trainer(Generic[RowsT]):
 
     def _call_hooks(self) -> None:
         due = [hook for every, hook in self.hooks if self.step % every == 0 or self._done]
-        if due and self.accelerator.is_main_process:
+        if not due:
+            return
+        said = Event("hooks")
+        if self.accelerator.is_main_process:
             with self.evaluating():
-                for hook in due:
-                    self.watcher.happened(self.step, hook(self.step))
-            self._trackers.preview(self.step)
-        if due:
-            self.accelerator.wait_for_everyone()
+                said = all_told(self.watcher, self.step, [hook(self.step) for hook in due])
+            self._trackers.show(self.step, said.values)
+        self.accelerator.wait_for_everyone()
+        self.stopped = self.guards.any_process(said.stop)
+        if self.guards.any_process(said.keep and not self.folder.checkpoint(self.step).exists()):
+            self.save()

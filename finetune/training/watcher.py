@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,14 +48,20 @@ class Event:
     """What was written or computed beside the training.
 
     Attributes:
-        kind: "checkpoint", "preview" or "validation".
+        kind: "checkpoint", "preview", "validation" or "evaluation".
         path: What was written, if anything.
         loss: The loss on held-out pictures, of "validation".
+        values: Numbers for trackers and programs, by name.
+        keep: Whether a checkpoint of this step must be on disk.
+        stop: Whether training should end here.
     """
 
     kind: str
     path: Path | None = None
     loss: float | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
+    keep: bool = False
+    stop: bool = False
 
 
 class Watcher:
@@ -78,6 +84,17 @@ class Watcher:
 
     def end(self) -> None:
         """Training is over, whatever the reason."""
+
+
+def all_told(watcher: Watcher, step: int, events: Sequence[Event | None]) -> Event:
+    """Tells a watcher what hooks did after a step; gives the values, and the wishes, of all of them."""
+    for event in events:
+        watcher.happened(step, event)
+    found = [event for event in events if event]
+    values = {name: value for event in found for name, value in event.values.items()}
+    return Event(
+        "hooks", None, None, values, any(event.keep for event in found), any(event.stop for event in found)
+    )
 
 
 class Tally:

@@ -85,7 +85,7 @@ class Chart:
 
 
 def curve_charts(runs: Sequence[tuple[str, Mapping[str, Sequence[Point]]]]) -> list[Chart]:
-    """The charts of a run, or of several together: loss, learning rate, norm of the gradient, speed.
+    """The charts of a run, or of several together: loss, rate, evaluations, gradient norm, speed.
 
     Args:
         runs: Label and curves of each, as `read_curves` gives them; a single one needs no label.
@@ -98,6 +98,8 @@ def curve_charts(runs: Sequence[tuple[str, Mapping[str, Sequence[Point]]]]) -> l
         ("Loss" if alone else "Loss, smoothed", "", list(_losses(runs))),
         ("Learning rate", "", _rates(runs[0][1]) if alone else several),
     ]
+    for title, found in _evaluations(runs):
+        charts.append((title, "", found))
     for title, name, unit in _PLAIN:
         lines = [Line(label, curves[name], n) for n, (label, curves) in enumerate(runs) if name in curves]
         charts.append((title, unit, lines))
@@ -113,6 +115,27 @@ def _losses(runs: Sequence[tuple[str, Mapping[str, Sequence[Point]]]]) -> Iterat
             yield Line(label or "smoothed", smoothed(curves["loss"]), color)
         if alone and "validation_loss" in curves:
             yield Line("held-out pictures", curves["validation_loss"], color + 1)
+
+
+def _evaluations(
+    runs: Sequence[tuple[str, Mapping[str, Sequence[Point]]]],
+) -> Iterator[tuple[str, list[Line]]]:
+    """What evaluations found: of one run, subject and prompt together; of several, their scores."""
+    if len(runs) > 1:
+        lines = [
+            Line(label, curves["score"], n) for n, (label, curves) in enumerate(runs) if "score" in curves
+        ]
+        yield "Score of evaluations", lines
+        return
+    curves = runs[0][1]
+    words = [name for name in curves if name.startswith("prompt_")]
+    shown = [
+        ("details", "subject"),
+        *((name, f"words of the {name.removeprefix('prompt_')}") for name in words),
+    ]
+    shown += [("class_changed", "change of the class"), ("copies", "copies"), ("score", "score")]
+    known = [(name, label) for name, label in shown if name in curves]
+    yield "Subject and prompt", [Line(label, curves[name], n) for n, (name, label) in enumerate(known)]
 
 
 def _rates(curves: Mapping[str, Sequence[Point]]) -> list[Line]:

@@ -20,7 +20,7 @@ from finetune.version import __version__
 from finetune.watching import usage
 from finetune.watching.asked import Asked, asked, differing, homes, preset_of, whole_recipe, without_home
 from finetune.watching.charts import FRAME, Chart, curve_charts
-from finetune.watching.curves import read_curves, seconds
+from finetune.watching.curves import Point, read_curves, seconds
 from finetune.watching.pictures import Data, Figure, Strip, previews, side_by_side, trained_on
 from finetune.watching.seen import Seen, look
 
@@ -98,7 +98,7 @@ def render_several(runs: Sequence[Seen]) -> str:
     if len(set(names)) < len(names):
         names = [str(run.folder.path) for run in runs]
     rows = differing(runs)
-    charts = curve_charts([(name, run.curves) for name, run in zip(names, runs, strict=True)])
+    charts = curve_charts([(name, _all_curves(run)) for name, run in zip(names, runs, strict=True)])
     page = _templates().get_template("runs.html")
     return page.render(
         names=names,
@@ -115,7 +115,7 @@ def _page(run: Seen) -> Page:
     preset, strips, place = preset_of(run, about), tuple(previews(run.folder)), _place(run)
     hidden = homes(run.recipe)
     prompt = _prompt(run, strips, data)
-    curves = {**run.curves, **read_curves(run.folder.validation)}
+    curves = _all_curves(run)
     said = run.folder.summary.read_text(encoding="utf-8").splitlines() if run.folder.summary.is_file() else []
     failure = run.folder.failure.read_text(encoding="utf-8") if run.state == "failed" else ""
     versions = {"finetune": about.get("finetune.version"), **json.loads(about.get("finetune.versions", "{}"))}
@@ -154,6 +154,12 @@ def _facts(run: Seen) -> list[tuple[str, str]]:
     if spent:
         facts.append(("Time in steps", f"about {duration(spent)}"))
     return [*facts, ("On disk", size(run.size)), ("Last written", f"{run.written:%Y-%m-%d %H:%M}")]
+
+
+def _all_curves(run: Seen) -> dict[str, list[Point]]:
+    """What was logged, of steps, held-out pictures and evaluations."""
+    folder = run.folder
+    return {**run.curves, **read_curves(folder.validation), **read_curves(folder.evaluation)}
 
 
 def _place(run: Seen) -> str:

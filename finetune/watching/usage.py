@@ -17,7 +17,8 @@ from finetune.watching.seen import RECIPE, Seen, size_of
 
 # The files and folders of a run that are no results.
 _OWN = {RECIPE, "checkpoints", "samples", "logs", "pictures.jsonl", "metrics.jsonl", "validation.jsonl",
-        "stream.jsonl", "summary.txt", "skipped.txt", "failure.txt", "report.html"}  # fmt: skip
+        "evaluation.jsonl", "best.json", "stream.jsonl",
+        "summary.txt", "skipped.txt", "failure.txt", "report.html"}  # fmt: skip
 _DIFFUSERS_LORA, _EMBEDDING = "pytorch_lora_weights.safetensors", "learned_embeds.safetensors"
 _MODEL, _BRANCH = "model", "controlnet"
 _WHOLE = ("dreambooth", "full", "pretrain")

@@ -68,17 +68,17 @@ def test_what_the_base_model_cannot_do_is_not_held_against_a_result() -> None:
 
 
 def test_a_plan_asks_both_models_for_the_same_with_the_same_seeds() -> None:
-    plan = Plan.of(SETTINGS, "a photo of mycat", "a photo of a dog")
+    plan = Plan.of(SETTINGS, "a photo of mycat", "a photo of a dog", SETTINGS.unrelated)
     assert len(plan.asked) == 2 * SETTINGS.num and len(set(plan.seeds)) == len(plan.seeds)
     assert plan.prompts(plan.prompt)[1] == "a photo of mycat wearing a blue hat"
     assert plan.prompts(plan.class_prompt)[1] == "a photo of a dog wearing a blue hat"
-    assert "a photo of a dog" not in [text for text, _ in plan.unrelated]
+    assert {text for text, _ in plan.unrelated} == {*SETTINGS.unrelated} - {"a photo of a dog"}
     assert Plan.of(SETTINGS, "a photo of mycat", None).class_prompt == "a photo"
 
 
 def test_different_captions_need_a_prompt(tmp_path: Any) -> None:
     several = replace(KNOWN, captions=("a cat", "a dog"))
     with pytest.raises(ConfigError, match="different captions"):
-        subject_prompt(SETTINGS, several, tmp_path)
-    assert subject_prompt(EvaluationSection(prompt="mycat"), several, tmp_path) == "mycat"
-    assert subject_prompt(SETTINGS, KNOWN, tmp_path) == "a photo of mycat"
+        subject_prompt(SETTINGS, several.captions, tmp_path)
+    assert subject_prompt(EvaluationSection(prompt="mycat"), several.captions, tmp_path) == "mycat"
+    assert subject_prompt(SETTINGS, KNOWN.captions, tmp_path) == "a photo of mycat"

@@ -119,3 +119,14 @@ def test_a_run_has_a_chart_for_what_it_logged_and_several_share_them() -> None:
     loss, rate = curve_charts([("a", one), ("b", one)])
     assert [(line.label, line.color) for line in loss.legend] == [("a", 0), ("b", 1)]
     assert curve_charts([("", {})]) == []
+
+
+def test_evaluations_are_the_curve_of_subject_and_prompt() -> None:
+    names = ("details", "prompt_scene", "class_changed", "copies", "score")
+    one = {"loss": [(1.0, 0.5)], **{name: [(1.0, 0.1), (2.0, 0.9)] for name in names}}
+    _, made = curve_charts([("", one)])
+    assert made.title == "Subject and prompt"
+    shown = [line.label for line in made.legend]
+    assert shown == ["subject", "words of the scene", "change of the class", "copies", "score"]
+    _, both = curve_charts([("a", one), ("b", one), ("c", {})])
+    assert (both.title, [line.label for line in both.legend]) == ("Score of evaluations", ["a", "b"])
