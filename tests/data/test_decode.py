@@ -9,6 +9,7 @@ import zlib
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, ImageCms
 
@@ -95,7 +96,10 @@ def test_transparency_of_a_tiff(mode: str) -> None:
     image = Image.new("RGBA", (4, 4), (50, 50, 50, 128)).convert(mode)
     tiff = encoded(image, "TIFF")
     # 50 by half and white by half; where the half is in the 50 already, white alone is added.
-    cases = {tiff: 50 * 128 / 255 + 127} | ({associated(tiff): 50 + 127} if mode != "PA" else {})
+    cases = {tiff: 50 * 128 / 255 + 127}
+    # Pillow below 13 refuses gray ones of this kind, which are then named as unreadable.
+    if mode == "RGBA" or (mode == "LA" and int(PIL.__version__.split(".")[0]) >= 13):
+        cases[associated(tiff)] = 50 + 127
     for data, level in cases.items():
         assert np.abs(pixels(data) - level).max() <= 1
         assert decode_picture(data).transparent

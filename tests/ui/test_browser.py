@@ -76,6 +76,7 @@ def test_from_a_folder_to_pictures(page: Any, tiny_models: dict[str, Path], root
     page.click("#yaml .cm-content")
     page.keyboard.press("Control+A")
     page.keyboard.insert_text("kind: lora\ndata: {instance_dir: mycat}\noptimizer: {lr: 0.5}\n")
+    page.evaluate("document.activeElement.blur()")
     field = "document.querySelector('#optimizer-lr textarea, #optimizer-lr input')"
     page.wait_for_function(f"{field}.value == '0.5'")
     page.wait_for_timeout(1500)  # nobody writes into a field at the moment in which the YAML changes it

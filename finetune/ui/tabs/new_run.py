@@ -105,8 +105,9 @@ class NewRun:
             typed = event(self._typed, self.inputs, self.outputs, **ordered)
             if component is self.folder:
                 typed.then(self.look, self.text, self.sheet, show_progress="minimal")
-        self.text.input(self._edited, [self.text, self.draft], self.outputs, **ordered)
-        self.text.blur(self.look, self.text, self.sheet, **quiet)
+        # Not while it is written: Gradio tells of answers that change it, too, as if somebody wrote.
+        edited = self.text.blur(self._edited, [self.text, self.draft], self.outputs, **ordered)
+        edited.then(self.look, self.text, self.sheet, **quiet)
         chosen = self.kind.input(self._kind, [self.kind, self.text], self.outputs, **ordered)
         chosen.then(self.look, self.text, self.sheet, **quiet)
         # What is not shown yet is not changed by an answer.
@@ -181,7 +182,7 @@ class NewRun:
         return _without(updates, values)
 
     def _edited(self, text: str, shown: str) -> list[Any]:
-        if text.strip() == shown.strip():  # an answer has changed it, nobody else
+        if text.strip() == shown.strip():
             return [gr.skip()] * len(self.outputs)
         updates = self.synced_with(text)
         updates[0] = gr.skip()  # the cursor stays where it is
