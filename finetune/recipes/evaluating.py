@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 _A_STEP = 4  # forward passes that training on a picture takes: the backward pass costs more than two
 
+_FORMS = {"lora": "--to kohya -o best.safetensors", "embedding": "--to embedding -o best.safetensors"}
+_MODEL = "--to merged -o best"
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -211,7 +214,8 @@ def told_at_end(recipe: Recipe, folder: RunFolder, step: int) -> Iterator[str]:
     best, last = best_of(found), found[-1]
     place = folder.checkpoint(best.step)
     if best.score > last.score and place.is_dir():
+        command = f"finetune export {shlex.quote(str(place))} {_FORMS.get(recipe.kind, _MODEL)}"
         yield (
-            f"The best step was {best.step}, with score {best.score:.2f}; the results, of step {step}, "
-            f"have {last.score:.2f}. To get it: finetune export {shlex.quote(str(place))} -o best.safetensors"
+            f"The best step was {best.step}, with score {best.score:.2f}; the results, of step {step}, have "
+            f"{last.score:.2f}. For those of step {best.step}: {command}"
         )

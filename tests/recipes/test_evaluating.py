@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
+from finetune.cli.main import main
 from finetune.errors import ConfigError
 from finetune.evaluation.during import Start
 from finetune.recipes import build
@@ -101,7 +104,10 @@ def test_the_best_checkpoint_is_kept_beside_the_last(
     folder, said = trained("lora", tiny_models["sd1"], pictures, "one", *changes)
     assert [place.name for place in folder.checkpoints()] == ["step-000002", "step-000004"]
     assert json.loads(folder.best.read_text()) == {"step": 2, "score": 0.9}
-    assert f"finetune export {folder.checkpoint(2)}" in said
+    command = shlex.split(said.partition("For those of step 2: finetune ")[2].splitlines()[0])
+    assert main(command) == 0
+    with safe_open("best.safetensors", "pt") as file:
+        assert file.metadata()["finetune.step"] == "2"
     every, _ = trained("lora", tiny_models["sd1"], pictures, "two")
     one, two = weights(folder, 2), weights(every, 2)
     assert all(torch.equal(one[name], two[name]) for name in two)
