@@ -27,7 +27,6 @@ from finetune.recipes.faults import _choices
 from finetune.training.average import Average
 from finetune.training.device import forget_earlier_runs, make_accelerator
 from finetune.training.optimizers import rate_factor
-from finetune.training.run_folder import RunFolder
 
 
 class Chosen(BaseModel):
@@ -49,8 +48,8 @@ def test_pydantic_tells_the_choices_of_a_setting_in_quotes_one_after_another() -
 # --- accelerate ------------------------------------------------------------------------------------
 
 
-def accelerator(tmp_path: Path, precision: str) -> Accelerator:
-    return make_accelerator(TrainingSection(precision=precision), RunFolder(tmp_path), trains_text=False)
+def accelerator(precision: str) -> Accelerator:
+    return make_accelerator(TrainingSection(precision=precision), trains_text=False)
 
 
 def test_accelerate_refuses_another_precision_in_the_same_process() -> None:
@@ -64,7 +63,7 @@ def test_accelerate_refuses_another_precision_in_the_same_process() -> None:
 
 def test_after_the_reset_a_second_run_chooses_another_precision(tmp_path: Path) -> None:
     for precision, called in (("bf16", "bf16"), ("fp32", "no"), ("bf16", "bf16")):
-        made = accelerator(tmp_path, precision)
+        made = accelerator(precision)
         assert made.mixed_precision == called
         assert made.scaler is None  # only fp16 has one
 

@@ -77,9 +77,7 @@ def _vae(path: Path, section: ModelSection, notes: list[str]) -> Any:
     own = path / VAE
     if section.vae is None:
         if not own.is_dir():
-            raise ModelError(
-                "This model has no VAE.", where=str(own), fix="Give one with --set model.vae=PATH."
-            )
+            raise ModelError("This model has no VAE.", where=str(own), fix="Give one with --vae PATH.")
         return load_part(AutoencoderKL, own, section.allow_pickle, notes)
     config = own if (own / "config.json").is_file() else None
     return load_vae(section.vae, config, section.allow_pickle, notes)

@@ -52,7 +52,7 @@ KINDS = (
     Kind(
         "a VAE alone",
         ("first_stage_model.", "encoder.down", "decoder.up", "decoder.mid", "decoder.conv_in."),
-        "Give it with --set model.vae=FILE.",
+        "Give it with --vae.",
     ),
     Kind(
         "a text encoder alone", ("text_model.", "transformer.resblocks."), "Give the whole diffusers folder."

@@ -89,9 +89,7 @@ def convert(
     if section.vae is not None:
         given["vae"] = load_vae(section.vae, configs / VAE, section.allow_pickle, notes)
     elif not has_vae(header):
-        raise ModelError(
-            "This checkpoint has no VAE.", where=str(path), fix="Give one with --set model.vae=PATH."
-        )
+        raise ModelError("This checkpoint has no VAE.", where=str(path), fix="Give one with --vae PATH.")
     if section.text_encoders is not None:
         encoders = load_text_encoders(
             section.text_encoders, configs, model.encoder_classes, section.allow_pickle, notes

@@ -14,7 +14,7 @@ from finetune.backbones.quiet import quiet
 from finetune.errors import ModelError
 
 VAE = "vae"
-_FIX = "Give a diffusers folder (of a model or of a VAE), a run folder or a single file as model.vae."
+_FIX = "Give a diffusers folder (of a model or of a VAE), a run folder or a single file with --vae."
 
 
 def load_vae(given: Path, config: Path | None, allow_pickle: bool, notes: list[str]) -> Any:

@@ -27,6 +27,7 @@ FLAGS = {
     "--class-prompt": "evaluation.class_prompt",
     "--weight": "evaluation.weight",
     "--model": "model.name",
+    "--vae": "model.vae",
 }
 JSON, SHEET = "eval.json", "eval.png"
 
@@ -37,11 +38,12 @@ def _eval(
     as_json: bool,
     output: Path | None,
     model: str | None,
+    vae: str | None,
     class_prompt: str | None,
     weight: str | None,
     changes: tuple[str, ...],
 ) -> None:
-    flags = {"model": model, "class_prompt": class_prompt, "weight": weight, "changes": changes}
+    flags = {"model": model, "vae": vae, "class_prompt": class_prompt, "weight": weight, "changes": changes}
     given, settings = build_evaluation(flag_settings(flags, FLAGS))
     if output is not None:
         _check_new(output)
@@ -133,6 +135,7 @@ eval_command = SettingsCommand(
         setting_flag(
             "--model", ModelSection.model_fields["name"], default="the model that it was trained from"
         ),
+        setting_flag("--vae", ModelSection.model_fields["vae"]),
         set_flag(f"Change another setting ({_OTHERS})"),
     ],
     keys=EVALUATION_KEYS,

@@ -8,9 +8,10 @@ from typing import Literal
 
 import click
 
-from finetune.cli.flags import SettingsCommand, given_model, model_flags
+from finetune.cli.flags import SettingsCommand, given_model, model_flags, setting_flag
 from finetune.cli.imports import large_imports
 from finetune.cli.terminal import quiet_loading, tell, tell_end, tell_warning
+from finetune.config import ModelSection
 from finetune.config.forms import FORMS
 from finetune.files import check_writable
 from finetune.recipes.load import MODEL_KEYS
@@ -26,19 +27,19 @@ def _export(
     thumbnail: Path | None,
     ema: bool | None,
     model: str | None,
+    vae: str | None,
     changes: tuple[str, ...],
 ) -> None:
     with large_imports():
         from finetune.backbones import load_stored
         from finetune.backbones.precision import PRECISIONS
-        from finetune.config import ModelSection
         from finetune.export import Job, check_form, export, what_is
         from finetune.export.job import RANK, data_url
         from finetune.recipes.model import model_for
         from finetune.recipes.rewrite import find_saved, written_again
 
         quiet_loading()
-    given = given_model(model, changes)
+    given = given_model(model, changes, vae)
     saved = find_saved(run, ema)
     check_form(form, saved.made if saved else what_is(run), output, weight, rank)
     check_writable(output.parent)
@@ -111,6 +112,7 @@ export_command = SettingsCommand(
             "itself exported, if neither is given.",
         ),
         *model_flags("the model that it was made for"),
+        setting_flag("--vae", ModelSection.model_fields["vae"]),
     ],
     keys=MODEL_KEYS,
 )

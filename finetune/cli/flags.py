@@ -131,13 +131,13 @@ def precision_flag() -> click.Option:
     return setting_flag("--precision", TrainingSection.model_fields["precision"], text=text)
 
 
-def given_model(model: str | None, changes: Sequence[str]) -> ModelSection:
-    """The model settings given with `model_flags`.
+def given_model(model: str | None, changes: Sequence[str], vae: str | None = None) -> ModelSection:
+    """The model settings given with `model_flags`, and with `--vae` where a command has it.
 
     Raises:
         ConfigError: All faults at once, each with its flag.
     """
-    return build_model(flag_settings({"model": model, "changes": changes}))
+    return build_model(flag_settings({"model": model, "vae": vae, "changes": changes}))
 
 
 def check_words(text: str | Sequence[str], where: str, what: str = "The text") -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from finetune.cli.files import limit_flags, structure, structure_flags, target, target_flags, tell_kept
-from finetune.cli.flags import SettingsCommand, given_model
+from finetune.cli.flags import SettingsCommand, given_model, setting_flag
 from finetune.cli.imports import large_imports
 from finetune.cli.terminal import progress, quiet_loading, size, tell, tell_end
+from finetune.config import ModelSection
 from finetune.config.merging import METHODS
 from finetune.files import check_writable
 from finetune.recipes.load import MODEL_KEYS
@@ -26,6 +27,7 @@ def _merge(
     force: bool,
     dtype: str | None,
     model: str | None,
+    vae: str | None,
     changes: tuple[str, ...],
     to: str,
     **plan: Any,
@@ -38,8 +40,10 @@ def _merge(
             raise click.UsageError(
                 f"--into-model adds LoRAs up as they are, so {names} would have no effect."
             )
-        _into_model(specs, output, force, dtype or "fp32", model, changes)
+        _into_model(specs, output, force, dtype or "fp32", given_model(model, changes, vae))
         return
+    if vae is not None:
+        raise click.UsageError("--vae requires --into-model.")
     _into_one(specs, given, output, to, dtype, force, model, changes)
 
 
@@ -75,10 +79,7 @@ def _into_one(
     tell_end(line, [output])
 
 
-def _into_model(
-    specs: Specs, out: Path, force: bool, dtype: Any, model: str | None, changes: tuple[str, ...]
-) -> None:
-    given = given_model(model, changes)
+def _into_model(specs: Specs, out: Path, force: bool, dtype: Any, given: ModelSection) -> None:
     with large_imports():
         from finetune.backbones import load_stored
         from finetune.backbones.precision import PRECISIONS
@@ -129,6 +130,7 @@ merge_command = SettingsCommand(
         ),
         click.Option(["--seed"], type=click.IntRange(min=0), help="Of what DARE drops.  [default: 0]"),
         *structure_flags(),
+        setting_flag("--vae", ModelSection.model_fields["vae"]),
     ],
     keys=MODEL_KEYS,
 )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from finetune.cli.again import check_complete, found_loras, remarks, settings_of
 from finetune.cli.batches import batches, sample_all, varies
-from finetune.cli.controlnet import FORM, parse_controlnet
+from finetune.cli.controlnet import FORM, KINDS, parse_controlnet
 from finetune.cli.flags import (
     SettingsCommand,
     check_words,
@@ -20,7 +20,7 @@ from finetune.cli.flags import (
 from finetune.cli.imports import large_imports
 from finetune.cli.prompt_file import Line, read_prompts
 from finetune.cli.terminal import progress, quiet_loading, tell, tell_end, tell_warning
-from finetune.config import ControlKind, ModelSection
+from finetune.config import ModelSection
 from finetune.files import check_writable
 from finetune.recipes.load import SAMPLING_KEYS, build_sampling
 from finetune.sampling.axes import Axis, read_axes
@@ -38,7 +38,6 @@ def _sample(
     loras: tuple[str, ...],
     embeddings: tuple[str, ...],
     controlnets: tuple[str, ...],
-    control_preprocess: ControlKind,
     init: Path | None,
     mask: Path | None,
     prompt_file: Path | None,
@@ -74,9 +73,7 @@ def _sample(
             raise click.UsageError("sampling.lora_blocks and sampling.lora_steps require --lora.")
         batch.settings.check_ends(len(batch.prompts))
     words = [parse_embedding(embedding) for embedding in embeddings]
-    if control_preprocess != "none" and not controlnets:
-        raise click.UsageError("--control-preprocess requires --controlnet.")
-    controls = [parse_controlnet(text, control_preprocess) for text in controlnets]
+    controls = list(map(parse_controlnet, controlnets))
     check_writable(output_dir)
     inputs = {"control_images": [picture for _, picture in controls] or None, "init": init, "mask": mask}
     sampler = _loaded(section, specs, words, [spec for spec, _ in controls], precision, varies(groups))
@@ -163,7 +160,7 @@ def _check_together(settings: SamplingSection, init: Path | None, mask: Path | N
 
 
 # What people change daily; everything else is reached with --set.
-FLAGS = {"--model": "model.name"} | {
+FLAGS = {"--model": "model.name", "--vae": "model.vae"} | {
     f"--{name}": f"sampling.{name}"
     for name in ("negative", "steps", "guidance", "scheduler", "seed", "num", "size", "strength")
 }
@@ -207,15 +204,9 @@ sample_command = SettingsCommand(
             multiple=True,
             metavar=FORM,
             help="A run folder, a diffusers folder or one file of a ControlNet, its control picture, its "
-            "conditioning scale (1 if not given) and the range of the steps in which it acts (0-1); may be "
+            "conditioning scale (1 if not given), the range of the steps in which it acts (0-1), and how the "
+            f"control picture is made from this one ({', '.join(KINDS)}), if it is none yet; may be "
             "repeated. The first picture sets the size if there is no --size.",
-        ),
-        click.Option(
-            ["--control-preprocess"],
-            type=click.Choice(get_args(ControlKind)),
-            default="none",
-            show_default=True,
-            help="Make the control pictures from those given, as the ControlNet's training did.",
         ),
         click.Option(
             ["--init"],
@@ -229,7 +220,8 @@ sample_command = SettingsCommand(
             metavar="PICTURE",
             help="Repaint --init only where this picture is white (inpainting).",
         ),
-        *(setting_flag(flag, _FIELDS[flag[2:]]) for flag in FLAGS if flag != "--model"),
+        setting_flag("--vae", ModelSection.model_fields["vae"]),
+        *(setting_flag(flag, _FIELDS[flag[2:]]) for flag in FLAGS if flag[2:] in _FIELDS),
         click.Option(
             ["--prompts", "prompt_file"],
             type=click.Path(path_type=Path),

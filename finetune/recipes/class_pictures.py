@@ -164,5 +164,5 @@ def _check(file: Path, made: dict[str, Any]) -> None:
         raise ConfigError(
             f"This class picture was sampled with another {' and '.join(different)}.",
             where=str(file),
-            fix="Give another --class-dir, or remove the class-*.png files from this one.",
+            fix="Give another data.class_dir, or remove the class-*.png files from this one.",
         )

@@ -104,8 +104,8 @@ class ControlNetRecipe(Recipe):
 
     def sample_flags(self, folder: Path) -> str:
         """The ControlNet, and a placeholder for a control picture."""
-        made = "" if self.data.preprocess == "none" else f" --control-preprocess {self.data.preprocess}"
-        return f"--controlnet {shlex.quote(f'{folder}:PICTURE.png')}{made}"
+        made = "" if self.data.preprocess == "none" else f":{self.data.preprocess}"
+        return f"--controlnet {shlex.quote(f'{folder}:PICTURE.png{made}')}"
 
     def write_results(
         self, adapter: Adapter, backbone: Backbone, folder: Path, name: str, metadata: dict[str, str]

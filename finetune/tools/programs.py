@@ -98,7 +98,7 @@ FILES: Mapping[str, Loads] = {
         PROGRAMS,
         "In diffusers it is from_single_file.",
     ),
-    "vae": Loads("VAE", (*_SD_WEBUIS, _OWN), "Here it is --set model.vae=PATH."),
+    "vae": Loads("VAE", (*_SD_WEBUIS, _OWN), "Here it is --vae."),
     "controlnet-folder": Loads(
         "ControlNet with diffusers' names",
         (*_SD_WEBUIS, _DIFFUSERS, _OWN),

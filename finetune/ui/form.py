@@ -25,7 +25,12 @@ from finetune.watching.asked import shown, usual_values
 WHERE = "the YAML"
 """What the text of the page is called in messages."""
 
-_LABELS = {"optimizer.lr": "learning rate", "model.name": "model", "output.dir": "output folder"}
+_LABELS = {
+    "optimizer.lr": "learning rate",
+    "model.name": "model",
+    "model.vae": "VAE",
+    "output.dir": "output folder",
+}
 _UNBOUNDED = 1e9  # a limit above this says nothing to people
 
 

@@ -72,7 +72,7 @@ def test_without_a_vae_the_setting_is_named(other: Any, tiny_folder: Path, tmp_p
     save_file({n: t for n, t in state.items() if not n.startswith(PREFIX)}, file)
     with pytest.raises(ModelError, match="has no VAE") as caught:
         load_single_file(file, ModelSection(name=str(file)))
-    assert "--set model.vae=PATH" in str(caught.value.fix)
+    assert "--vae PATH" in str(caught.value.fix)
     save_file({n: t for n, t in state.items() if not n.startswith("cond_stage_model")}, file)
     with pytest.raises(ModelError, match="no known text encoder"):  # a tiny one tells no family
         load_single_file(file, ModelSection(name=str(file)))
@@ -81,7 +81,7 @@ def test_without_a_vae_the_setting_is_named(other: Any, tiny_folder: Path, tmp_p
     shutil.rmtree(folder / "vae")
     with pytest.raises(ModelError, match="has no VAE") as caught:
         load_backbone(ModelSection(name=str(folder)))
-    assert "--set model.vae=PATH" in str(caught.value.fix)
+    assert "--vae PATH" in str(caught.value.fix)
     other.save_pretrained(tmp_path / "vae")
     made = load_backbone(ModelSection(name=str(folder), vae=tmp_path / "vae"))
     assert made.fingerprint_vae() == content(other)

@@ -138,7 +138,7 @@ def test_an_interrupt_ends_with_130_and_a_checkpoint(
 def test_a_vae_of_ones_choice_is_told(
     here: Path, tiny_models: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = ["--model", str(tiny_models["sd1"]), "--set", f"model.vae={tiny_models['sd2']}"]
+    model = ["--model", str(tiny_models["sd1"]), "--vae", str(tiny_models["sd2"])]
     assert main(["sample", "a cat", "--steps", "1", "--size", "32", *model]) == 0
     told = f"The VAE is that of {tiny_models['sd2']} (model.vae)."
     output = capsys.readouterr()

@@ -31,9 +31,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_every_form(folder: str, picture: str, tail: str, numbers: tuple[float, float, float]) -> None:
     Path("0.5").touch()  # a picture may be called like a number
-    spec, image = parse_controlnet(f"{folder}:{picture}{tail}", "edges")
-    assert spec == ControlSpec(Path(folder), *numbers, "edges")
-    assert image == Path(picture)
+    for kind in ("none", "edges"):
+        made = "" if kind == "none" else f":{kind}"
+        spec, image = parse_controlnet(f"{folder}:{picture}{tail}{made}")
+        assert spec == ControlSpec(Path(folder), *numbers, kind)
+        assert image == Path(picture)
 
 
 @pytest.mark.parametrize(
@@ -55,9 +57,12 @@ def test_every_form(folder: str, picture: str, tail: str, numbers: tuple[float, 
         ("net:a.png:", "'' is not SCALE"),
         ("net:a.png:strong", "'strong' is not SCALE"),
         ("net:a.png:0-0.5", "'0-0.5' is not SCALE"),
-        ("net:a.png:1:0.5", "'1:0.5' is not SCALE[:START-END]."),
+        ("net:a.png:1:0.5", "'1:0.5' is not SCALE[:START-END][:KIND]."),
         ("net:a.png:1:0-0.5-1", "'1:0-0.5-1' is not SCALE"),
         ("net:a.png:1:0-1:2", "'1:0-1:2' is not SCALE"),
+        ("net:a.png:edgy", "'edgy' is not SCALE[:START-END][:KIND]."),
+        ("net:a.png:edges:1", "'edges:1' is not SCALE"),
+        ("net:edges", "The control picture is missing."),
     ],
     ids=lambda text: text[:30],
 )
@@ -66,7 +71,7 @@ def test_what_cannot_be_read_is_told_with_the_form(text: str, what: str) -> None
         parse_controlnet(text)
     assert what in caught.value.what
     assert (caught.value.where or "").startswith(f"--controlnet {text[:50]}")
-    assert "Write --controlnet PATH:PICTURE[:SCALE[:START-END]], e.g." in str(caught.value)
+    assert "Write --controlnet PATH:PICTURE[:SCALE[:START-END]][:KIND], e.g." in str(caught.value)
     assert len(str(caught.value)) < 500
 
 

@@ -75,7 +75,7 @@ def test_every_kind_has_a_file_here() -> None:
         ["sample", "a cat", "--steps", "1", "--controlnet", "{file}:{picture}"],
         ["export", "{file}", "--to", "kohya", "-o", "out.safetensors"],
         ["resize", "{file}", "--rank", "1", "--output", "out.safetensors"],
-        ["lora", "--instance-dir", "{pictures}", "--set", "model.vae={file}"],
+        ["lora", "--instance-dir", "{pictures}", "--vae", "{file}"],
     ],
     ids=lambda arguments: " ".join(arguments[:1] + arguments[-2:-1]),
 )

@@ -43,7 +43,8 @@ def published(family: Family) -> Backbone:
 def checkpoint(family: Family) -> dict[str, Tensor]:
     """What we write into one file."""
     with torch.device("meta"):
-        return original_state(replace(published(family), scheduler=DDIMScheduler()))
+        state = original_state(replace(published(family), scheduler=DDIMScheduler()))
+        return {name: planned.make() for name, planned in state.items()}
 
 
 def shapes(tensors: dict[str, Tensor], prefix: str = "") -> Shapes:

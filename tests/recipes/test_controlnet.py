@@ -114,8 +114,8 @@ def test_sampling_by_command(tiny_models: dict[str, Path], capsys: pytest.Captur
     folder, _ = train(tiny_models["sdxl"])
     few = ["--steps", "4", "--guidance", "1"]
     control = f"{folder}:pairs/maps/0.png"
-    several = ["--controlnet", control, "--controlnet", f"{control}:0.5:0.25-0.75"]
-    assert main(["sample", "a cat", *several, "--control-preprocess", "edges", *few]) == 0
+    several = ["--controlnet", f"{control}:edges", "--controlnet", f"{control}:0.5:0.25-0.75:edges"]
+    assert main(["sample", "a cat", *several, *few]) == 0
     said = capsys.readouterr().out
     assert f"because {folder} was made for it" in said
     with Image.open("samples/a-cat-0.png") as picture:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 from pydantic_core import to_jsonable_python
 
@@ -31,7 +32,9 @@ def test_what_a_form_shows_of_a_default_means_the_default(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", RECIPES)
 def test_the_settings_in_front_are_the_flags_of_the_command(kind: str) -> None:
-    flags = {option for parameter in cli.commands[kind].params for option in parameter.opts}
+    command = cli.get_command(click.Context(cli), kind)
+    assert command is not None
+    flags = {option for parameter in command.params for option in parameter.opts}
     assert len(form.front(kind)) + 1 == len(flags - {"--set", "--resume"})
     fields = form.fields_of(kind, None)
     for key in form.front(kind):
