@@ -210,20 +210,20 @@ def _run(recipe: Recipe, report: Reporter, after: Callable[[Recipe, Result], Non
 def _seen(sweep: Sweep, index: int) -> Swept:
     """What is there of a run."""
     from finetune.training import RunFolder
-    from finetune.training.metrics import series
-    from finetune.training.smoothing import smoothed
+    from finetune.training.curves import read_curves, smoothed
 
     trial, recipe = sweep.trials[index], sweep.recipes[index]
     files = RunFolder(sweep.folder / trial.name)
-    losses, validation = series(files.metrics, "loss"), series(files.validation, "validation_loss")
+    losses = read_curves(files.metrics).get("loss", [])
+    validation = read_curves(files.validation).get("validation_loss", [])
     return Swept(
         trial.name,
         {choice.key: choice.text for choice in trial.choices},
         {"finished": "finished", "unfinished": "unfinished"}.get(
             state_of(files.path, recipe.finished_by), "waiting"
         ),
-        smoothed(losses)[-1] if losses else None,
-        validation[-1] if validation else None,
+        smoothed(losses)[-1][1] if losses else None,
+        validation[-1][1] if validation else None,
     )
 
 

@@ -68,17 +68,3 @@ def mean_losses(
         sums = accelerator.reduce(sums.to(accelerator.device), "sum")
     names = ("loss", "preserved_loss")
     return {name: total / count for name, (total, count) in zip(names, sums.tolist(), strict=True) if count}
-
-
-def series(path: Path, name: str) -> list[float]:
-    """The values of one name in a file of metrics, in the order of its lines.
-
-    Args:
-        path: `metrics.jsonl` or `validation.jsonl`; need not exist.
-        name: E.g. "loss"; lines without it, unreadable ones and null are left out.
-    """
-    found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
-        if math.isfinite(_step_of(line)) and (value := json.loads(line).get(name)) is not None:
-            found.append(float(value))
-    return found

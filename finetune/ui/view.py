@@ -17,9 +17,9 @@ from finetune.recipes.check import Report
 from finetune.recipes.check_page import marks_of, shots
 from finetune.recipes.place import in_use
 from finetune.training import RunFolder
+from finetune.training.curves import Point, read_curves
 from finetune.ui.processes import Started, said
 from finetune.watching.charts import FRAME, curve_charts, number
-from finetune.watching.curves import Point, read_curves
 from finetune.watching.page import duration
 from finetune.watching.pictures import figure, previews
 from finetune.watching.seen import RECIPE, Seen, look

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from finetune.watching.curves import Point, smoothed, thinned
+from finetune.training.curves import Point, smoothed
+from finetune.watching.curves import thinned
 
 WIDTH, HEIGHT = 520, 250
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 40

@@ -1,45 +1,11 @@
-"""The numbers that a run logged, as curves over its steps."""
+"""Curves of a run as they are drawn, and what else their numbers tell."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
-from finetune.training.smoothing import smoothed as smoothed_values
-
-Point = tuple[float, float]
-"""A step and a value."""
-
-
-def read_curves(path: Path) -> dict[str, list[Point]]:
-    """The curves in a file of metrics, by name.
-
-    Args:
-        path: `metrics.jsonl` or `validation.jsonl`; need not exist. Lines that are not whole, as a kill or a
-            running writer leaves them, and values that are not finite are left out.
-
-    Returns:
-        Points in the order of the file; no curve is empty.
-    """
-    curves: dict[str, list[Point]] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
-        try:
-            values = json.loads(line)
-            step = float(values.pop("step"))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            continue
-        for name, value in values.items():
-            if isinstance(value, int | float) and math.isfinite(value):
-                curves.setdefault(name, []).append((step, float(value)))
-    return curves
-
-
-def smoothed(points: Sequence[Point]) -> list[Point]:
-    """A curve as `finetune.training.smoothing.smoothed` smooths its values."""
-    values = smoothed_values([value for _, value in points])
-    return [(step, value) for (step, _), value in zip(points, values, strict=True)]
+from finetune.training.curves import Point
 
 
 def thinned(points: Sequence[Point], most: int = 600) -> list[Point]:

@@ -16,11 +16,12 @@ from pydantic import ByteSize
 
 from finetune.errors import UserError
 from finetune.files import whole_file
+from finetune.training.curves import Point, read_curves
 from finetune.version import __version__
 from finetune.watching import usage
 from finetune.watching.asked import Asked, asked, differing, homes, preset_of, whole_recipe, without_home
 from finetune.watching.charts import FRAME, Chart, curve_charts
-from finetune.watching.curves import Point, read_curves, seconds
+from finetune.watching.curves import seconds
 from finetune.watching.pictures import Data, Figure, Strip, previews, side_by_side, trained_on
 from finetune.watching.seen import Seen, look
 

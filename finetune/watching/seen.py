@@ -13,8 +13,8 @@ from finetune.recipes.load import LARGEST, RECIPES
 from finetune.recipes.place import in_use
 from finetune.recipes.plain_yaml import parse_yaml
 from finetune.training import RunFolder
+from finetune.training.curves import Point, read_curves, smoothed
 from finetune.training.run_folder import step_of
-from finetune.watching.curves import Point, read_curves, smoothed
 
 State = Literal["running", "finished", "interrupted", "failed"]
 RECIPE = "recipe.yaml"

@@ -19,8 +19,7 @@ from finetune.recipes.load import load_recipe
 from finetune.recipes.run import run
 from finetune.recipes.sweep import Choice, Trial, parse_choices, parted, trials
 from finetune.recipes.swept import claimed_folder
-from finetune.training.metrics import series
-from finetune.training.smoothing import smoothed
+from finetune.training.curves import read_curves, smoothed
 from finetune.training.watcher import Now, Watcher
 from tests.conftest import draw_pictures
 
@@ -115,14 +114,15 @@ def test_names_of_folders_fit_every_system() -> None:
 
 def test_the_loss_is_the_moving_average_of_the_logged_ones(tmp_path: Path) -> None:
     assert smoothed([]) == []
-    assert smoothed([3.0]) == [3.0]
-    assert smoothed([1.0, 2.0, 4.0])[-1] == pytest.approx((0.81 * 1 + 0.9 * 2 + 4) / (0.81 + 0.9 + 1))
+    assert smoothed([(1, 3.0)]) == [(1, 3.0)]
+    found = smoothed([(1, 1.0), (2, 2.0), (3, 4.0)])
+    assert found[-1] == (3, pytest.approx((0.81 * 1 + 0.9 * 2 + 4) / (0.81 + 0.9 + 1)))
     file = tmp_path / "metrics.jsonl"
-    assert series(file, "loss") == []
+    assert read_curves(file) == {}
     file.write_text(
         '{"step": 1, "loss": 2}\n{"step": 2}\n[1]\n{"step": 3, "loss": null}\n{"step": 4, "loss": 0.5}\n{"st'
     )
-    assert series(file, "loss") == [2.0, 0.5]
+    assert read_curves(file) == {"loss": [(1, 2.0), (4, 0.5)]}
 
 
 def test_a_folder_is_one_sweeps_alone(tmp_path: Path) -> None:
@@ -189,8 +189,8 @@ def test_a_stopped_sweep_goes_on_to_the_same_bytes_and_failures_stop_nothing(
     assert main(["--json", *sweep, "--resume"]) == 1
     *_, end = map(json.loads, capsys.readouterr().out.splitlines())
     assert [row["state"] for row in end["runs"]] == ["failed", "finished"]
-    logged = series(folder / "2-instance_dir-mycat/metrics.jsonl", "loss")
-    assert end["runs"][1]["loss"] == smoothed(logged)[-1]
+    logged = read_curves(folder / "2-instance_dir-mycat/metrics.jsonl")["loss"]
+    assert end["runs"][1]["loss"] == smoothed(logged)[-1][1]
 
     name = "2-instance_dir-mycat"
     alone = load_recipe(

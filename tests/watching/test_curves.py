@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune.training.curves import read_curves, smoothed
 from finetune.watching.charts import (
     BOTTOM,
     HEIGHT,
@@ -24,7 +25,7 @@ from finetune.watching.charts import (
     number,
     ticks,
 )
-from finetune.watching.curves import read_curves, seconds, smoothed, thinned
+from finetune.watching.curves import seconds, thinned
 
 
 def test_damaged_lines_and_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:
