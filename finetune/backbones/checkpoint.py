@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 
-from finetune.backbones.families import SUPPORTED, Family, refuse_channels, unsupported
+from finetune.backbones.families import SUPPORTED, TEXT_WIDTHS, Family, refuse_channels, unsupported
 from finetune.backbones.finite import integer_weight
 from finetune.backbones.kinds import kind_of
 from finetune.backbones.part import PICKLES, pickle_refused
@@ -26,7 +26,6 @@ _TEXT_ENCODERS = (
     "cond_stage_model.model.",
     "conditioner.embedders.1.model.",
 )
-_TEXT_WIDTHS: Mapping[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 FIRST_CONV = f"{UNET}input_blocks.0.0.weight"
 
 
@@ -124,7 +123,7 @@ def family_of_checkpoint(header: Header, where: str) -> Family:
 def _family_of_unet(header: Header, where: str) -> Family:
     """The family by the width of the texts that the UNet attends to."""
     widths = {shape[1] for key, shape in header.shapes.items() if key.endswith("attn2.to_k.weight")}
-    family = _TEXT_WIDTHS.get(widths.pop()) if len(widths) == 1 else None
+    family = TEXT_WIDTHS.get(widths.pop()) if len(widths) == 1 else None
     if family is None:
         raise unsupported("This checkpoint has no known text encoder.", where)
     return family

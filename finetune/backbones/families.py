@@ -9,6 +9,8 @@ from typing import Any, Literal
 from finetune.errors import ModelError
 
 Family = Literal["sd1", "sd2", "sdxl"]
+TEXT_WIDTHS: Mapping[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+"""Width of the text embedding that the published models' cross-attention reads."""
 SUPPORTED = "Use a text-to-image or inpainting model of Stable Diffusion 1.x, 2.x or SDXL."
 
 

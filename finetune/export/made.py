@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.backbones.controlnet import find_branch
+from finetune.backbones.kinds import kind_of
 from finetune.backbones.load import is_model
 from finetune.backbones.tensors import read_names
 from finetune.config.forms import Kind
@@ -13,7 +14,6 @@ from finetune.errors import WeightsError
 from finetune.formats import find_lora
 from finetune.formats.embeddings import is_embedding, learned_words
 
-_BRANCH = ("zero_convs.", "controlnet_down_blocks.")
 MODEL = "model"
 """Where a run folder has its whole model."""
 
@@ -75,4 +75,5 @@ def _kind_of_file(path: Path) -> Kind:
     names, _ = read_names(path)
     if is_embedding(names):
         return "embedding"
-    return "controlnet" if any(mark in name for name in names for mark in _BRANCH) else "lora"
+    kind = kind_of(names)
+    return "controlnet" if kind and kind.what == "a ControlNet" else "lora"

@@ -23,7 +23,7 @@ from finetune.backbones.part import PICKLES, pickle_refused
 from finetune.backbones.tensors import read_tensors
 from finetune.backbones.words import Word
 from finetune.errors import WeightsError
-from finetune.formats.families import FAMILY_NAMES, TEXT_WIDTHS
+from finetune.formats.families import FAMILY_NAMES, TITLES
 from finetune.formats.first_layout import is_first_layout
 from finetune.formats.tensors import check_floats, damaged, write_tensors
 
@@ -175,7 +175,7 @@ def _word(text: str, tensors: Mapping[str, Tensor], file: Path, backbone: Backbo
         raise damaged("The embeddings hold NaN or infinite values.", file)
     if tuple(row.shape[-1] for row in rows) != widths or len({len(row) for row in rows}) != 1:
         shapes = " and ".join(str(tuple(row.shape)) for row in rows)
-        made = "SDXL" if len(rows) > 1 else TEXT_WIDTHS.get(rows[0].shape[-1])
+        made = "SDXL" if len(rows) > 1 else TITLES.get(rows[0].shape[-1])
         other = made and made != FAMILY_NAMES[backbone.family].title
         origin = f" They seem to be made for {made}." if other else ""
         raise WeightsError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from finetune.backbones.families import Family
+from finetune.backbones.families import TEXT_WIDTHS, Family
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ KEY_SIGNS = {
     "lora_te1_": "SDXL",
     "text_encoder_2.": "SDXL",
 }
-# Width of the text embedding that the published models' cross-attention reads.
-TEXT_WIDTHS = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
+TITLES = {width: FAMILY_NAMES[family].title for width, family in TEXT_WIDTHS.items()}
+"""A family's name in messages by the width of the texts that its models read."""
 
 
 def made_for(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str | None:
@@ -79,4 +79,4 @@ def made_for(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str 
         for key, tensor in tensors.items()
         if "attn2" in key and "to_k" in key and ("down" in key or "lora_A" in key) and tensor.ndim > 1
     ]
-    return next((TEXT_WIDTHS[width] for width in widths if width in TEXT_WIDTHS), None)
+    return next((TITLES[width] for width in widths if width in TITLES), None)

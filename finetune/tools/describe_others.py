@@ -17,7 +17,7 @@ from finetune.backbones.resolve import place
 from finetune.errors import ModelError
 from finetune.formats import read_tensors
 from finetune.formats.embeddings import A1111, ENCODERS, NAMELESS, WORD_KEY, is_embedding
-from finetune.formats.families import FAMILY_NAMES, TEXT_WIDTHS
+from finetune.formats.families import FAMILY_NAMES, TITLES
 from finetune.tools.extract import told_by
 from finetune.tools.programs import FILES, Loads
 
@@ -111,7 +111,7 @@ def _family(rows: Mapping[str, Tensor]) -> str | None:
     """By the width of the vectors; SDXL has two."""
     if set(ENCODERS) <= rows.keys():
         return FAMILY_NAMES["sdxl"].title
-    return next((TEXT_WIDTHS.get(tensor.shape[1]) for tensor in rows.values()), None)
+    return next((TITLES.get(tensor.shape[1]) for tensor in rows.values()), None)
 
 
 def _loads(rows: Mapping[str, Tensor]) -> Loads:

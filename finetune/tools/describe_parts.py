@@ -15,7 +15,7 @@ from finetune.backbones.branch_file import MARK, OWN
 from finetune.backbones.controlnet import FOLDER, WEIGHTS
 from finetune.backbones.kinds import Kind, kind_of
 from finetune.backbones.tensors import read_outline
-from finetune.formats.families import TEXT_WIDTHS
+from finetune.formats.families import TITLES
 from finetune.tools.describe_others import TYPES
 from finetune.tools.programs import FILES, Loads
 
@@ -83,4 +83,4 @@ def _family(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """By the width of the texts that it attends to."""
     ends = ("attn2.to_k.weight", "attn2.to_k.down")
     widths = (shape[1] for name, shape in shapes.items() if name.endswith(ends) and len(shape) > 1)
-    return next((TEXT_WIDTHS[width] for width in widths if width in TEXT_WIDTHS), None)
+    return next((TITLES[width] for width in widths if width in TITLES), None)

@@ -16,7 +16,7 @@ from finetune.backbones.single_file import load_single_file
 from finetune.backbones.skeleton import published_skeleton
 from finetune.config import ModelSection
 from finetune.errors import ModelError
-from finetune.formats.families import TEXT_WIDTHS
+from finetune.formats.families import TITLES
 from tests.backbones.test_single_file import read, state_of
 from tests.tiny import Family, tiny_pipeline
 
@@ -52,7 +52,7 @@ def test_the_family_of_a_checkpoint_without_text_encoders_is_that_of_its_unet(fa
     """With the published widths: the names are those that the tiny model's file has."""
     unet = published_skeleton(family).unet
     width = unet.config.cross_attention_dim
-    assert FAMILIES[family].encoder_classes and (family == "sdxl" or TEXT_WIDTHS[width])
+    assert FAMILIES[family].encoder_classes and (family == "sdxl" or TITLES[width])
     start = "model.diffusion_model.input_blocks"
     shapes = {f"{start}.0.0.weight": (320, 4, 3, 3)}
     shapes[f"{start}.4.1.transformer_blocks.0.attn2.to_k.weight"] = (640, width)
