@@ -9,3 +9,11 @@ SUMMARIES = {
     "distill": "Make a model need four steps instead of twenty-five (LCM-LoRA).",
     "pretrain": "Train a new, small model on captioned pictures, from scratch.",
 }
+FORMS = {
+    "lora": "kohya",
+    "distill": "kohya",
+    "embedding": "embedding",
+    "dreambooth": "merged",
+    "full": "merged",
+}
+"""What `finetune export --to` makes of a checkpoint of a kind, so that it can be sampled with."""

@@ -46,6 +46,7 @@ GROUPS: dict[str, dict[str, Entry]] = {
         "diff": ("Compare two LoRAs or two models.", "diff:diff_command"),
     },
 }
+_ENTRIES = {name: entry for commands in GROUPS.values() for name, entry in commands.items()}
 
 
 class Commands(click.Group):
@@ -58,16 +59,15 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, in the order of help."""
-        return [name for commands in GROUPS.values() for name in commands]
+        return list(_ENTRIES)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """A command, imported now; None if there is none of this name."""
-        for commands in GROUPS.values():
-            if name in commands and name not in self.commands:
-                summary, place = commands[name]
-                module, _, attribute = place.partition(":")
-                found = getattr(import_module(f"finetune.cli.{module}"), attribute)
-                self.add_command(found(name, summary) if name in SUMMARIES else found)
+        if name in _ENTRIES and name not in self.commands:
+            summary, place = _ENTRIES[name]
+            module, _, attribute = place.partition(":")
+            found = getattr(import_module(f"finetune.cli.{module}"), attribute)
+            self.add_command(found(name, summary) if name in SUMMARIES else found)
         return self.commands.get(name)
 
     def resolve_command(

@@ -13,8 +13,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from pydantic import ByteSize
-
 from finetune.cli.streams import printable
 from finetune.cli.style import as_json, event, style
 from finetune.errors import FinetuneError, UserError
@@ -128,6 +126,8 @@ def tell_error(message: str) -> None:
 
 def size(count: int) -> str:
     """A number of bytes for people, such as `4.2MB`."""
+    from pydantic import ByteSize  # here, so that --help is fast
+
     return ByteSize(count).human_readable(decimal=True)
 
 

@@ -24,6 +24,7 @@ from finetune.evaluation.known import Known
 from finetune.evaluation.plan import Plan, subject_prompt
 from finetune.evaluation.score import Evaluation, best_of, overfit_since
 from finetune.files import whole_file
+from finetune.kinds import FORMS
 from finetune.recipes.base import Recipe
 from finetune.recipes.evaluated import class_prompt_of
 from finetune.recipes.length import samples_per_step
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
     from finetune.training.protocols import Hook
 
 _A_STEP = 4  # forward passes that training on a picture takes: the backward pass costs more than two
-
-_FORMS = {"lora": "--to kohya -o best.safetensors", "embedding": "--to embedding -o best.safetensors"}
-_MODEL = "--to merged -o best"
 
 
 @dataclass(frozen=True)
@@ -214,7 +212,9 @@ def told_at_end(recipe: Recipe, folder: RunFolder, step: int) -> Iterator[str]:
     best, last = best_of(found), found[-1]
     place = folder.checkpoint(best.step)
     if best.score > last.score and place.is_dir():
-        command = f"finetune export {shlex.quote(str(place))} {_FORMS.get(recipe.kind, _MODEL)}"
+        form = FORMS[recipe.kind]
+        out = "best" if form == "merged" else "best.safetensors"
+        command = f"finetune export {shlex.quote(str(place))} --to {form} -o {out}"
         yield (
             f"The best step was {best.step}, with score {best.score:.2f}; the results, of step {step}, have "
             f"{last.score:.2f}. For those of step {best.step}: {command}"

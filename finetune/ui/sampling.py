@@ -15,18 +15,12 @@ from pathlib import Path
 
 from finetune.config import ModelSection
 from finetune.errors import ConfigError, UserError
+from finetune.kinds import FORMS
 from finetune.recipes.load import load_recipe
 from finetune.ui.roots import Roots
 from finetune.watching.seen import RECIPE, look
 
 _OUTPUT = Path("samples") / "play"
-_FORMS = {
-    "lora": "kohya",
-    "distill": "kohya",
-    "embedding": "embedding",
-    "dreambooth": "merged",
-    "full": "merged",
-}
 _CONTROL = "PICTURE.png"  # how a recipe's flags name the control picture
 _LOOK = 0.3  # seconds
 
@@ -65,7 +59,7 @@ def sources(roots: Roots) -> list[tuple[str, str]]:
         place = roots.shown(path)
         if run.state == "finished":
             found.append((f"{run.name} ({run.kind})", place))
-        if run.kind in _FORMS:
+        if run.kind in FORMS:
             steps = [c.name.removeprefix("step-").lstrip("0") for c in run.folder.checkpoints()]
             found += [
                 (f"{run.name}, step {step}", f"{place}/checkpoints/{checkpoint.name}")
@@ -96,9 +90,9 @@ def export_command(wanted: Wanted, roots: Roots) -> tuple[list[str], Path] | Non
     if path is None or _run_of(path) == path:
         return None
     kind = look(_run_of(path)).kind
-    if kind not in _FORMS:
+    if kind not in FORMS:
         raise UserError("Checkpoints of this kind of run cannot be sampled.", where=wanted.source)
-    form = _FORMS[kind]
+    form = FORMS[kind]
     state = f"{path} {path.stat().st_mtime_ns}"
     name = f"{_run_of(path).name}-{path.name}-{hashlib.sha256(state.encode()).hexdigest()[:8]}"
     made = roots.folders[0] / _OUTPUT / ".checkpoints" / (name if form == "merged" else f"{name}.safetensors")
