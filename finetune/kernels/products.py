@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.library import _scoped_library
 
 _KERNEL = "_scaled_dot_product_flash_attention_for_cpu_backward"
-_AT_ONCE = 2**20  # values of the attention matrix; they stay in a processor's cache
-_PARTS = 2  # bf16 numbers that sum up to nearly an fp32 number
+_AT_ONCE = (
+    2**22
+)  # values of the attention matrix: more do not fit a processor's cache, and fewer are not faster
 
 
 @contextmanager
@@ -62,44 +63,42 @@ def attention_backward(
         attn_mask: What is added to s·QKᵀ, in a shape that broadcasts to `[B, H, N, M]`.
         scale: s; 1/√d if None.
     """
-    heads, keys = query.shape[0] * query.shape[1], key.shape[2]
+    heads, queries, keys = query.shape[0] * query.shape[1], query.shape[2], key.shape[2]
     s = 1 / math.sqrt(query.shape[3]) if scale is None else scale
     bias = _bias(query, key, attn_mask, causal)
     delta = (gradient.float() * output.float()).sum(-1)
-    q_left, k_right = _with_columns(query * s, -logsumexp).flatten(0, 1), _with_ones(key).flatten(0, 1)
-    g_left, v_right = _with_columns(gradient, -delta).flatten(0, 1), _with_ones(value).flatten(0, 1)
-    q, k, g = query.flatten(0, 1), key.flatten(0, 1), gradient.flatten(0, 1)
-    d_query, d_key, d_value = (torch.zeros(t.shape, dtype=torch.float32) for t in (q, k, k))
-    rows = max(1, _AT_ONCE // keys)
-    for head in range(heads):
-        for first in range(0, q.shape[1], rows):
-            some = slice(first, first + rows)
-            p = q_left[head, some] @ k_right[head].t()
+    q_right, k_left = _with_columns(query * s, -logsumexp).flatten(0, 1), _with_ones(key).flatten(0, 1)
+    g_right, v_left = _with_columns(gradient, -delta).flatten(0, 1), _with_ones(value).flatten(0, 1)
+    q, k, g = (t.flatten(0, 1).contiguous() for t in (query, key, gradient))
+    d_query, d_key, d_value = torch.empty_like(q), torch.empty_like(k), torch.empty_like(k)
+    at_once, rows = max(1, _AT_ONCE // (queries * keys)), max(1, _AT_ONCE // keys)
+    for first in range(0, heads, at_once):
+        some = slice(first, first + at_once)
+        sums = [torch.zeros(k[some].shape, dtype=torch.float32) for _ in range(2)]
+        for row in range(0, queries, rows):
+            part = some, slice(row, row + rows)
+            # Transposed, keys x queries, since two of the three products to come are with Pᵀ and ∂Sᵀ.
+            p = torch.bmm(k_left[some], q_right[part].mT)
             if bias is not None:
-                p += bias[head, some]
+                p += bias[part].mT
             p.exp_()
-            d_scores = (g_left[head, some] @ v_right[head].t()).mul_(p)
-            d_value[head] += p.t() @ g[head, some]
-            d_key[head] += d_scores.t() @ q[head, some]
-            d_query[head, some] = (d_scores @ k[head]).float()
-    return (
-        (d_query * s).to(query.dtype).view(query.shape),
-        (d_key * s).to(key.dtype).view(key.shape),
-        d_value.to(value.dtype).view(value.shape),
-    )
+            d_scores = torch.bmm(v_left[some], g_right[part].mT).mul_(p)
+            sums[0] += torch.bmm(d_scores, q[part])
+            sums[1] += torch.bmm(p, g[part])
+            d_query[part] = torch.bmm(d_scores.mT, k[some])
+        d_key[some], d_value[some] = sums[0] * s, sums[1]
+    d_query *= s
+    return d_query.view(query.shape), d_key.view(key.shape), d_value.view(value.shape)
 
 
 def _with_columns(rows: Tensor, number: Tensor) -> Tensor:
-    """`rows` `[…, d]` followed by numbers that sum up to `number` `[…]` (fp32): `[…, d + 2]`."""
-    parts = []
-    for _ in range(_PARTS):
-        parts.append(number.to(rows.dtype))
-        number = number - parts[-1].float()
-    return torch.cat([rows, torch.stack(parts, -1)], -1)
+    """`rows` `[…, d]` followed by two numbers that sum up to `number` `[…]` (fp32): `[…, d + 2]`."""
+    high = number.to(rows.dtype)
+    return torch.cat([rows, torch.stack([high, (number - high.float()).to(rows.dtype)], -1)], -1)
 
 
 def _with_ones(rows: Tensor) -> Tensor:
-    return torch.cat([rows, rows.new_ones(*rows.shape[:-1], _PARTS)], -1)
+    return torch.cat([rows, rows.new_ones(*rows.shape[:-1], 2)], -1)
 
 
 def _bias(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool) -> Tensor | None:
