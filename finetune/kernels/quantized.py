@@ -17,7 +17,7 @@ a row is not a whole number of blocks, so that here each block is a row.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
 from finetune.config.choices import imported
+from finetune.kernels.frozen import product
 
 BLOCK = 64
 _AT_ONCE = 4096  # blocks that are quantized together; they stay in a processor's cache
@@ -65,28 +66,28 @@ class Quantized(nn.Module):
         """The layer's output, in the precision of `x` or of `torch.autocast`."""
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        if x.requires_grad and torch.is_grad_enabled():
-            return _Product.apply(x, self, bias)  # type: ignore[no-any-return, no-untyped-call]
-        return self.product(x, bias)
+        return product(x, self)
 
-    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """W · x + b."""
+    def output(self, x: Tensor) -> Tensor:
+        """W · x + b, in the precision of `x`."""
         raise NotImplementedError
 
-    def input_gradient(self, gradient: Tensor, shape: torch.Size) -> Tensor:
-        """Wᵀ · gradient, for the gradient of `product` and an input of `shape`."""
+    def input_gradient(self, gradient: Tensor, shape: Sequence[int]) -> Tensor:
+        """Wᵀ · gradient, for the gradient of `output` and an input of `shape`."""
         raise NotImplementedError
+
+    def _bias(self, dtype: torch.dtype) -> Tensor | None:
+        return None if self.bias is None else self.bias.to(dtype)
 
 
 class QuantizedLinear(Quantized, nn.Linear):  # type: ignore[misc, override]  # `weight` is computed
     """A linear layer, `[out, in]`."""
 
-    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """As `Quantized.product`."""
-        return F.linear(x, self.weight_in(x.dtype), bias)
+    def output(self, x: Tensor) -> Tensor:
+        """As `Quantized.output`."""
+        return F.linear(x, self.weight_in(x.dtype), self._bias(x.dtype))
 
-    def input_gradient(self, gradient: Tensor, shape: torch.Size) -> Tensor:
+    def input_gradient(self, gradient: Tensor, shape: Sequence[int]) -> Tensor:
         """As `Quantized.input_gradient`."""
         return gradient @ self.weight_in(gradient.dtype)
 
@@ -98,30 +99,17 @@ class QuantizedConvolution(Quantized, nn.Conv2d):  # type: ignore[misc, override
         """A plain convolution if made of sizes: PEFT (0.21) makes a LoRA's of the class of its layer."""
         return nn.Conv2d(*arguments, **named) if arguments or named else super().__new__(cls)
 
-    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """As `Quantized.product`."""
-        return F.conv2d(x, self.weight_in(x.dtype), bias, *self._geometry())
+    def output(self, x: Tensor) -> Tensor:
+        """As `Quantized.output`."""
+        return F.conv2d(x, self.weight_in(x.dtype), self._bias(x.dtype), *self._geometry())
 
-    def input_gradient(self, gradient: Tensor, shape: torch.Size) -> Tensor:
+    def input_gradient(self, gradient: Tensor, shape: Sequence[int]) -> Tensor:
         """As `Quantized.input_gradient`."""
         weight = self.weight_in(gradient.dtype)
         return conv2d_input(shape, weight, gradient, *self._geometry())  # type: ignore[no-any-return]
 
     def _geometry(self) -> tuple[Any, ...]:
         return self.stride, self.padding, self.dilation, self.groups
-
-
-class _Product(torch.autograd.Function):
-    """Only the input gets a gradient, and neither it nor the weights are kept for the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: Quantized, bias: Tensor | None) -> Tensor:
-        ctx.layer, ctx.shape = layer, x.shape
-        return layer.product(x, bias)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.layer.input_gradient(gradients[0], ctx.shape), None, None
 
 
 def can_quantize(layer: nn.Module) -> bool:

@@ -17,6 +17,9 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "3x3": (lambda: nn.Conv2d(32, 48, 3, padding=1), (2, 32, 8, 8)),
     "1x1": (lambda: nn.Conv2d(32, 16, 1), (1, 32, 4, 6)),
     "unpadded": (lambda: nn.Conv2d(7, 5, 3, bias=False), (1, 7, 9, 5)),
+    "halved": (lambda: nn.Conv2d(32, 48, 3, stride=2, padding=1), (2, 32, 8, 8)),
+    "halved, odd": (lambda: nn.Conv2d(16, 8, 3, stride=2), (1, 16, 9, 6)),
+    "skipping": (lambda: nn.Conv2d(4, 8, 2, stride=(3, 1), padding=1), (2, 4, 8, 5)),
     "uneven": (lambda: nn.Conv2d(4, 8, (3, 5), padding=(0, 2)), (1, 4, 6, 7)),
 }
 
@@ -147,7 +150,6 @@ def test_inputs_are_converted_to_the_precision_of_the_weight() -> None:
     [
         nn.Linear(4, 4),
         nn.Conv2d(4, 4, 3).requires_grad_(False).half(),
-        nn.Conv2d(4, 4, 3, stride=2),
         nn.Conv2d(4, 4, 3, dilation=2),
         nn.Conv2d(4, 4, 3, groups=2),
         nn.Conv2d(4, 4, 3, padding="same"),
@@ -156,7 +158,7 @@ def test_inputs_are_converted_to_the_precision_of_the_weight() -> None:
         nn.Linear(4, 4, dtype=torch.bfloat16).requires_grad_(False),
         nn.GroupNorm(2, 4),
     ],
-    ids=["trained", "fp16", "strided", "dilated", "grouped", "same", "circular", "elsewhere", "bf16", "norm"],
+    ids=["trained", "fp16", "dilated", "grouped", "same", "circular", "elsewhere", "bf16", "norm"],
 )
 def test_other_layers_are_left_alone(layer: nn.Module) -> None:
     if not isinstance(layer, nn.Linear) or layer.weight.device.type == "meta":
