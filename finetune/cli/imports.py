@@ -12,7 +12,7 @@ _HIDDEN = "bitsandbytes"
 # How often a waiting thread looks for work before it sleeps. The default is so often that two threads on two
 # cores take many times as long beside another busy process, since one of them waits on a core that the other
 # needs. docs/performance.md has figures.
-_SPINS = "4000"
+_SPINS = "10000"
 
 
 @contextmanager
