@@ -47,6 +47,6 @@ class Autoencoding(nn.Module):
         """Recomputes activations in the backward pass."""
         self.vae.enable_gradient_checkpointing()
 
-    def faster(self, pack: bool) -> AbstractContextManager[None]:
+    def faster(self, pack: bool, fuse: bool) -> AbstractContextManager[None]:
         """Nothing is frozen, so nothing can be packed."""
         return nullcontext()

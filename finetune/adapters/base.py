@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from finetune.diffusion.batch import Conditioning
 from finetune.errors import ConfigError
-from finetune.kernels import can_pack, packed
+from finetune.kernels import can_pack, packed, swapped
 
 if TYPE_CHECKING:
+    from finetune.adapters.updates import Update
     from finetune.backbones import Backbone
 
 AdapterT = TypeVar("AdapterT", bound="Adapter")
@@ -138,15 +139,21 @@ class Adapter(nn.Module, ABC):
             enable({"use_reentrant": False})  # type: ignore[operator]
 
     @contextmanager
-    def faster(self, pack: bool) -> Iterator[None]:
+    def faster(self, pack: bool, fuse: bool) -> Iterator[None]:
         """Inside, forward and backward pass are faster; afterward the model is as it was found.
 
         Args:
             pack: Whether frozen weights are held in the order in which a CPU multiplies them
                 (`finetune.kernels.packed`); nothing may read or change them then.
+            fuse: Whether layers and their low-rank updates are computed at once (`finetune.kernels.lowrank`).
         """
-        with packed(self.packable() if pack else ()):
+        fused = [swap for update in self.updated() if (swap := update.faster())] if fuse else []
+        with packed(self.packable() if pack else ()), swapped(fused):
             yield
+
+    def updated(self) -> Iterable[Update]:
+        """The trained updates of single layers, if there are any."""
+        return ()
 
     def packable(self) -> list[nn.Module]:
         """The frozen layers whose weights are used for nothing but the layers' own products."""

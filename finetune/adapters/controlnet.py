@@ -6,6 +6,7 @@ with a rank, only low-rank updates of the copy are trained (Control-LoRA, stabil
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from finetune.adapters.algorithms.lora import LowRankUpdate
 from finetune.adapters.base import Adapter, ParameterGroup
 from finetune.adapters.inject import LayerSize, adaptable, inject
 from finetune.adapters.matrices import full_rank
+from finetune.adapters.updates import Update
 from finetune.backbones.controlnet import new_branch, read_branch
 from finetune.config import ControlNetSection
 from finetune.diffusion.batch import Conditioning
@@ -109,6 +111,10 @@ class ControlNet(Adapter):
         """Recomputes activations of the branch and of the UNet's decoder in the backward pass."""
         super().enable_gradient_checkpointing()
         self.branch.enable_gradient_checkpointing()
+
+    def updated(self) -> Iterable[Update]:
+        """As `Adapter.updated`."""
+        return self._updates.values()
 
     def weights(self) -> dict[str, Tensor]:
         """The branch as plain weights, updates merged: fp32, on the CPU, by diffusers' names."""

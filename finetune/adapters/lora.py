@@ -8,7 +8,7 @@ embeddings of a new word are trained too (pivotal tuning, cloneofsimo/lora after
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +99,10 @@ class LoRA(Adapter):
         """As `Adapter.packable`, without the layers whose weights an update computes with."""
         read = {id(update.base_layer) for update in self._updates.values() if update.reads_weight}
         return [module for module in super().packable() if id(module) not in read]
+
+    def updated(self) -> Iterable[Update]:
+        """As `Adapter.updated`."""
+        return self._updates.values()
 
     def weights(self) -> LoRAWeights:
         """What has been learned, the new word too, as plain values for the file formats."""

@@ -59,6 +59,28 @@ def set_dropout(layer: Any, adapter: str, dropout: nn.Module) -> None:
     layer.lora_dropout[adapter] = dropout
 
 
+def drops(layer: Any, adapter: str) -> bool:
+    """Whether a LoRA has dropout on the input of its matrices.
+
+    Relies on `lora_dropout` holding an `nn.Identity` by adapter where there is none.
+    """
+    return not isinstance(layer.lora_dropout[adapter], nn.Identity)
+
+
+def scale_alone(layer: Any, adapter: str) -> float | None:
+    """The factor of B·A·x in a LoRA's layer, if nothing else is added to what the wrapped layer computes.
+
+    Relies on `_disable_adapters`, `active_adapters` and `merged` being all that the forward pass checks, and
+    on `scaling` holding the factor by adapter.
+    """
+    if layer._disable_adapters or layer.merged or layer.active_adapters != [adapter]:
+        return None
+    if isinstance(layer.base_layer, BaseTunerLayer):
+        return None
+    scale: float = layer.scaling[adapter]
+    return scale
+
+
 def switch(layer: Any, on: bool) -> None:
     """Turns all adapters of a layer on or off.
 

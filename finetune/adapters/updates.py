@@ -16,7 +16,7 @@ from finetune.adapters.matrices import Shape
 from finetune.adapters.weights import LayerWeights
 from finetune.config import LoRASection
 from finetune.diffusion.random import generator
-from finetune.kernels import weight_shape
+from finetune.kernels import Swap, weight_shape
 
 
 class Update(ABC):
@@ -99,6 +99,10 @@ class Update(ABC):
     def switch(self, on: bool) -> None:
         """Turns the update on or off."""
         peft_inside.switch(self._layer, on)
+
+    def faster(self) -> Swap | None:
+        """What computes layer and update at once in training; None if this kind has no such way."""
+        return None
 
     def merge(self) -> Tensor:
         """Adds the update to the pretrained weight; the layer then acts as a plain one.

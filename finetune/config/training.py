@@ -42,6 +42,11 @@ class TrainingSection(Section):
         description="On a CPU, keep frozen weights in the order in which they are multiplied: faster, "
         "more memory.",
     )
+    fused_updates: bool = Field(
+        True,
+        description="Compute a linear layer and its LoRA at once: faster, less memory. Not done with DoRA, "
+        "dropout or `compile`.",
+    )
     attention: Annotated[str, ATTENTIONS] = Field(
         "auto",
         description="How the UNet computes attention: `sdpa` is PyTorch's own, `products` the same with a "
@@ -86,6 +91,11 @@ class TrainingSection(Section):
                 "training.epochs",
                 "Remove training.steps or training.epochs.",
             )
+
+    @property
+    def fuses(self) -> bool:
+        """Whether layers and their LoRAs are computed at once; a compiler does more than that."""
+        return self.fused_updates and not self.compile
 
     def samples_per_step(self, processes: int) -> int:
         """Samples that an optimizer step sees, over all processes."""

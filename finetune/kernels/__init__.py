@@ -2,6 +2,7 @@
 
 from finetune.kernels.attention import attention
 from finetune.kernels.compiled import compiled
+from finetune.kernels.lowrank import with_update
 from finetune.kernels.memory import give_back_freed_memory, keep_freed_memory, release_mapped
 from finetune.kernels.packed import can_pack, packed
 from finetune.kernels.products import attention_by_products
@@ -13,11 +14,12 @@ from finetune.kernels.quantized import (
     quantized_layers,
     weight_shape,
 )
-from finetune.kernels.swapped import swapped
+from finetune.kernels.swapped import Swap, swapped
 from finetune.kernels.tf32 import tf32
 
 __all__ = [
     "Quantized",
+    "Swap",
     "attention",
     "attention_by_products",
     "can_pack",
@@ -33,4 +35,5 @@ __all__ = [
     "swapped",
     "tf32",
     "weight_shape",
+    "with_update",
 ]

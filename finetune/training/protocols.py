@@ -54,7 +54,7 @@ class Trained(Protocol):
     def enable_gradient_checkpointing(self) -> None:
         """Called if the settings ask for it."""
 
-    def faster(self, pack: bool) -> AbstractContextManager[None]:
+    def faster(self, pack: bool, fuse: bool) -> AbstractContextManager[None]:
         """Inside, the model is trained; see `Adapter.faster`."""
 
 

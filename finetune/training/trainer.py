@@ -108,7 +108,7 @@ class Trainer(Generic[RowsT]):
             Interrupted: On SIGINT, SIGTERM or SIGHUP, after a checkpoint was written.
         """
         self._trackers = Trackers(self.training, self.folder, self.identity, self.step, self.accelerator)
-        with self.trained.faster(self.training.packed_weights), self._trackers:
+        with self.trained.faster(self.training.packed_weights, self.training.fuses), self._trackers:
             self._run()
 
     def _run(self) -> None:

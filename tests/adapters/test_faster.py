@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
 
 from finetune.adapters import Adapter, ControlNet, LoRA
 from finetune.backbones import Backbone
@@ -26,7 +27,7 @@ def attach(name: str, backbone: Backbone) -> Adapter:
     return adapter
 
 
-def gradients(adapter: Adapter, dtype: torch.dtype, *, fast: bool) -> Tensor:
+def gradients(adapter: Adapter, dtype: torch.dtype, *, fast: bool, fuse: bool = True) -> Tensor:
     """Prediction and all gradients of its mean square, as one vector; twice, as steps follow each other."""
     drawn = torch.Generator().manual_seed(0)
     noisy, control = torch.randn(2, 4, 8, 8, generator=drawn), torch.rand(2, 3, 32, 32, generator=drawn)
@@ -36,7 +37,7 @@ def gradients(adapter: Adapter, dtype: torch.dtype, *, fast: bool) -> Tensor:
     if isinstance(adapter, ControlNet):
         conditioning = replace(conditioning, control=control)
     adapter.train()
-    with adapter.faster(fast):
+    with adapter.faster(fast, fast and fuse):
         for _ in range(2):
             adapter.zero_grad()
             with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
@@ -65,6 +66,49 @@ def test_in_bf16_the_error_is_no_larger_than_autocasts(name: str, backbone: Back
     plain = float((gradients(adapter, torch.bfloat16, fast=False) - truth).norm() / truth.norm())
     fast = float((gradients(adapter, torch.bfloat16, fast=True) - truth).norm() / truth.norm())
     assert 0 < fast <= 1.5 * plain < 0.1  # by chance up to a third more or less; on average the same
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+@pytest.mark.parametrize(
+    ("name", "fused"), [("plain", True), ("control-lora", True), ("dora", False), ("lokr", False)]
+)
+def test_layer_and_update_are_one_node_where_they_can_be(name: str, fused: bool, backbone: Backbone) -> None:
+    adapter = attach(name, backbone)
+    asked = [layer for layer in adapter.modules() if isinstance(layer, BaseTunerLayer)]
+    with adapter.faster(pack=False, fuse=False):
+        assert not any("forward" in vars(layer) for layer in asked)
+    with adapter.faster(pack=False, fuse=True):
+        linear = [layer for layer in asked if isinstance(layer.get_base_layer(), nn.Linear)]
+        assert linear and all(("forward" in vars(layer)) == fused for layer in linear)
+    assert not any("forward" in vars(layer) for layer in asked)
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+def test_a_switched_off_or_rescaled_update_acts_as_before(backbone: Backbone) -> None:
+    adapter = attach("plain", backbone)
+    assert isinstance(adapter, LoRA)
+    noisy, step = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
+    conditioning = backbone.conditioning(["a cat"])
+
+    def predictions() -> list[Tensor]:
+        with torch.no_grad():
+            whole = adapter(noisy, step, conditioning)
+            with adapter.switched_off():
+                nothing = adapter(noisy, step, conditioning)
+            for update in adapter.updated():
+                update.set_scale(0.5)
+            half = adapter(noisy, step, conditioning)
+            for update in adapter.updated():
+                update.set_scale(1.0)
+        return [whole, nothing, half]
+
+    plain = predictions()
+    with adapter.faster(pack=False, fuse=True):
+        fast = predictions()
+    assert torch.equal(fast[1], plain[1])
+    for found, expected in zip(fast, plain, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert (plain[0] - plain[1]).abs().max() > 1e-3 < (plain[0] - plain[2]).abs().max()
 
 
 @pytest.mark.parametrize("family", ["sd1"])

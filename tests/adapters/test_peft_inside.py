@@ -130,6 +130,40 @@ def test_a_layer_whose_adapters_are_disabled_computes_its_base_alone(kind: str) 
     assert not torch.equal(before, layer.get_base_layer()(x))
 
 
+def test_a_lora_says_whether_it_has_dropout() -> None:
+    layer = put_on(Small(), "lora")
+    assert not peft_inside.drops(layer, "one")
+    peft_inside.set_dropout(layer, "one", nn.Dropout(0.5))
+    assert peft_inside.drops(layer, "one")
+
+
+@torch.no_grad()
+def test_the_scale_is_told_where_an_update_acts_alone() -> None:
+    module = Small()
+    layer = put_on(module, "lora")
+    x = torch.ones(2, 16)
+    a, b = (peft_inside.parameters_of(layer, "one")[kind] for kind in ("lora_A", "lora_B"))
+    for factor in (1.0, 0.3):
+        layer.set_scale("one", factor)
+        scale = peft_inside.scale_alone(layer, "one")
+        assert scale is not None
+        torch.testing.assert_close(layer(x), layer.get_base_layer()(x) + scale * (x @ a.T @ b.T))
+    peft_inside.switch(layer, False)
+    assert peft_inside.scale_alone(layer, "one") is None
+    peft_inside.switch(layer, True)
+    layer.merge()
+    assert peft_inside.scale_alone(layer, "one") is None
+    layer.unmerge()
+    put_on(module, "lora", "other")  # PEFT makes the newest one active
+    assert peft_inside.scale_alone(layer, "one") is None
+    peft_inside.activate(layer, ["one", "other"])
+    assert peft_inside.scale_alone(layer, "one") is None
+    put_on(module, "loha", "around")
+    outer = module.linear
+    assert peft_inside.scale_alone(put_on(Small(), "lora"), "one") is not None
+    assert outer is not layer and peft_inside.scale_alone(layer, "one") is None
+
+
 @pytest.mark.parametrize("first", CONFIGS)
 @pytest.mark.parametrize("second", CONFIGS)
 def test_a_layer_without_its_adapters_is_the_one_beneath(first: str, second: str) -> None:

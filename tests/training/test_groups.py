@@ -55,7 +55,7 @@ class Parts(nn.Module):
     def set_samples(self, numbers: Sequence[int], seed: int) -> None:
         pass
 
-    def faster(self, pack: bool) -> AbstractContextManager[None]:
+    def faster(self, pack: bool, fuse: bool) -> AbstractContextManager[None]:
         return nullcontext()
 
 

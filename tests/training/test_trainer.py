@@ -70,7 +70,7 @@ class Model(nn.Module):
     def set_samples(self, numbers: Sequence[int], seed: int) -> None:
         pass
 
-    def faster(self, pack: bool) -> AbstractContextManager[None]:
+    def faster(self, pack: bool, fuse: bool) -> AbstractContextManager[None]:
         return nullcontext()
 
 

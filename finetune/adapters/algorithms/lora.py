@@ -19,6 +19,7 @@ from finetune.adapters.matrices import Shape, decomposed, factored, joined
 from finetune.adapters.updates import Update, kaiming
 from finetune.adapters.weights import LayerWeights, Row, Strength
 from finetune.config import LoRASection
+from finetune.kernels import Swap, with_update
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,21 @@ class LowRankUpdate(Update):
     def set_dropout(self, dropout: nn.Module) -> None:
         """Replaces the dropout on the input of the low-rank layers."""
         peft_inside.set_dropout(self._layer, self._name, dropout)
+
+    def faster(self) -> Swap | None:
+        """As `Update.faster`: for linear layers, without DoRA and dropout."""
+        layer, base, name = self._layer, self.base_layer, self._name
+        if self.magnitude is not None or not isinstance(base, nn.Linear) or peft_inside.drops(layer, name):
+            return None
+        plain, down, up = layer.forward, self.down, self.up
+
+        def forward(x: Tensor, *others: Any, **named: Any) -> Any:
+            scale = peft_inside.scale_alone(layer, name)
+            if scale is None:
+                return plain(x, *others, **named)
+            return with_update(x, base, down, up, scale)
+
+        return Swap(layer, "forward", forward)
 
     @torch.no_grad()
     def to_fp32(self) -> None:
