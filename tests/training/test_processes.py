@@ -67,7 +67,7 @@ def test_both_processes_end_where_one_would(folders: tuple[Path, Path], case: st
         trained = load_file(two / f"{case}-{rank}.safetensors")
         assert trained.keys() == alone.keys()
         for name, value in alone.items():
-            torch.testing.assert_close(trained[name], value, rtol=0, atol=1e-6, msg=name)
+            torch.testing.assert_close(trained[name], value, rtol=0, atol=5e-6, msg=name)
 
 
 def test_both_read_the_same_stream(folders: tuple[Path, Path]) -> None:
@@ -75,7 +75,8 @@ def test_both_read_the_same_stream(folders: tuple[Path, Path]) -> None:
     alone, trained = (load_file(folder / "stream-0.safetensors") for folder in (one, two))
     assert trained.keys() == alone.keys()
     for name, value in alone.items():
-        torch.testing.assert_close(trained[name], value, rtol=0, atol=1e-5, msg=name)
+        # Products with other numbers of rows are summed in another order; the values are up to 0.3.
+        torch.testing.assert_close(trained[name], value, rtol=0, atol=5e-5, msg=name)
     lines = [(folder / "stream" / "stream.jsonl").read_text() for folder in (one, two)]
     # The last block begins with a sample of the second process, and the first one writes.
     assert lines[0].startswith(lines[1]) and lines[1].count("\n") == lines[0].count("\n") - 1 == 6
