@@ -27,7 +27,7 @@ def attach(name: str, backbone: Backbone) -> Adapter:
     return adapter
 
 
-def gradients(adapter: Adapter, dtype: torch.dtype, *, fast: bool, fuse: bool = True) -> Tensor:
+def gradients(adapter: Adapter, dtype: torch.dtype, *, fast: bool) -> Tensor:
     """Prediction and all gradients of its mean square, as one vector; twice, as steps follow each other."""
     drawn = torch.Generator().manual_seed(0)
     noisy, control = torch.randn(2, 4, 8, 8, generator=drawn), torch.rand(2, 3, 32, 32, generator=drawn)
@@ -37,7 +37,7 @@ def gradients(adapter: Adapter, dtype: torch.dtype, *, fast: bool, fuse: bool = 
     if isinstance(adapter, ControlNet):
         conditioning = replace(conditioning, control=control)
     adapter.train()
-    with adapter.faster(fast, fast and fuse):
+    with adapter.faster(fast, fast):
         for _ in range(2):
             adapter.zero_grad()
             with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):

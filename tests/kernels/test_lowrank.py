@@ -56,7 +56,7 @@ def test_output_and_gradients_are_those_of_the_formula(
         assert error(value, right) < (1e-6 if dtype == torch.float32 else 0.015)
 
 
-def test_an_input_without_gradient_gets_none_and_frozen_factors_neither() -> None:
+def test_the_factors_get_gradients_also_if_the_input_needs_none() -> None:
     layer = nn.Linear(8, 6).requires_grad_(False)
     down, up = nn.Parameter(draw(2, 8)), nn.Parameter(draw(6, 2, seed=1))
     output = with_update(draw(3, 8, seed=2), layer, down, up, 1.0)
