@@ -49,6 +49,7 @@ class Backbone(ABC):
         notes: What the user should know about how the model was loaded.
         pieces: How many pieces of 75 tokens a caption may have; each is encoded by itself.
         text_dtype: What frozen text encoders compute in; None for trained ones, whose weights are cast.
+        vae_dtype: What the VAE's large convolutions multiply in all the same, fp32 or bf16.
     """
 
     encoder_classes: ClassVar[tuple[Any, ...]]
@@ -70,6 +71,7 @@ class Backbone(ABC):
     notes: tuple[str, ...] = ()
     pieces: int = 1
     text_dtype: torch.dtype | None = torch.float32
+    vae_dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
         if self.inpaints:
@@ -189,7 +191,7 @@ class Backbone(ABC):
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures to the posterior of their latents, scaled as the UNet wants them, always in fp32.
+        """Pictures to the posterior of their latents, scaled as the UNet wants them.
 
         Args:
             pixels: `[B, 3, H, W]` in [-1, 1]; H and W multiples of `latent_factor`.
@@ -197,12 +199,12 @@ class Backbone(ABC):
         Returns:
             Mean and standard deviation, each `[B, C, H/f, W/f]` fp32. A latent is mean + std x noise.
         """
-        return latents.encode(self.vae, pixels)
+        return latents.encode(self.vae, pixels, self.vae_dtype)
 
     @torch.no_grad()
     def decode(self, scaled: Tensor) -> Tensor:
         """Scaled latents `[B, C, h, w]` to pictures `[B, 3, h x f, w x f]` in [-1, 1], fp32."""
-        return latents.decode(self.vae, scaled)
+        return latents.decode(self.vae, scaled, self.vae_dtype)
 
     def predict(
         self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, branch: Any = None
@@ -234,8 +236,8 @@ class Backbone(ABC):
     def pipeline(self, branches: Sequence[Any] = (), kind: Any = None) -> Any:
         """A diffusers pipeline that shares these very modules: no safety checker, no progress bar.
 
-        With the UNet in half precision decode with `decode` (`output_type="latent"`), since the VAE
-        stays in fp32. With an inpainting model it paints the whole picture, and must be given `latents`.
+        With the UNet in half precision decode with `decode` (`output_type="latent"`): the VAE is not. With
+        an inpainting model it paints the whole picture, and must be given `latents`.
 
         Args:
             branches: `ControlNetModel`s to use.
@@ -246,10 +248,9 @@ class Backbone(ABC):
     # --- memory --------------------------------------------------------------------------------
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Backbone:
-        """Moves all parts to `device` and casts the UNet's frozen weights to `dtype`.
+        """Moves all parts to `device`, casts the UNet's frozen weights to `dtype`, and returns the backbone.
 
-        The text encoders then compute in it. Weights that are trained (`requires_grad`) keep their
-        precision, as all do if `dtype` is None. Returns the backbone.
+        The text encoders then compute in it. Trained weights keep their precision, as all do without `dtype`.
         """
         move(self.unet, device, dtype)
         for module in (*self.text_encoders, self.vae):

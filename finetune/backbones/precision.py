@@ -41,12 +41,10 @@ def dtype_on(precision: str, device: torch.device, module: nn.Module | None = No
     if precision != "auto":
         return PRECISIONS[precision]
     if device.type == "cpu":
-        return torch.bfloat16 if _computes_bf16() and _is_large(module) else torch.float32
+        return torch.bfloat16 if _computes_bf16(device) and _is_large(module) else torch.float32
     if device.type != "cuda":
         return torch.float32
-    # Older GPUs, such as a T4, emulate bf16, many times slower.
-    native = torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if native else torch.float16
+    return torch.bfloat16 if _computes_bf16(device) else torch.float16
 
 
 def compute_dtype(precision: str, module: nn.Module, device: torch.device) -> torch.dtype:
@@ -62,8 +60,23 @@ def compute_dtype(precision: str, module: nn.Module, device: torch.device) -> to
     return wanted if stored == torch.float32 else stored
 
 
-def _computes_bf16() -> bool:
-    has = torch.cpu.get_capabilities()
+def vae_dtype(setting: str, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """What the large convolutions of a VAE multiply in.
+
+    Args:
+        setting: `model.vae_precision`; "auto" is bf16 if the UNet computes in it and so does the device.
+        dtype: What the UNet computes in.
+        device: Where the VAE computes.
+    """
+    if setting != "auto":
+        return PRECISIONS[setting]
+    return dtype if dtype == torch.bfloat16 and _computes_bf16(device) else torch.float32
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":  # older GPUs, such as a T4, emulate bf16, many times slower
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    has = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
 
 

@@ -42,6 +42,8 @@ class PictureLatents:
         if cache is not None and cache.directory is not None:
             self._encoder = backbone.fingerprint_vae()
             cache.encoder = f"{backbone.name} {self._encoder[:8]}"
+            if backbone.vae_dtype != torch.float32:
+                self._encoder += f" {backbone.vae_dtype}"
         self._encoded = Encoded(self._encode, self._key, cache)
 
     def digest(self) -> str:

@@ -37,16 +37,17 @@ if TYPE_CHECKING:
 _SAMPLED = re.compile(r"class-(\d{5,})\.png")
 
 
-def default_folder(prompt: str, size: int, precision: str, backbone: Backbone) -> Path:
+def default_folder(prompt: str, size: int, precisions: tuple[str, str], backbone: Backbone) -> Path:
     """Where class pictures are kept: named by everything they are made from (P4).
 
     Args:
         prompt: The class prompt.
         size: Side in pixels.
-        precision: Precision of the sampling.
+        precisions: Of the sampling, and of its VAE.
         backbone: The model, not trained yet.
     """
     facts = [backbone.unet.config, backbone.fingerprint_vae(), backbone.fingerprint_text()]
+    precision = " ".join(precisions).removesuffix(" fp32")  # as it was before there were two
     facts += [prompt, f"{size} {precision}", Path(backbone.name).name]
     return RUNS / "class-pictures" / f"{slug(prompt)}-{fingerprint([backbone.unet], facts)[:12]}"
 

@@ -137,7 +137,7 @@ class _Evaluating:
         mixed = partial(autocast_to, dtype, device)
         parts = [own.vae, *own.text_encoders]
         if self._other is not None:
-            self._other.to(device, own.dtype)
+            self._other.to(device, own.dtype).vae_dtype = own.vae_dtype
             base = judge(self._other, inside=mixed)
         else:
             base = judge(own, inside=partial(_switched_off, self._adapter, mixed))

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from finetune.adapters import Adapter
 from finetune.backbones import Backbone
 from finetune.backbones.memory import move
-from finetune.backbones.precision import PRECISIONS, best_device, dtype_on, precision_name
+from finetune.backbones.precision import PRECISIONS, best_device, dtype_on, precision_name, vae_dtype
 from finetune.config.base import name_fault
 from finetune.data import PictureSource, PriorSource
 from finetune.data.streams.source import StreamSource
@@ -164,8 +164,9 @@ def assemble(recipe: Recipe, folder: RunFolder, report: Reporter = SILENT) -> Ru
     recipe = with_attention(recipe, backbone, folder, report)
     tell_if_foreign(recipe, backbone, pictures.pictures, report)
     adapter = recipe.make_adapter(backbone)
-    # Before the source is made: what the text encoders compute in is part of its cache's keys (P4).
+    # Before the source is made: what the encoders compute in is part of its cache's keys (P4).
     backbone.set_text_dtype(PRECISIONS[recipe.training.precision])
+    backbone.vae_dtype = PRECISIONS[recipe.model.vae_precision]
     scheduler = scheduler_for(backbone.scheduler, recipe.objective)
     if recipe.preview.every:
         # Fails now if it cannot follow it, or not in so many steps.
@@ -210,9 +211,10 @@ def resolve(recipe: Recipe, backbone: Backbone, name: str) -> Recipe:
         name: The run folder's; also the files', if the user gave none and it is a valid one.
     """
     values = values_with_preset(recipe, _preset_of(recipe, backbone))
-    values["training"]["precision"] = precision_name(
-        dtype_on(values["training"]["precision"], best_device(), backbone.unet)
-    )
+    device = best_device()
+    dtype = dtype_on(values["training"]["precision"], device, backbone.unet)
+    values["training"]["precision"] = precision_name(dtype)
+    values["model"]["vae_precision"] = precision_name(vae_dtype(recipe.model.vae_precision, dtype, device))
     recipe.fill_in(values, backbone)
     if recipe.output.name is None:
         values["output"]["name"] = recipe.run_name if name_fault(name) else name

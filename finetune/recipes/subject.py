@@ -31,9 +31,9 @@ class SubjectRecipe(Recipe):
         if data["class_prompt"] is not None and data["class_dir"] is None:
             from finetune.recipes.class_pictures import default_folder
 
-            data["class_dir"] = default_folder(
-                data["class_prompt"], data["resolution"], values["training"]["precision"], backbone
-            )
+            precisions = values["training"]["precision"], values["model"]["vae_precision"]
+            prompt, size = data["class_prompt"], data["resolution"]
+            data["class_dir"] = default_folder(prompt, size, precisions, backbone)
 
     def scan(self, report: Reporter = SILENT) -> Folder:
         """Reads the subject's pictures; those without a caption get the instance prompt."""

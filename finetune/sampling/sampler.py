@@ -11,7 +11,7 @@ import torch
 from finetune.backbones import Backbone, load_stored
 from finetune.backbones.controlnet import FOLDER, find_branch, read_branch
 from finetune.backbones.memory import move
-from finetune.backbones.precision import best_device, compute_dtype, dtype_on, precision_name
+from finetune.backbones.precision import best_device, compute_dtype, dtype_on, precision_name, vae_dtype
 from finetune.backbones.quantize import quantization_of
 from finetune.backbones.words import AddedWord
 from finetune.config import ModelSection
@@ -111,13 +111,14 @@ class Sampler:
             find_branch(control.path)
         section = model if isinstance(model, ModelSection) else ModelSection.named(model)
         place = best_device() if device == "auto" else torch.device(device)
-        sampler = cls(load_stored(section), place, precision)
-        quantized = section.quantize != "none"
+        sampler, quantized = cls(load_stored(section), place, precision), section.quantize != "none"
         sampler.loras += merge_loras(sampler.backbone, () if quantized else specs)
         for embedding in embeddings:
             sampler.add_embedding(*parse_embedding(embedding), allow_pickle=section.allow_pickle)
         backbone = sampler.backbone
-        backbone.to(place, dtype_on(precision, place, backbone.unet))
+        dtype = dtype_on(precision, place, backbone.unet)
+        backbone.to(place, dtype)
+        backbone.vae_dtype = vae_dtype(section.vae_precision, dtype, place)
         for control in controls:
             sampler.add_controlnet(control)
         for lora in specs if quantized else ():

@@ -151,3 +151,13 @@ def test_without_a_directory_everything_stays_in_memory() -> None:
     encoded = Encoded(lambda things: [kills.row(t) for t in things], str, cache)
     encoded.prepare([[1, 2, 1]])
     assert set(cache._memory) == {"1", "2"} and encoded.found is None
+
+
+@pytest.mark.parametrize("family", ["sd1"])
+def test_latents_are_cached_by_what_they_were_computed_in(counted: Counted, backbone: Backbone) -> None:
+    assert counted() == (5, 3)
+    backbone.vae_dtype = torch.bfloat16
+    assert counted() == (5, 0)
+    assert counted() == (0, 0)
+    backbone.vae_dtype = torch.float32
+    assert counted() == (0, 0)

@@ -114,6 +114,9 @@ def test_class_pictures_are_sampled_once_and_shared(tiny_models: dict[str, Path]
     # Another model has pictures of its own.
     train("dreambooth", pictures, tiny_models["sd2"], *CLASS)
     assert len(list((Path("runs") / "class-pictures").iterdir())) == 2
+    # So has a model that decodes another way.
+    train("dreambooth", pictures, tiny_models["sd1"], *CLASS, "model.vae_precision=bf16")
+    assert len(list((Path("runs") / "class-pictures").iterdir())) == 3
 
 
 def test_class_pictures_are_those_of_the_model_behind_a_link(
