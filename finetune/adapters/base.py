@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from finetune.diffusion.batch import Conditioning
 from finetune.errors import ConfigError
-from finetune.kernels import can_pack, packed, swapped
+from finetune.kernels import can_pack, give_back_freed_memory, packed, swapped
 
 if TYPE_CHECKING:
     from finetune.adapters.updates import Update
@@ -150,6 +150,7 @@ class Adapter(nn.Module, ABC):
         fused = [swap for update in self.updated() if (swap := update.faster())] if fuse else []
         with packed(self.packable() if pack else ()), swapped(fused):
             yield
+        give_back_freed_memory()  # the weights in their other order
 
     def updated(self) -> Iterable[Update]:
         """The trained updates of single layers, if there are any."""

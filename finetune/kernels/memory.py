@@ -39,7 +39,7 @@ class Scattered:
         most: Bytes of it that may lie unused.
     """
 
-    def __init__(self, most: int = 2**28) -> None:
+    def __init__(self, most: int = 2**29) -> None:
         self._most, self._freed = most, 0
 
     def add(self, size: int) -> None:

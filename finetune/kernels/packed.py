@@ -23,7 +23,7 @@ from finetune.kernels.memory import Scattered
 from finetune.kernels.quantized import Quantized
 
 _onednn: Any = torch.ops.mkldnn
-_left_by_weights = Scattered()
+_AT_ONCE = 128  # channels of a weight that are transposed together
 
 
 @contextmanager
@@ -38,10 +38,10 @@ def packed(layers: Iterable[nn.Module]) -> Iterator[None]:
         layers: Frozen layers that `can_pack` accepts; several may share a weight.
     """
     weights: dict[int, PackedWeight] = {}
-    layers = list(layers)
+    layers, left = list(layers), Scattered()
     try:
         for layer in layers:
-            layer.forward = weights.setdefault(id(layer.weight), _pack(layer))
+            layer.forward = weights.setdefault(id(layer.weight), _pack(layer, left))
         yield
     finally:
         for layer in layers:
@@ -85,10 +85,11 @@ class PackedWeight(ABC):
     Args:
         layer: As `packed` takes it. Another layer with the same weight and shape may be computed too, if it
             has the same bias.
+        left: Is told of the memory that weights leave behind.
     """
 
-    def __init__(self, layer: Any) -> None:
-        self.weight, self.bias = layer.weight, layer.bias
+    def __init__(self, layer: Any, left: Scattered) -> None:
+        self.weight, self.bias, self._left = layer.weight, layer.bias, left
         self._size = self.weight.numel() * self.weight.element_size()
         self._forward: Tensor | None = None
         self._backward: Tensor | None = None
@@ -102,7 +103,7 @@ class PackedWeight(ABC):
         if self._forward is None:
             self._forward = self.reordered(self.weight.detach(), x)
             self.weight.data = self.weight.new_full((1,), math.nan).expand(self.weight.shape)
-            _left_by_weights.add(self._size)
+            self._left.add(self._size)
         return self.product(x, self._forward, self.bias)
 
     def input_gradient(self, gradient: Tensor, shape: Sequence[int]) -> Tensor:
@@ -110,7 +111,7 @@ class PackedWeight(ABC):
         gradient = self.spread(gradient, shape)
         if self._backward is None:
             self._backward = self.reordered(self.transposed(self._plain()), gradient, backward=True)
-            _left_by_weights.add(2 * self._size)  # plain and transposed
+            self._left.add(2 * self._size)  # plain and transposed
         return self.product(gradient, self._backward, None, backward=True)
 
     def restore(self) -> None:
@@ -118,7 +119,6 @@ class PackedWeight(ABC):
         self._backward = None
         self.weight.data = self._plain()
         self._forward = None
-        _left_by_weights.add(2 * self._size)  # both orders
 
     def _plain(self) -> Tensor:
         return self.weight.detach() if self._forward is None else self._forward.to_dense()
@@ -164,8 +164,8 @@ class PackedLinear(PackedWeight):
 class PackedConvolution(PackedWeight):
     """The weight of a convolution, `[out, in, kh, kw]`."""
 
-    def __init__(self, layer: nn.Conv2d) -> None:
-        super().__init__(layer)
+    def __init__(self, layer: nn.Conv2d, left: Scattered) -> None:
+        super().__init__(layer, left)
         self._stride, self._kernel = layer.stride, layer.kernel_size
         self._padding = [int(p) for p in layer.padding]
         # The gradient of the input is the full convolution with the flipped kernel.
@@ -190,7 +190,11 @@ class PackedConvolution(PackedWeight):
     @staticmethod
     def transposed(weight: Tensor) -> Tensor:
         """`[in, out, kh, kw]`, flipped."""
-        return weight.transpose(0, 1).flip(2, 3).contiguous()
+        transposed = weight.new_empty([weight.shape[i] for i in (1, 0, 2, 3)])
+        # Some at a time: what lies between is small then, and need not be fetched from memory.
+        for some, given in zip(transposed.split(_AT_ONCE), weight.split(_AT_ONCE, 1), strict=True):
+            some.copy_(given.transpose(0, 1).flip(2, 3))
+        return transposed
 
     def reordered(self, weight: Tensor, x: Tensor, *, backward: bool = False) -> Tensor:
         """As `PackedWeight.reordered`."""
@@ -207,5 +211,5 @@ class PackedConvolution(PackedWeight):
         return (self._rest, [1, 1], [1, 1], 1) if backward else (self._padding, list(self._stride), [1, 1], 1)
 
 
-def _pack(layer: nn.Module) -> PackedWeight:
-    return PackedConvolution(layer) if isinstance(layer, nn.Conv2d) else PackedLinear(layer)
+def _pack(layer: nn.Module, left: Scattered) -> PackedWeight:
+    return PackedConvolution(layer, left) if isinstance(layer, nn.Conv2d) else PackedLinear(layer, left)
