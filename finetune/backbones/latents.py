@@ -16,7 +16,7 @@ from finetune.kernels import Swap, can_pack, packed, swapped
 def encode(vae: Any, pixels: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """`Backbone.encode_pixels` with an `AutoencoderKL`; the latents are on its device."""
     device = next(vae.parameters()).device
-    with _multiplying_in(dtype, vae), torch.autocast(device.type, enabled=False):
+    with _multiplying_in(dtype, vae, vae.encoder), torch.autocast(device.type, enabled=False):
         posterior = vae.encode(pixels.to(device, torch.float32)).latent_dist
     shift, scale = _affine(vae, posterior.mean)
     return (posterior.mean - shift) * scale, posterior.std * scale
@@ -27,14 +27,14 @@ def decode(vae: Any, latents: Tensor, dtype: torch.dtype = torch.float32) -> Ten
     device = next(vae.parameters()).device
     latents = latents.to(device, torch.float32)
     shift, scale = _affine(vae, latents)
-    with _multiplying_in(dtype, vae), torch.autocast(device.type, enabled=False):
+    with _multiplying_in(dtype, vae, vae.decoder), torch.autocast(device.type, enabled=False):
         pixels: Tensor = vae.decode(latents / scale + shift).sample
     return pixels.clamp(-1, 1)
 
 
 @contextmanager
-def _multiplying_in(dtype: torch.dtype, vae: Any) -> Iterator[None]:
-    """Inside, the VAE's large convolutions multiply in `dtype`, and all else is fp32.
+def _multiplying_in(dtype: torch.dtype, vae: Any, part: nn.Module) -> Iterator[None]:
+    """Inside, the large convolutions of a part of the VAE multiply in `dtype`, and all else is fp32.
 
     Sums, norms and the path past the convolutions stay in fp32, as do the first and last convolutions, which
     see pixels and latents. So the error is a quarter of that of a VAE in bf16 (docs/performance.md).
@@ -45,7 +45,8 @@ def _multiplying_in(dtype: torch.dtype, vae: Any) -> Iterator[None]:
             return
         convolutions = [layer for layer in vae.modules() if isinstance(layer, nn.Conv2d)]
         outer = 2 * vae.config.latent_channels  # mean and log variance
-        inner = [layer for layer in convolutions if min(layer.in_channels, layer.out_channels) > outer]
+        used = set(part.modules())  # the other part's weights need not be cast
+        inner = [c for c in convolutions if c in used and min(c.in_channels, c.out_channels) > outer]
         with (
             computing_in(dtype, inner),
             packed(filter(can_pack, inner)),
