@@ -147,12 +147,12 @@ class Adapter(nn.Module, ABC):
                 (`finetune.kernels.packed`); nothing may read or change them then.
             fuse: Whether layers and their low-rank updates are computed at once (`finetune.kernels.lowrank`).
         """
-        fused = [swap for update in self.updated() if (swap := update.faster())] if fuse else []
+        fused = [swap for update in self.layer_updates() if (swap := update.faster())] if fuse else []
         with packed(self.packable() if pack else ()), swapped(fused):
             yield
         give_back_freed_memory()  # the weights in their other order
 
-    def updated(self) -> Iterable[Update]:
+    def layer_updates(self) -> Iterable[Update]:
         """The trained updates of single layers, if there are any."""
         return ()
 

@@ -112,8 +112,8 @@ class ControlNet(Adapter):
         super().enable_gradient_checkpointing()
         self.branch.enable_gradient_checkpointing()
 
-    def updated(self) -> Iterable[Update]:
-        """As `Adapter.updated`."""
+    def layer_updates(self) -> Iterable[Update]:
+        """As `Adapter.layer_updates`."""
         return self._updates.values()
 
     def weights(self) -> dict[str, Tensor]:

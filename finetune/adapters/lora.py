@@ -100,8 +100,8 @@ class LoRA(Adapter):
         read = {id(update.base_layer) for update in self._updates.values() if update.reads_weight}
         return [module for module in super().packable() if id(module) not in read]
 
-    def updated(self) -> Iterable[Update]:
-        """As `Adapter.updated`."""
+    def layer_updates(self) -> Iterable[Update]:
+        """As `Adapter.layer_updates`."""
         return self._updates.values()
 
     def weights(self) -> LoRAWeights:

@@ -95,10 +95,10 @@ def test_a_switched_off_or_rescaled_update_acts_as_before(backbone: Backbone) ->
             whole = adapter(noisy, step, conditioning)
             with adapter.switched_off():
                 nothing = adapter(noisy, step, conditioning)
-            for update in adapter.updated():
+            for update in adapter.layer_updates():
                 update.set_scale(0.5)
             half = adapter(noisy, step, conditioning)
-            for update in adapter.updated():
+            for update in adapter.layer_updates():
                 update.set_scale(1.0)
         return [whole, nothing, half]
 
